@@ -1,0 +1,83 @@
+#include "base/status.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *phi_status_name(phi_status status)
+{
+    switch (status) {
+#define PHI_STATUS_NAME(name, value, text)                                                         \
+    case PHI_##name:                                                                               \
+        return #name;
+        PHI_STATUS_MAP(PHI_STATUS_NAME)
+#undef PHI_STATUS_NAME
+    }
+    return "E_UNKNOWN";
+}
+
+static void fill(phi_err *err, phi_status code, const char *param, const char *fmt, va_list ap)
+{
+    if (!err) {
+        return;
+    }
+    err->code = code;
+    (void)snprintf(err->param, sizeof err->param, "%s", param);
+    (void)vsnprintf(err->message, sizeof err->message, fmt, ap);
+}
+
+phi_status phi_fail(phi_err *err, phi_status code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fill(err, code, "", fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+phi_status phi_fail_param(phi_err *err, phi_status code, const char *param, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fill(err, code, param, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+phi_status phi_fail_context(phi_err *err, phi_status code, const char *fmt, ...)
+{
+    if (!err) {
+        return code;
+    }
+    char before[PHI_ERR_BYTES_MAX];
+    char after[PHI_ERR_BYTES_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(before, sizeof before, fmt, ap);
+    va_end(ap);
+    memcpy(after, err->message, sizeof after);
+    /* The cut, if any, falls on the end of the inner text: both parts have the same bound. */
+    size_t used = strlen(before);
+    (void)snprintf(err->message, sizeof err->message, "%s", before);
+    if (used + 2 < sizeof err->message) {
+        (void)snprintf(err->message + used, sizeof err->message - used, ": %s", after);
+    }
+    return err->code;
+}
+
+phi_status phi_status_of_errno(int errnum)
+{
+    switch (errnum) {
+    case ENOSPC:
+    case EDQUOT:
+        return PHI_E_NO_SPACE;
+    case ENOMEM:
+        return PHI_E_NO_MEMORY;
+    case ENOENT:
+        return PHI_E_NOT_FOUND;
+    case EEXIST:
+        return PHI_E_EXISTS;
+    default:
+        return PHI_E_IO;
+    }
+}

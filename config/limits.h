@@ -1,0 +1,104 @@
+/*
+ * Purpose: every hard cap of the program, with its unit and its reason. Settings may be stricter.
+ * Owns:    nothing. Threads: any. Errors: none.
+ * Limits:  this file.
+ */
+#ifndef PHI_CONFIG_LIMITS_H
+#define PHI_CONFIG_LIMITS_H
+
+/* --- model files ------------------------------------------------------------------------- */
+
+/* The safetensors specification's own cap on its JSON header, in bytes. */
+#define PHI_LIMIT_SAFETENSORS_HEADER_BYTES 100000000U
+/* Tensors in one checkpoint; Phi-3.5-MoE has about 1,700 unfused. */
+#define PHI_LIMIT_TENSORS 65536U
+/* Shards of one checkpoint; the largest Phi (MoE, fp32) has 34. */
+#define PHI_LIMIT_SHARDS 1024U
+/* A tensor's name: GGUF allows 64, Hugging Face names reach about 90. In bytes. */
+#define PHI_LIMIT_TENSOR_NAME_BYTES 256U
+/* Dimensions of a tensor (GGUF's own limit). */
+#define PHI_LIMIT_TENSOR_DIMS 4U
+/* Metadata entries in one GGUF; real files have under 60. */
+#define PHI_LIMIT_GGUF_KEYS 4096U
+/* One GGUF string: the largest real ones are whole tokenizer files. In bytes. */
+#define PHI_LIMIT_GGUF_STRING_BYTES (64U << 20)
+/* Elements of one GGUF array: the merges of the largest vocabulary are about 200,000. */
+#define PHI_LIMIT_GGUF_ARRAY_COUNT (4U << 20)
+/* All GGUF metadata kept in memory, in bytes. */
+#define PHI_LIMIT_GGUF_METADATA_BYTES (256U << 20)
+/* config.json, generation_config.json, index files, in bytes: real ones stay under 1 MiB. */
+#define PHI_LIMIT_CONFIG_JSON_BYTES (16U << 20)
+/* tokenizer.json, in bytes: o200k's is about 16 MB when pretty-printed. */
+#define PHI_LIMIT_TOKENIZER_JSON_BYTES (64U << 20)
+/* JSON nesting in any file or body; jansson's own guard is 2048, no honest file needs 64. */
+#define PHI_LIMIT_JSON_DEPTH 64U
+
+/* --- model dimensions (sanity bounds; twice the largest Phi or more) ------------------------ */
+#define PHI_LIMIT_LAYERS 512U
+#define PHI_LIMIT_HIDDEN 65536U
+#define PHI_LIMIT_HEADS 1024U
+#define PHI_LIMIT_HEAD_DIM 1024U
+#define PHI_LIMIT_FFN 262144U
+#define PHI_LIMIT_VOCAB 1048576U
+#define PHI_LIMIT_CONTEXT 1048576U
+
+/* --- text ----------------------------------------------------------------------------------- */
+
+/* One text to tokenize, in bytes: more than the longest context can hold. */
+#define PHI_LIMIT_TEXT_BYTES (16U << 20)
+/* One vocabulary piece, in bytes. */
+#define PHI_LIMIT_PIECE_BYTES 4096U
+/* A chat template's source, in bytes; Phi-4-reasoning's is 4 KB. */
+#define PHI_LIMIT_TEMPLATE_BYTES (256U << 10)
+/* Nesting of template statements and expressions. */
+#define PHI_LIMIT_TEMPLATE_DEPTH 64U
+/* Steps that rendering one chat may take, so that a hostile template ends. */
+#define PHI_LIMIT_TEMPLATE_STEPS 1000000U
+/* Messages in one chat request. */
+#define PHI_LIMIT_CHAT_MESSAGES 4096U
+
+/* --- generation ----------------------------------------------------------------------------- */
+
+/* Stop strings of one request (OpenAI's own limit) and the length of each, in bytes. */
+#define PHI_LIMIT_STOP_STRINGS 4U
+#define PHI_LIMIT_STOP_BYTES 256U
+/* Alternatives reported for each token (OpenAI's own limit). */
+#define PHI_LIMIT_TOP_LOGPROBS 20U
+/* Choices of one request (OpenAI's own limit is 128). */
+#define PHI_LIMIT_CHOICES 128U
+/* Entries of logit_bias (OpenAI's own limit is 300, rounded up). */
+#define PHI_LIMIT_LOGIT_BIAS 1024U
+/* Sequences that one engine holds at a time, running and waiting. */
+#define PHI_LIMIT_SEQUENCES 4096U
+/* Events waiting for a slow reader before its sequence is paused. */
+#define PHI_LIMIT_EVENTS_PENDING 256U
+/* Stop tokens of a model: the union of its configuration files' lists. */
+#define PHI_LIMIT_STOP_TOKENS 32U
+
+/* --- compute -------------------------------------------------------------------------------- */
+#define PHI_LIMIT_TEAM_THREADS 256U
+/* Rows of one forward step: bounds scratch memory. */
+#define PHI_LIMIT_BATCH_TOKENS 512U
+
+/* --- server --------------------------------------------------------------------------------- */
+
+/* JSON request bodies, in bytes: a prompt of the longest context fits. */
+#define PHI_LIMIT_JSON_BODY_BYTES (32U << 20)
+/* One uploaded file, in bytes; the setting max_upload is usually lower. */
+#define PHI_LIMIT_UPLOAD_BYTES (1ULL << 40)
+/* File names, model names and other identifiers, in bytes. */
+#define PHI_LIMIT_NAME_BYTES 128U
+/* Files named by one job. */
+#define PHI_LIMIT_JOB_FILES 256U
+/* Events kept for one job. */
+#define PHI_LIMIT_JOB_EVENTS 1000U
+/* Entries of `metadata`, and lengths of key and value in bytes (OpenAI's own limits). */
+#define PHI_LIMIT_METADATA_PAIRS 16U
+#define PHI_LIMIT_METADATA_KEY_BYTES 64U
+#define PHI_LIMIT_METADATA_VALUE_BYTES 512U
+/* Page size of lists (OpenAI's own limit for most lists). */
+#define PHI_LIMIT_PAGE 100U
+/* Members of an uploaded archive. */
+#define PHI_LIMIT_ARCHIVE_ENTRIES 4096U
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * Purpose: tensors by name over any format, with the description: what loading and quantizing read.
+ * Owns:    the open files.
+ * Threads: after open, any number of readers.
+ * Errors:  the file and tensor are named; a missing, misshapen or unreadable tensor is found at
+ *          open, so that nothing fails half-way through a load.
+ * Limits:  those of the formats.
+ *
+ * What can be opened: a directory of Hugging Face files (config.json, optional
+ * generation_config.json, model.safetensors or model.safetensors.index.json with its shards,
+ * tokenizer.json, tokenizer_config.json), or one .gguf file (its first bytes decide, not its name).
+ *
+ * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
+ * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight". A part
+ * that the file stores split (attn_q, attn_k, attn_v or ffn_gate, ffn_up) is presented fused: a
+ * tensor has 1 to 3 pieces stacked by rows, all of one dtype.
+ */
+#ifndef PHI_ENGINE_FORMATS_CHECKPOINT_H
+#define PHI_ENGINE_FORMATS_CHECKPOINT_H
+
+#include "base/status.h"
+#include "engine/formats/description.h"
+#include "engine/formats/gguf.h"
+#include "engine/tensor/dtype.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PHI_CHECKPOINT_PIECES_MAX 3
+
+/* One logical tensor: [rows, cols]; a vector has rows 1. */
+typedef struct phi_tensor {
+    char name[64]; /* canonical */
+    phi_dtype dtype;
+    uint32_t n_dims; /* 1 or 2 */
+    uint32_t rows;
+    uint32_t cols;
+    uint64_t bytes; /* as stored in the source */
+    uint32_t n_pieces;
+    uint32_t piece_rows[PHI_CHECKPOINT_PIECES_MAX];
+    uint32_t piece_file[PHI_CHECKPOINT_PIECES_MAX]; /* index of the open file */
+    uint64_t piece_offset[PHI_CHECKPOINT_PIECES_MAX];
+} phi_tensor;
+
+typedef struct phi_checkpoint phi_checkpoint;
+
+phi_status phi_checkpoint_open(const char *path, phi_checkpoint **out_checkpoint,
+                               phi_err *err) PHI_MUST_CHECK;
+void phi_checkpoint_close(phi_checkpoint *checkpoint);
+const phi_description *phi_checkpoint_description(const phi_checkpoint *checkpoint);
+/* In forward-pass order: embedding, layers from 0 on, final norm, head. */
+size_t phi_checkpoint_count(const phi_checkpoint *checkpoint);
+const phi_tensor *phi_checkpoint_at(const phi_checkpoint *checkpoint, size_t index);
+/* NULL when absent (such as output.weight of a tied head). */
+const phi_tensor *phi_checkpoint_find(const phi_checkpoint *checkpoint, const char *name);
+uint64_t phi_checkpoint_bytes(const phi_checkpoint *checkpoint);
+/* Rows [row, row + count) as stored, packed, into `data` (count * row bytes). */
+phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                                    uint32_t row, uint32_t count, void *data,
+                                    phi_err *err) PHI_MUST_CHECK;
+/* The same, widened to float: out [count, cols]. `scratch` holds count * row bytes. */
+phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                                        uint32_t row, uint32_t count, void *scratch, float *out,
+                                        phi_err *err) PHI_MUST_CHECK;
+/* Where the tokenizer is: the directory of a Hugging Face checkpoint, else NULL ... */
+const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint);
+/* ... or the GGUF whose metadata hold it, else NULL. */
+const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint);
+/* "safetensors" or "gguf". */
+const char *phi_checkpoint_format(const phi_checkpoint *checkpoint);
+
+/* Writes the architecture's GGUF keys (general.*, phi3.*) and declares nothing. */
+void phi_checkpoint_put_description(phi_gguf_writer *writer, const phi_description *description);
+
+#endif

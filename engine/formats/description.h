@@ -1,0 +1,70 @@
+/*
+ * Purpose: what a checkpoint says of its architecture, in the same terms whatever its format.
+ * Owns:    phi_description is plain data; copying it copies all of it.
+ * Threads: any.
+ * Errors:  phi_description_check names the field that is out of range or inconsistent.
+ * Limits:  config/limits.h, "model dimensions".
+ *
+ * A Phi model is a filled-in description plus tensors: a new member of the family is a new
+ * description, not a new forward pass.
+ */
+#ifndef PHI_ENGINE_FORMATS_DESCRIPTION_H
+#define PHI_ENGINE_FORMATS_DESCRIPTION_H
+
+#include "base/status.h"
+#include "config/limits.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum phi_arch {
+    PHI_ARCH_PHI3, /* Phi-3 mini and medium, Phi-3.5-mini, Phi-4, Phi-4-mini and reasoning */
+} phi_arch;
+
+typedef enum phi_rope_kind {
+    PHI_ROPE_PLAIN,
+    PHI_ROPE_LONG, /* LongRoPE ("su", "longrope"): per-frequency factors, short and long */
+} phi_rope_kind;
+
+typedef struct phi_description {
+    phi_arch arch;
+    char name[PHI_LIMIT_NAME_BYTES]; /* general.name or _name_or_path; may be "" */
+
+    uint32_t n_layer;
+    uint32_t n_embd;    /* E, hidden size */
+    uint32_t n_head;    /* H */
+    uint32_t n_head_kv; /* Hkv, divides H */
+    uint32_t head_dim;  /* d; H * d need not be E */
+    uint32_t n_ffn;     /* F */
+    uint32_t n_vocab;   /* V, rows of embedding and head, tokenizer padding included */
+    uint32_t n_ctx;     /* longest context in tokens */
+    float norm_eps;
+    bool tied_head;
+
+    uint32_t n_rot; /* rotary dims r, even, <= d */
+    float rope_theta;
+    phi_rope_kind rope;
+    uint32_t n_ctx_original; /* orig: LongRoPE uses the long factors beyond it */
+    float rope_attn_factor;  /* cos and sin are multiplied by it, in both regimes */
+    float rope_short[PHI_LIMIT_HEAD_DIM / 2]; /* [r / 2] */
+    float rope_long[PHI_LIMIT_HEAD_DIM / 2];  /* [r / 2] */
+
+    uint32_t window; /* key j is visible to query i iff i - j < window; 0: full attention */
+
+    /* Token ids that files state; -1: not stated. */
+    int32_t bos_id;
+    int32_t pad_id;
+    int32_t unk_id;
+    /* Union of eos ids of config.json and generation_config.json (or of the GGUF keys). */
+    uint32_t n_eos;
+    int32_t eos_ids[PHI_LIMIT_STOP_TOKENS];
+} phi_description;
+
+/* Checks ranges and consistency; `where` (a file name) goes into the message. */
+phi_status phi_description_check(const phi_description *description, const char *where,
+                                 phi_err *err) PHI_MUST_CHECK;
+/* Adds an eos id if it is new and there is room. */
+void phi_description_add_eos(phi_description *description, int32_t id);
+const char *phi_arch_name(phi_arch arch); /* "phi3" */
+
+#endif

@@ -1,0 +1,40 @@
+/*
+ * Purpose: y = x W^T over the team, whatever the kind of W: the one entry to matrix products.
+ * Owns:    phi_compute borrows team and kernels; phi_matmul_scratch owns activation buffers.
+ * Threads: [engine] and [job]; one scratch per calling thread.
+ * Errors:  only phi_matmul_scratch_init allocates.
+ * Limits:  n_tok <= the scratch's; cols <= the scratch's.
+ */
+#ifndef PHI_ENGINE_KERNELS_MATMUL_H
+#define PHI_ENGINE_KERNELS_MATMUL_H
+
+#include "base/status.h"
+#include "engine/kernels/kernels.h"
+#include "engine/kernels/team.h"
+#include "engine/tensor/weight.h"
+
+/* What computes: passed down wherever arithmetic is done. */
+typedef struct phi_compute {
+    const phi_kernels *kernels;
+    phi_team *team;
+    phi_team_priority priority;
+} phi_compute;
+
+typedef struct phi_matmul_scratch {
+    uint32_t n_tok_max;
+    uint32_t cols_max;
+    int8_t *codes;
+    float *scales;
+    float *sums;
+} phi_matmul_scratch;
+
+phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_max,
+                                   uint32_t cols_max, phi_err *err) PHI_MUST_CHECK;
+void phi_matmul_scratch_done(phi_matmul_scratch *scratch);
+
+/* y [n_tok, W.rows] = x [n_tok, W.cols] W^T. INT kinds quantize x on the fly. A row of y does not
+ * depend on n_tok or on the number of threads. */
+void phi_matmul(const phi_compute *compute, const phi_weight *weight, const float *x,
+                uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * Purpose: the forward pass of a batch: rows of several sequences, prompt chunks and single tokens
+ *          mixed, through all layers to logits.
+ * Owns:    phi_forward_ctx owns the scratch buffers (sized once; a step allocates nothing).
+ * Threads: one caller at a time per context ([engine], or a [job] with its own).
+ * Errors:  only creation can fail.
+ * Limits:  n_tok <= n_tok_max given at creation.
+ *
+ * Formulas: shared facts of Phi-3 in "Phi-3 Technical Report", arXiv:2404.14219, and the reference
+ * implementation transformers/models/phi3/modeling_phi3.py.
+ */
+#ifndef PHI_ENGINE_MODEL_FORWARD_H
+#define PHI_ENGINE_MODEL_FORWARD_H
+
+#include "base/status.h"
+#include "engine/kernels/matmul.h"
+#include "engine/model/weights.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum phi_kv_type {
+    PHI_KV_F16,
+    PHI_KV_F32, /* for FP32 models: keeps the answer within 1e-4 of the reference */
+} phi_kv_type;
+
+/* Tokens in one page of keys and values. */
+#define PHI_KV_PAGE_TOKENS 32
+
+/*
+ * Keys and values of one sequence, as the runtime lays them out for one step: page p holds
+ * positions [p * 32, p * 32 + 32). Each page is one block of memory:
+ *   [n_layer][2 (keys, values)][n_head_kv][PHI_KV_PAGE_TOKENS][head_dim] of the KV type.
+ * Keys are stored rotated. The forward pass writes the new positions and reads all visible ones.
+ */
+typedef struct phi_kv_view {
+    void *const *pages; /* [pages that cover the last position]; NULL entries where the window has
+                           passed a whole page */
+    bool rope_long;     /* LongRoPE: this sequence uses the long factors */
+} phi_kv_view;
+
+/* Bytes of one page for a description. */
+uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type);
+
+/* One row of the batch: a token at a position of a sequence. Rows of one sequence are in order of
+ * position and contiguous in the batch. */
+typedef struct phi_row {
+    int32_t token;
+    uint32_t position;
+    uint32_t seq;     /* index into views */
+    bool want_logits; /* rows that do get logits, in order, packed */
+} phi_row;
+
+typedef struct phi_forward_ctx phi_forward_ctx;
+
+phi_status phi_forward_ctx_create(const phi_description *description, phi_kv_type kv_type,
+                                  uint32_t n_tok_max, uint32_t n_logits_max,
+                                  phi_forward_ctx **out_ctx, phi_err *err) PHI_MUST_CHECK;
+void phi_forward_ctx_destroy(phi_forward_ctx *ctx);
+uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx);
+
+/* logits: [rows that want them, n_vocab], valid until the next call. */
+const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
+                         const phi_weights *weights, const phi_row *rows, uint32_t n_rows,
+                         const phi_kv_view *views);
+
+/*
+ * The same pass cut into its stages, for passes that stream layer by layer over one sequence whose
+ * hidden states x [n_tok, E] the caller keeps: embed, each layer, logits of chosen rows. `kv` is a
+ * view whose pages hold one layer only: [1][2][n_head_kv][32][d].
+ */
+void phi_forward_embed(const phi_weights *ends, const int32_t *tokens, uint32_t n_tok, float *x);
+void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
+                       const phi_layer_weights *layer, float *x, uint32_t position,
+                       uint32_t n_tok, const phi_kv_view *kv);
+/* out [n_tok, n_vocab] */
+void phi_forward_logits(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
+                        const float *x, uint32_t n_tok, float *out);
+
+#endif

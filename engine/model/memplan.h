@@ -1,0 +1,25 @@
+/*
+ * Purpose: how many bytes serving a model takes, known before anything is allocated.
+ * Owns: nothing. Threads: any.
+ * Errors:  PHI_E_NO_MEMORY with the numbers when it cannot fit into what the system has free.
+ * Limits:  memory of the machine or of the cgroup, whichever is less.
+ */
+#ifndef PHI_ENGINE_MODEL_MEMPLAN_H
+#define PHI_ENGINE_MODEL_MEMPLAN_H
+
+#include "base/status.h"
+#include "engine/formats/checkpoint.h"
+#include "engine/model/forward.h"
+
+typedef struct phi_memplan {
+    uint64_t weights_bytes;
+    uint64_t kv_bytes;
+    uint64_t scratch_bytes;
+    uint64_t available_bytes;
+} phi_memplan;
+
+phi_status phi_memplan_make(const phi_checkpoint *checkpoint, phi_kv_type kv_type,
+                            uint32_t kv_tokens, uint32_t n_tok_max, phi_memplan *out_plan,
+                            phi_err *err) PHI_MUST_CHECK;
+
+#endif

@@ -32,6 +32,8 @@
 #define PHI_LIMIT_TOKENIZER_JSON_BYTES (64U << 20)
 /* JSON nesting in any file or body; jansson's own guard is 2048, no honest file needs 64. */
 #define PHI_LIMIT_JSON_DEPTH 64U
+/* Values in the JSON of one model file: a header of PHI_LIMIT_TENSORS tensors stays under this. */
+#define PHI_LIMIT_JSON_VALUES (1U << 20)
 
 /* --- model dimensions (sanity bounds; twice the largest Phi or more) ------------------------ */
 #define PHI_LIMIT_LAYERS 512U

@@ -20,15 +20,15 @@
 #include <stdint.h>
 
 typedef struct phi_settings {
-    char *listen;      /* HOST:PORT, default 127.0.0.1:8080; [::]:8080 for IPv6 */
-    char *data_dir;    /* default: $XDG_DATA_HOME/phid or ~/.local/share/phid */
-    char *api_keys;    /* comma-separated; "": no key is asked for */
+    char *listen;        /* HOST:PORT, default 127.0.0.1:8080; [::]:8080 for IPv6 */
+    char *data_dir;      /* default: $XDG_DATA_HOME/phid or ~/.local/share/phid */
+    char *api_keys;      /* comma-separated; "": no key is asked for */
     char *api_keys_file; /* one key a line; "" none */
-    char *source_dirs; /* colon-separated directories that jobs may name by path; "": none */
-    char *models;      /* comma-separated model ids to load at start; "": on first use */
-    char *isa;         /* kernel set; "": the best */
-    char *log_level;   /* debug, info, warn, error, off */
-    char *log_format;  /* text, json */
+    char *source_dirs;   /* colon-separated directories that jobs may name by path; "": none */
+    char *models;        /* comma-separated model ids to load at start; "": on first use */
+    char *isa;           /* kernel set; "": the best */
+    char *log_level;     /* debug, info, warn, error, off */
+    char *log_format;    /* text, json */
     uint64_t max_upload_bytes;
     uint64_t max_body_bytes;
     uint64_t threads;      /* 0: all CPUs of this process */

@@ -78,8 +78,7 @@ phi_status phi_weight_init(phi_weight *weight, phi_dtype dtype, uint32_t rows, u
             fresh.offsets = phi_try_alloc_aligned(groups * sizeof(uint16_t));
         }
     }
-    if (!fresh.codes || (grouped && !fresh.scales) ||
-        (dtype == PHI_DTYPE_Q4_1 && !fresh.offsets)) {
+    if (!fresh.codes || (grouped && !fresh.scales) || (dtype == PHI_DTYPE_Q4_1 && !fresh.offsets)) {
         phi_weight_done(&fresh);
         return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for a matrix of %u x %u", rows,
                         cols);

@@ -26,11 +26,11 @@ typedef struct phi_engine phi_engine;
 typedef struct phi_model phi_model;
 
 typedef struct phi_engine_options {
-    unsigned threads;      /* 0: all CPUs that this process may use */
-    const char *isa;       /* NULL or "": the best for this CPU; else a kernel set's name */
-    uint32_t running_max;  /* 0: 32 */
-    uint32_t waiting_max;  /* 0: 256 */
-    uint32_t batch_tokens; /* 0: 256 */
+    unsigned threads;         /* 0: all CPUs that this process may use */
+    const char *isa;          /* NULL or "": the best for this CPU; else a kernel set's name */
+    uint32_t running_max;     /* 0: 32 */
+    uint32_t waiting_max;     /* 0: 256 */
+    uint32_t batch_tokens;    /* 0: 256 */
     void (*wake)(void *user); /* events are waiting; from [engine]; NULL: the caller polls */
     void *wake_user;
 } phi_engine_options;

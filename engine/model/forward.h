@@ -71,8 +71,8 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
  */
 void phi_forward_embed(const phi_weights *ends, const int32_t *tokens, uint32_t n_tok, float *x);
 void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
-                       const phi_layer_weights *layer, float *x, uint32_t position,
-                       uint32_t n_tok, const phi_kv_view *kv);
+                       const phi_layer_weights *layer, float *x, uint32_t position, uint32_t n_tok,
+                       const phi_kv_view *kv);
 /* out [n_tok, n_vocab] */
 void phi_forward_logits(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
                         const float *x, uint32_t n_tok, float *out);

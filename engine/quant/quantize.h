@@ -53,12 +53,12 @@ typedef struct phi_quantize_options {
     const char *out_path; /* the GGUF to write */
     const char *name;     /* general.name; NULL: the source's */
     phi_precision precision;
-    uint32_t group_size; /* INT4: 32, 64 or 128; others ignore it (INT8 is 32) */
-    bool symmetric;      /* INT4: codes around 8 (Q4_0), else with offset (Q4_1) */
-    bool measure;        /* make the quality report */
+    uint32_t group_size;   /* INT4: 32, 64 or 128; others ignore it (INT8 is 32) */
+    bool symmetric;        /* INT4: codes around 8 (Q4_0), else with offset (Q4_1) */
+    bool measure;          /* make the quality report */
     const char *eval_text; /* what quality is measured on; NULL: a built-in text */
     size_t eval_text_bytes;
-    uint32_t eval_tokens_max; /* 0: 2048 */
+    uint32_t eval_tokens_max;          /* 0: 2048 */
     phi_quantize_progress_fn progress; /* may be NULL */
     void *progress_user;
 } phi_quantize_options;
@@ -70,7 +70,7 @@ typedef struct phi_quality {
     double perplexity_result;
     double kl_mean; /* KL(source || result) per predicted token, nats */
     double kl_p99;
-    double top1_agreement; /* share of tokens whose most likely next token is the same */
+    double top1_agreement;      /* share of tokens whose most likely next token is the same */
     uint32_t tensors;           /* tensors written */
     uint32_t tensors_quantized; /* of these, those of fewer bits than the source */
     double weight_rmse;         /* root mean square error over all quantized weights, relative to

@@ -46,17 +46,18 @@ void phi_sampling_defaults(phi_sampling *out_sampling);
 typedef struct phi_generation_options {
     const int32_t *prompt; /* copied by submit; at least one token */
     size_t n_prompt;
-    uint32_t max_tokens; /* new tokens; 0 is allowed (with prompt_logprobs); clipped to the context */
+    uint32_t
+        max_tokens; /* new tokens; 0 is allowed (with prompt_logprobs); clipped to the context */
     phi_sampling sampling;
     const char *stop[PHI_LIMIT_STOP_STRINGS]; /* copied; text before the stop string is emitted */
     size_t n_stop;
     int top_logprobs;     /* -1: no logprobs; 0..20: that of the token and this many best */
     bool prompt_logprobs; /* also a PROMPT_TOKEN event for each prompt token */
     bool ignore_eos;
-    bool show_special;    /* control tokens appear in the text */
-    bool continues_text;  /* the output continues raw text (completions), not a chat turn */
-    uint64_t client;      /* fairness: clients share the engine evenly */
-    void *user;           /* phi_generation_user gives it back */
+    bool show_special;   /* control tokens appear in the text */
+    bool continues_text; /* the output continues raw text (completions), not a chat turn */
+    uint64_t client;     /* fairness: clients share the engine evenly */
+    void *user;          /* phi_generation_user gives it back */
 } phi_generation_options;
 
 typedef enum phi_generation_kind {

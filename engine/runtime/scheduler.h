@@ -19,10 +19,10 @@
 #include "engine/tokenizer/tokenizer.h"
 
 typedef struct phi_scheduler_options {
-    phi_compute compute;   /* borrowed */
-    uint32_t running_max;  /* sequences in one batch */
-    uint32_t waiting_max;  /* beyond it submit answers PHI_E_BUSY */
-    uint32_t batch_tokens; /* rows of a step */
+    phi_compute compute;      /* borrowed */
+    uint32_t running_max;     /* sequences in one batch */
+    uint32_t waiting_max;     /* beyond it submit answers PHI_E_BUSY */
+    uint32_t batch_tokens;    /* rows of a step */
     void (*wake)(void *user); /* called from [engine] when events are waiting; coalesced */
     void *wake_user;
 } phi_scheduler_options;
@@ -30,8 +30,8 @@ typedef struct phi_scheduler_options {
 typedef struct phi_scheduler phi_scheduler;
 typedef struct phi_served phi_served; /* a model being served */
 
-phi_status phi_scheduler_create(const phi_scheduler_options *options,
-                                phi_scheduler **out_scheduler, phi_err *err) PHI_MUST_CHECK;
+phi_status phi_scheduler_create(const phi_scheduler_options *options, phi_scheduler **out_scheduler,
+                                phi_err *err) PHI_MUST_CHECK;
 /* Cancels what runs, waits for the thread, frees. All generations must have been released. */
 void phi_scheduler_destroy(phi_scheduler *scheduler);
 

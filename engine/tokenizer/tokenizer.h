@@ -33,7 +33,8 @@ void phi_tokens_init(phi_tokens *tokens);
 void phi_tokens_done(phi_tokens *tokens);
 phi_status phi_tokens_append(phi_tokens *tokens, const int32_t *ids, size_t count) PHI_MUST_CHECK;
 
-/* From a directory with tokenizer.json (and tokenizer_config.json, chat_template.jinja if there). */
+/* From a directory with tokenizer.json (and tokenizer_config.json, chat_template.jinja if there).
+ */
 phi_status phi_tokenizer_open_dir(const char *dir, phi_tokenizer **out_tokenizer,
                                   phi_err *err) PHI_MUST_CHECK;
 /* From GGUF metadata: "tokenizer.huggingface.json" if present, else tokenizer.ggml.*. */
@@ -97,8 +98,8 @@ phi_status phi_tokenizer_decode(const phi_tokenizer *tokenizer, const int32_t *i
 typedef struct phi_detokenizer {
     const phi_tokenizer *tokenizer;
     bool skip_special;
-    bool at_start;        /* SentencePiece: the first space of the whole text is dropped */
-    uint8_t held[4];      /* an incomplete character */
+    bool at_start;   /* SentencePiece: the first space of the whole text is dropped */
+    uint8_t held[4]; /* an incomplete character */
     uint8_t held_bytes;
 } phi_detokenizer;
 

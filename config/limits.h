@@ -100,6 +100,14 @@
 #define PHI_LIMIT_METADATA_VALUE_BYTES 512U
 /* Page size of lists (OpenAI's own limit for most lists). */
 #define PHI_LIMIT_PAGE 100U
+/* Uploads begun and not ended, over all clients: each is a row and a file. */
+#define PHI_LIMIT_UPLOADS_OPEN 1024U
+/* Uploaded files and artifacts: bounds the lists and the directory of blobs. */
+#define PHI_LIMIT_FILES 100000U
+/* Jobs queued or running; more are refused as overload. */
+#define PHI_LIMIT_JOBS_UNFINISHED 256U
+/* Jobs remembered, ended ones included; the oldest ended ones are forgotten. */
+#define PHI_LIMIT_JOBS_KEPT 10000U
 /* Members of an uploaded archive. */
 #define PHI_LIMIT_ARCHIVE_ENTRIES 4096U
 

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Installs what phid is built from, all of it Debian's packages.
+#   install-packages.sh build      to build and run
+#   install-packages.sh test       also what the tests need
+#   install-packages.sh container  also what builds and runs images without a Docker engine
+set -eu
+
+build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-dev libopenblas-dev
+    libuv1-dev libsqlite3-dev libpcre2-dev nettle-dev libarchive-dev ca-certificates curl python3'
+tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-pytest
+    python3-requests nginx-light systemd'
+container='buildah podman runc debootstrap zstd'
+
+case "${1:-build}" in
+build) wanted="$build" ;;
+test) wanted="$build $tests" ;;
+container) wanted="$build $tests $container" ;;
+*)
+    echo "usage: install-packages.sh [build|test|container]" >&2
+    exit 2
+    ;;
+esac
+
+missing=
+for package in $wanted; do
+    status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)
+    [ "$status" = 'install ok installed' ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+run=
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "these packages are missing; install them as root:$missing" >&2
+        exit 1
+    }
+    run=sudo
+fi
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+$run apt-get update -qq
+# Services that a package would start are not wanted here: exit code 101 forbids it.
+policy=/usr/sbin/policy-rc.d
+made_policy=
+if [ ! -e $policy ] && [ "$(id -u)" = 0 ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+    made_policy=1
+fi
+# shellcheck disable=SC2086
+$run apt-get install -y -qq --no-install-recommends $missing >/dev/null || {
+    [ -z "$made_policy" ] || rm -f $policy
+    echo "apt-get could not install:$missing" >&2
+    exit 1
+}
+[ -z "$made_policy" ] || rm -f $policy

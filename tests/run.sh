@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Installs, builds and runs the tests.
+#   tests/run.sh              everything that needs nothing but Debian's packages
+#   tests/run.sh peers        what needs PyPI: SDKs and other engines to compare with
+#   tests/run.sh STAGE...     single stages: lint unit http sanitize clang fuzz deploy container
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+jobs=$(nproc)
+export PHID_BIN=$PWD/build/release/server/phid
+export PYTHONDONTWRITEBYTECODE=1
+python=/usr/bin/python3
+timings=()
+
+# stage NAME: runs stage_NAME and notes its time.
+stage() {
+    local began=$SECONDS
+    printf '\n== %s\n' "$1"
+    "stage_$1"
+    timings+=("$(printf '%-10s %4d s' "$1" $((SECONDS - began)))")
+}
+
+build() {
+    cmake --preset "$1" >/dev/null
+    cmake --build --preset "$1" -j "$jobs" -- --quiet
+}
+
+pytest() { "$python" -m pytest -q -p no:cacheprovider "$@"; }
+
+c_sources() {
+    git ls-files --cached --others --exclude-standard "$@"
+}
+
+stage_lint() {
+    c_sources '*.c' '*.h' | xargs clang-format --dry-run -Werror
+    tools/check_layers.py
+    tools/check_headers.sh
+    build release
+    c_sources 'base/*.c' 'config/*.c' 'engine/*.c' 'server/*.c' |
+        xargs -P "$jobs" -n 4 clang-tidy -p build/release --quiet 2>/dev/null
+}
+
+stage_unit() {
+    build release
+    ctest --preset release -j "$jobs"
+    [ ! -d tests/models ] || pytest tests/models
+}
+
+stage_http() {
+    build release
+    pytest tests/http
+}
+
+stage_sanitize() {
+    build asan
+    ctest --preset asan -j "$jobs"
+    build tsan
+    # Only what has threads is worth the wait under the thread sanitizer.
+    ctest --preset tsan -j "$jobs" -R '(runtime|kernels|server|engine\.engine)'
+}
+
+stage_clang() {
+    build clang
+    ctest --preset clang -j "$jobs"
+}
+
+stage_fuzz() { tests/fuzz/run.sh "${PHID_FUZZ_SECONDS:-60}"; }
+
+stage_deploy() {
+    tests/deploy/run.sh
+}
+
+stage_container() {
+    deploy/install-packages.sh container
+    tests/container/run.sh
+}
+
+stage_peers() {
+    build release
+    tests/peers/run.sh
+}
+
+deploy/install-packages.sh test
+case "${1:-}" in
+'') set -- lint unit http clang sanitize fuzz deploy container ;;
+esac
+for name; do
+    [ "$(type -t "stage_$name")" = function ] || {
+        echo "there is no stage '$name'" >&2
+        exit 2
+    }
+    stage "$name"
+done
+printf '\n'
+printf '%s\n' "${timings[@]}"

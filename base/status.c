@@ -59,8 +59,9 @@ phi_status phi_fail_context(phi_err *err, phi_status code, const char *fmt, ...)
     /* The cut, if any, falls on the end of the inner text: both parts have the same bound. */
     size_t used = strlen(before);
     (void)snprintf(err->message, sizeof err->message, "%s", before);
-    if (used + 2 < sizeof err->message) {
-        (void)snprintf(err->message + used, sizeof err->message - used, ": %s", after);
+    if (used + 3 < sizeof err->message) {
+        size_t room = sizeof err->message - used - 3;
+        (void)snprintf(err->message + used, room + 3, ": %.*s", (int)room, after);
     }
     return err->code;
 }

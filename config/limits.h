@@ -50,6 +50,10 @@
 #define PHI_LIMIT_TEXT_BYTES (16U << 20)
 /* One vocabulary piece, in bytes. */
 #define PHI_LIMIT_PIECE_BYTES 4096U
+/* A tokenizer's pattern, in bytes: o200k's, the longest known, has under 500. */
+#define PHI_LIMIT_PATTERN_BYTES 16384U
+/* Steps of one match of such a pattern: a text of PHI_LIMIT_TEXT_BYTES can need one each byte. */
+#define PHI_LIMIT_PATTERN_STEPS 50000000U
 /* A chat template's source, in bytes; Phi-4-reasoning's is 4 KB. */
 #define PHI_LIMIT_TEMPLATE_BYTES (256U << 10)
 /* Nesting of template statements and expressions. */

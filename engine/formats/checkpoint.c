@@ -1,0 +1,511 @@
+/*
+ * A checkpoint is the list of a phi3 model's parts, each found among the files' tensors by name:
+ *   1. open the files (safetensors or GGUF) and read the description;
+ *   2. index all tensors by the names that the files use;
+ *   3. for each part, in forward-pass order, find it whole or in pieces and check dtype and shape.
+ * After that nothing about a tensor can fail but the reading itself.
+ */
+#include "engine/formats/checkpoint.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "base/strmap.h"
+#include "engine/formats/gguf_config.h"
+#include "engine/formats/hf_config.h"
+#include "engine/formats/hf_names.h"
+#include "engine/formats/hf_shards.h"
+#include "engine/formats/text_check.h"
+
+/* From this size on, a read passes through the page cache without staying there. */
+#define FORGET_BYTES_MIN (1U << 20)
+
+struct phi_checkpoint {
+    phi_description description;
+    char *dir;            /* Hugging Face */
+    phi_hf_shards shards; /* Hugging Face */
+    phi_gguf *gguf;       /* GGUF */
+    const phi_file **files;
+    uint32_t n_files;
+    phi_tensor *tensors;
+    size_t count;
+    uint64_t bytes;
+};
+
+/* A tensor of a file. */
+typedef struct stored {
+    const phi_tensor_entry *entry;
+    uint32_t file;
+} stored;
+
+/* All tensors of all files, while a checkpoint is being opened. */
+typedef struct lookup {
+    phi_checkpoint *checkpoint;
+    phi_naming naming;
+    stored *list;
+    size_t count;
+    phi_strmap *by_name; /* -> index in list */
+    phi_err *err;
+} lookup;
+
+static const char *label_of(const lookup *l, const stored *tensor)
+{
+    return phi_path_label(l->checkpoint->files[tensor->file]->path);
+}
+
+static const stored *find(const lookup *l, const char *name)
+{
+    uint32_t index;
+    return phi_strmap_find(l->by_name, name, strlen(name), &index) ? &l->list[index] : NULL;
+}
+
+static phi_status add(lookup *l, const phi_tensor_entry *entry, uint32_t file)
+{
+    phi_status status =
+        phi_strmap_insert(l->by_name, entry->name, strlen(entry->name), (uint32_t)l->count);
+    if (status) {
+        return phi_fail(l->err, status, "not enough memory for the tensor list");
+    }
+    l->list[l->count++] = (stored){.entry = entry, .file = file};
+    return PHI_OK;
+}
+
+static phi_status build_lookup(lookup *l)
+{
+    const phi_checkpoint *checkpoint = l->checkpoint;
+    size_t total = checkpoint->gguf ? phi_gguf_tensor_count(checkpoint->gguf) : 0;
+    for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
+        total += checkpoint->shards.files[i].count;
+    }
+    l->list = phi_try_alloc_zero(total, sizeof *l->list);
+    l->by_name = phi_strmap_create(total);
+    if (!l->list || !l->by_name) {
+        return phi_fail(l->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", total);
+    }
+    phi_status status = PHI_OK;
+    if (checkpoint->gguf) {
+        for (size_t i = 0; i < total && !status; i++) {
+            status = add(l, phi_gguf_tensor_at(checkpoint->gguf, i), 0);
+        }
+        return status;
+    }
+    for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
+        const phi_safetensors *shard = &checkpoint->shards.files[i];
+        for (size_t j = 0; j < shard->count && !status; j++) {
+            status = add(l, &shard->entries[j], i);
+        }
+    }
+    return status;
+}
+
+/* Rows of each piece of a part (one for a part that is never split), and its columns. */
+static uint32_t part_shape(const phi_description *d, phi_part part,
+                           uint32_t rows[PHI_CHECKPOINT_PIECES_MAX], uint32_t *out_cols)
+{
+    *out_cols = d->n_embd;
+    rows[0] = 1;
+    switch (part) {
+    case PHI_PART_TOKEN_EMBD:
+    case PHI_PART_OUTPUT:
+        rows[0] = d->n_vocab;
+        return 1;
+    case PHI_PART_ATTN_QKV:
+        rows[0] = d->n_head * d->head_dim;
+        rows[1] = d->n_head_kv * d->head_dim;
+        rows[2] = rows[1];
+        return 3;
+    case PHI_PART_ATTN_OUTPUT:
+        rows[0] = d->n_embd;
+        *out_cols = d->n_head * d->head_dim;
+        return 1;
+    case PHI_PART_FFN_UP:
+        rows[0] = d->n_ffn;
+        rows[1] = d->n_ffn;
+        return 2;
+    case PHI_PART_FFN_DOWN:
+        rows[0] = d->n_embd;
+        *out_cols = d->n_ffn;
+        return 1;
+    case PHI_PART_ATTN_NORM:
+    case PHI_PART_FFN_NORM:
+    case PHI_PART_OUTPUT_NORM:
+        return 1;
+    case PHI_PART_COUNT:
+        break;
+    }
+    PHI_UNREACHABLE();
+}
+
+static void format_shape(const phi_tensor_entry *entry, char *out, size_t out_bytes)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    for (uint32_t i = 0; i < entry->n_dims && used < out_bytes; i++) {
+        int length = snprintf(out + used, out_bytes - used, "%s%llu", i ? ", " : "",
+                              (unsigned long long)entry->dims[i]);
+        used += (size_t)length;
+    }
+}
+
+static phi_status check_shape(const lookup *l, const stored *tensor, uint32_t rows, uint32_t cols,
+                              bool vector)
+{
+    const phi_tensor_entry *entry = tensor->entry;
+    bool right = vector ? entry->n_dims == 1 && entry->dims[0] == cols
+                        : entry->n_dims == 2 && entry->dims[0] == rows && entry->dims[1] == cols;
+    if (right) {
+        return PHI_OK;
+    }
+    char has[96];
+    format_shape(entry, has, sizeof has);
+    if (vector) {
+        return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u] is right",
+                        label_of(l, tensor), entry->name, has, cols);
+    }
+    return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u, %u] is right",
+                    label_of(l, tensor), entry->name, has, rows, cols);
+}
+
+static phi_status check_dtype(const lookup *l, const stored *tensor, bool vector)
+{
+    const phi_tensor_entry *entry = tensor->entry;
+    bool plain = entry->readable && phi_dtype_get(entry->dtype)->block_elements == 1;
+    if (plain || (entry->readable && !vector)) {
+        return PHI_OK;
+    }
+    bool blocks = l->naming == PHI_NAMING_GGUF && !vector;
+    return phi_fail(l->err, PHI_E_UNSUPPORTED,
+                    "%s: tensor \"%s\" has dtype %s; supported here: F32, F16, BF16%s",
+                    label_of(l, tensor), entry->name, entry->dtype_name,
+                    blocks ? ", Q8_0, Q4_0, Q4_1" : "");
+}
+
+/* A bias beside a weight would change every answer, so it is not ignored like other extras. */
+static phi_status check_no_bias(const lookup *l, const stored *tensor)
+{
+    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    const char *weight = tensor->entry->name;
+    size_t stem = strlen(weight) - strlen("weight");
+    PHI_ASSERT(phi_str_ends(weight, ".weight") && stem + sizeof "bias" <= sizeof name);
+    (void)snprintf(name, sizeof name, "%.*sbias", (int)stem, weight);
+    const stored *bias = find(l, name);
+    if (!bias) {
+        return PHI_OK;
+    }
+    return phi_fail(l->err, PHI_E_UNSUPPORTED,
+                    "%s: tensor \"%s\" is not supported: phi3 models have no biases",
+                    label_of(l, bias), name);
+}
+
+static phi_status add_piece(const lookup *l, const stored *tensor, uint32_t rows, bool vector,
+                            phi_tensor *out)
+{
+    phi_status status = check_dtype(l, tensor, vector);
+    if (!status) {
+        status = check_shape(l, tensor, rows, out->cols, vector);
+    }
+    if (!status) {
+        status = check_no_bias(l, tensor);
+    }
+    if (status) {
+        return status;
+    }
+    const phi_tensor_entry *entry = tensor->entry;
+    if (out->n_pieces > 0 && out->dtype != entry->dtype) {
+        return phi_fail(
+            l->err, PHI_E_UNSUPPORTED,
+            "%s: tensor \"%s\" has dtype %s but the tensor that it is used with has %s; "
+            "one dtype for both is right",
+            label_of(l, tensor), entry->name, entry->dtype_name, phi_dtype_get(out->dtype)->name);
+    }
+    uint32_t piece = out->n_pieces++;
+    out->dtype = entry->dtype;
+    out->piece_rows[piece] = rows;
+    out->piece_file[piece] = tensor->file;
+    out->piece_offset[piece] = entry->offset;
+    out->rows += rows;
+    out->bytes += entry->bytes;
+    return PHI_OK;
+}
+
+static phi_status fail_missing(const lookup *l, const char *whole, const char *pieces)
+{
+    const phi_checkpoint *checkpoint = l->checkpoint;
+    const char *where =
+        phi_path_label(checkpoint->gguf ? checkpoint->files[0]->path : checkpoint->dir);
+    return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" is missing%s%s", where, whole,
+                    *pieces ? ", and so is " : "", pieces);
+}
+
+static phi_status find_pieces(const lookup *l, phi_part part, uint32_t layer, const uint32_t *rows,
+                              phi_tensor *out)
+{
+    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    for (uint32_t i = 0; i < phi_part_pieces(part); i++) {
+        phi_part_piece_name(part, i, l->naming, layer, name, sizeof name);
+        const stored *piece = find(l, name);
+        phi_status status =
+            piece ? add_piece(l, piece, rows[i], false, out) : fail_missing(l, name, "");
+        if (status) {
+            return status;
+        }
+    }
+    return PHI_OK;
+}
+
+/* Finds a part, whole or in pieces. GGUF calls both the fused matrix and the lower half of a split
+ * one "ffn_up", so the first piece ("ffn_gate") decides which it is. */
+static phi_status find_part(const lookup *l, phi_part part, uint32_t layer, phi_tensor *out)
+{
+    char whole_name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    char first_name[PHI_LIMIT_TENSOR_NAME_BYTES] = "";
+    uint32_t rows[PHI_CHECKPOINT_PIECES_MAX];
+    bool vector = phi_part_is_vector(part);
+    *out = (phi_tensor){.n_dims = vector ? 1 : 2};
+    phi_part_name(part, PHI_NAMING_GGUF, layer, out->name, sizeof out->name);
+    uint32_t n_rows = part_shape(&l->checkpoint->description, part, rows, &out->cols);
+    phi_part_name(part, l->naming, layer, whole_name, sizeof whole_name);
+    const stored *whole = find(l, whole_name);
+    const stored *first = NULL;
+    if (phi_part_pieces(part) > 0) {
+        phi_part_piece_name(part, 0, l->naming, layer, first_name, sizeof first_name);
+        first = find(l, first_name);
+    }
+    bool split_up = l->naming == PHI_NAMING_GGUF && part == PHI_PART_FFN_UP;
+    if (first && (!whole || split_up)) {
+        return find_pieces(l, part, layer, rows, out);
+    }
+    if (!whole) {
+        return fail_missing(l, whole_name, first_name);
+    }
+    uint32_t all_rows = 0;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        all_rows += rows[i];
+    }
+    return add_piece(l, whole, all_rows, vector, out);
+}
+
+static phi_status append_part(const lookup *l, phi_part part, uint32_t layer)
+{
+    phi_checkpoint *checkpoint = l->checkpoint;
+    phi_tensor *tensor = &checkpoint->tensors[checkpoint->count];
+    phi_status status = find_part(l, part, layer, tensor);
+    if (!status) {
+        checkpoint->count++;
+        checkpoint->bytes += tensor->bytes;
+    }
+    return status;
+}
+
+static phi_status list_tensors(const lookup *l)
+{
+    phi_checkpoint *checkpoint = l->checkpoint;
+    const uint32_t layers = checkpoint->description.n_layer;
+    size_t most = (size_t)layers * PHI_PART_COUNT + PHI_PART_COUNT;
+    checkpoint->tensors = phi_try_alloc_zero(most, sizeof *checkpoint->tensors);
+    if (!checkpoint->tensors) {
+        return phi_fail(l->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", most);
+    }
+    phi_status status = append_part(l, PHI_PART_TOKEN_EMBD, 0);
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        for (int part = PHI_PART_ATTN_NORM; part <= PHI_PART_FFN_DOWN && !status; part++) {
+            status = append_part(l, (phi_part)part, layer);
+        }
+    }
+    if (!status) {
+        status = append_part(l, PHI_PART_OUTPUT_NORM, 0);
+    }
+    if (!status && !checkpoint->description.tied_head) {
+        status = append_part(l, PHI_PART_OUTPUT, 0);
+    }
+    return status;
+}
+
+static phi_status find_tensors(phi_checkpoint *checkpoint, phi_err *err)
+{
+    lookup l = {.checkpoint = checkpoint,
+                .naming = checkpoint->gguf ? PHI_NAMING_GGUF : PHI_NAMING_HF,
+                .err = err};
+    phi_status status = build_lookup(&l);
+    if (!status) {
+        status = list_tensors(&l);
+    }
+    phi_free(l.list);
+    phi_strmap_destroy(l.by_name);
+    return status;
+}
+
+static phi_status open_dir(phi_checkpoint *checkpoint, const char *path, phi_err *err)
+{
+    checkpoint->dir = phi_strdup(path);
+    phi_status status = phi_hf_config_read(path, &checkpoint->description, err);
+    if (!status) {
+        status = phi_hf_shards_open(path, &checkpoint->shards, err);
+    }
+    if (status) {
+        return status;
+    }
+    checkpoint->n_files = checkpoint->shards.count;
+    checkpoint->files = phi_alloc_zero(checkpoint->n_files, sizeof *checkpoint->files);
+    for (uint32_t i = 0; i < checkpoint->n_files; i++) {
+        checkpoint->files[i] = &checkpoint->shards.files[i].file;
+    }
+    return PHI_OK;
+}
+
+/* The content decides what a file is; its name may be anything. */
+static phi_status check_magic(const char *path, phi_err *err)
+{
+    phi_file file;
+    char magic[4] = {0};
+    phi_status status = phi_file_open(path, &file, err);
+    if (status) {
+        return status;
+    }
+    if (file.bytes >= sizeof magic) {
+        status = phi_file_read_at(&file, 0, magic, sizeof magic, err);
+    }
+    phi_file_close(&file);
+    if (!status && memcmp(magic, "GGUF", sizeof magic) != 0) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "%s is neither a GGUF file nor a directory with config.json and "
+                        "safetensors files",
+                        phi_path_label(path));
+    }
+    return status;
+}
+
+static phi_status open_gguf(phi_checkpoint *checkpoint, const char *path, phi_err *err)
+{
+    phi_status status = check_magic(path, err);
+    if (!status) {
+        status = phi_gguf_open(path, &checkpoint->gguf, err);
+    }
+    if (!status) {
+        status = phi_gguf_config_read(checkpoint->gguf, &checkpoint->description, err);
+    }
+    if (!status) {
+        checkpoint->n_files = 1;
+        checkpoint->files = phi_alloc_zero(1, sizeof *checkpoint->files);
+        checkpoint->files[0] = phi_gguf_file(checkpoint->gguf);
+    }
+    return status;
+}
+
+phi_status phi_checkpoint_open(const char *path, phi_checkpoint **out_checkpoint, phi_err *err)
+{
+    phi_checkpoint *checkpoint = phi_alloc_zero(1, sizeof *checkpoint);
+    phi_status status =
+        phi_file_is_dir(path) ? open_dir(checkpoint, path, err) : open_gguf(checkpoint, path, err);
+    if (!status) {
+        status = find_tensors(checkpoint, err);
+    }
+    if (status) {
+        phi_checkpoint_close(checkpoint);
+        return status;
+    }
+    *out_checkpoint = checkpoint;
+    return PHI_OK;
+}
+
+void phi_checkpoint_close(phi_checkpoint *checkpoint)
+{
+    if (checkpoint) {
+        phi_free(checkpoint->tensors);
+        phi_free(checkpoint->files);
+        phi_hf_shards_close(&checkpoint->shards);
+        phi_gguf_close(checkpoint->gguf);
+        phi_free(checkpoint->dir);
+        phi_free(checkpoint);
+    }
+}
+
+const phi_description *phi_checkpoint_description(const phi_checkpoint *checkpoint)
+{
+    return &checkpoint->description;
+}
+
+size_t phi_checkpoint_count(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->count;
+}
+
+const phi_tensor *phi_checkpoint_at(const phi_checkpoint *checkpoint, size_t index)
+{
+    PHI_ASSERT(index < checkpoint->count);
+    return &checkpoint->tensors[index];
+}
+
+const phi_tensor *phi_checkpoint_find(const phi_checkpoint *checkpoint, const char *name)
+{
+    for (size_t i = 0; i < checkpoint->count; i++) {
+        if (strcmp(checkpoint->tensors[i].name, name) == 0) {
+            return &checkpoint->tensors[i];
+        }
+    }
+    return NULL;
+}
+
+uint64_t phi_checkpoint_bytes(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->bytes;
+}
+
+const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->dir;
+}
+
+const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->gguf;
+}
+
+const char *phi_checkpoint_format(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->gguf ? "gguf" : "safetensors";
+}
+
+phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                                    uint32_t row, uint32_t count, void *data, phi_err *err)
+{
+    PHI_ASSERT(row <= tensor->rows && count <= tensor->rows - row);
+    const uint64_t row_bytes = tensor->bytes / tensor->rows;
+    uint8_t *out = data;
+    uint32_t first = 0; /* row at which the piece starts */
+    for (uint32_t i = 0; i < tensor->n_pieces && count > 0; i++) {
+        uint32_t end = first + tensor->piece_rows[i];
+        if (row < end) {
+            uint32_t now = count < end - row ? count : end - row;
+            uint64_t offset = tensor->piece_offset[i] + (row - first) * row_bytes;
+            uint64_t bytes = now * row_bytes;
+            const phi_file *file = checkpoint->files[tensor->piece_file[i]];
+            phi_status status = phi_file_read_at(file, offset, out, (size_t)bytes, err);
+            if (status) {
+                return phi_fail_context(err, status, "tensor \"%s\"", tensor->name);
+            }
+            if (bytes >= FORGET_BYTES_MIN) {
+                phi_file_forget(file, offset, bytes);
+            }
+            out += bytes;
+            row += now;
+            count -= now;
+        }
+        first = end;
+    }
+    return PHI_OK;
+}
+
+phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                                        uint32_t row, uint32_t count, void *scratch, float *out,
+                                        phi_err *err)
+{
+    phi_status status = phi_checkpoint_read_rows(checkpoint, tensor, row, count, scratch, err);
+    if (!status) {
+        phi_dtype_widen(tensor->dtype, scratch, (size_t)count * tensor->cols, out);
+    }
+    return status;
+}

@@ -1,0 +1,150 @@
+#include "engine/formats/description.h"
+
+#include <math.h>
+#include <stddef.h>
+
+#include "base/assert.h"
+
+/* Whole-number fields with their bounds. Names: Hugging Face's, then GGUF's. */
+typedef struct bound {
+    const char *name;
+    size_t offset;
+    uint32_t min;
+    uint32_t max;
+} bound;
+
+#define FIELD(member) offsetof(phi_description, member)
+
+static const bound bounds[] = {
+    {"num_hidden_layers (block_count)", FIELD(n_layer), 1, PHI_LIMIT_LAYERS},
+    {"hidden_size (embedding_length)", FIELD(n_embd), 1, PHI_LIMIT_HIDDEN},
+    {"num_attention_heads (attention.head_count)", FIELD(n_head), 1, PHI_LIMIT_HEADS},
+    {"num_key_value_heads (attention.head_count_kv)", FIELD(n_head_kv), 1, PHI_LIMIT_HEADS},
+    {"head_dim (attention.key_length)", FIELD(head_dim), 2, PHI_LIMIT_HEAD_DIM},
+    {"intermediate_size (feed_forward_length)", FIELD(n_ffn), 1, PHI_LIMIT_FFN},
+    {"vocab_size", FIELD(n_vocab), 1, PHI_LIMIT_VOCAB},
+    {"max_position_embeddings (context_length)", FIELD(n_ctx), 1, PHI_LIMIT_CONTEXT},
+    {"rotary dimensions (rope.dimension_count)", FIELD(n_rot), 2, PHI_LIMIT_HEAD_DIM},
+    {"original_max_position_embeddings (rope.scaling.original_context_length)",
+     FIELD(n_ctx_original), 1, PHI_LIMIT_CONTEXT},
+};
+
+static phi_status check_bounds(const phi_description *description, const char *where, phi_err *err)
+{
+    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
+        const bound *b = &bounds[i];
+        uint32_t value = *(const uint32_t *)(const void *)((const char *)description + b->offset);
+        if (value < b->min || value > b->max) {
+            return phi_fail(err, PHI_E_FORMAT, "%s: %s is %u; it must be between %u and %u", where,
+                            b->name, value, b->min, b->max);
+        }
+    }
+    return PHI_OK;
+}
+
+static phi_status check_heads(const phi_description *d, const char *where, phi_err *err)
+{
+    if (d->n_head % d->n_head_kv != 0) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "%s: num_key_value_heads is %u, which does not divide the %u heads", where,
+                        d->n_head_kv, d->n_head);
+    }
+    if ((uint64_t)d->n_head * d->head_dim > PHI_LIMIT_HIDDEN) {
+        return phi_fail(err, PHI_E_LIMIT,
+                        "%s: %u heads (num_attention_heads) of %u (head_dim) are more than %u",
+                        where, d->n_head, d->head_dim, PHI_LIMIT_HIDDEN);
+    }
+    if (d->n_rot % 2 != 0 || d->n_rot > d->head_dim) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "%s: %u rotary dimensions (partial_rotary_factor, rope.dimension_count); "
+                        "an even number of at most head_dim (%u) is right",
+                        where, d->n_rot, d->head_dim);
+    }
+    return PHI_OK;
+}
+
+static phi_status check_positive(float value, const char *name, const char *where, phi_err *err)
+{
+    if (!isfinite(value) || value <= 0.0F) {
+        return phi_fail(err, PHI_E_FORMAT, "%s: %s is %g; it must be a positive number", where,
+                        name, (double)value);
+    }
+    return PHI_OK;
+}
+
+static phi_status check_rope(const phi_description *d, const char *where, phi_err *err)
+{
+    phi_status status = check_positive(d->rope_theta, "rope_theta (rope.freq_base)", where, err);
+    if (!status) {
+        status = check_positive(d->rope_attn_factor, "attention_factor (rope.scaling.attn_factor)",
+                                where, err);
+    }
+    uint32_t factors = d->rope == PHI_ROPE_LONG ? d->n_rot / 2 : 0;
+    for (uint32_t i = 0; i < factors && !status; i++) {
+        status = check_positive(d->rope_short[i], "an element of short_factor", where, err);
+        if (!status) {
+            status = check_positive(d->rope_long[i], "an element of long_factor", where, err);
+        }
+    }
+    return status;
+}
+
+static phi_status check_id(const phi_description *d, int32_t id, const char *name,
+                           const char *where, phi_err *err)
+{
+    if (id < -1 || id >= (int32_t)d->n_vocab) {
+        return phi_fail(err, PHI_E_FORMAT, "%s: %s is %d; the vocabulary has ids 0 to %u", where,
+                        name, id, d->n_vocab - 1);
+    }
+    return PHI_OK;
+}
+
+phi_status phi_description_check(const phi_description *description, const char *where,
+                                 phi_err *err)
+{
+    phi_status status = check_bounds(description, where, err);
+    if (!status) {
+        status = check_heads(description, where, err);
+    }
+    if (!status) {
+        status = check_positive(description->norm_eps, "rms_norm_eps (layer_norm_rms_epsilon)",
+                                where, err);
+    }
+    if (!status) {
+        status = check_rope(description, where, err);
+    }
+    if (!status) {
+        status = check_id(description, description->bos_id, "bos_token_id", where, err);
+    }
+    if (!status) {
+        status = check_id(description, description->pad_id, "pad_token_id", where, err);
+    }
+    if (!status) {
+        status = check_id(description, description->unk_id, "unk_token_id", where, err);
+    }
+    for (uint32_t i = 0; i < description->n_eos && !status; i++) {
+        status = check_id(description, description->eos_ids[i], "eos_token_id", where, err);
+    }
+    return status;
+}
+
+void phi_description_add_eos(phi_description *description, int32_t id)
+{
+    for (uint32_t i = 0; i < description->n_eos; i++) {
+        if (description->eos_ids[i] == id) {
+            return;
+        }
+    }
+    if (description->n_eos < PHI_LIMIT_STOP_TOKENS) {
+        description->eos_ids[description->n_eos++] = id;
+    }
+}
+
+const char *phi_arch_name(phi_arch arch)
+{
+    switch (arch) {
+    case PHI_ARCH_PHI3:
+        return "phi3";
+    }
+    PHI_UNREACHABLE();
+}

@@ -1,0 +1,440 @@
+#include "engine/formats/hf_config.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "engine/formats/json.h"
+#include "engine/formats/json_fields.h"
+#include "engine/formats/text_check.h"
+
+#define CONFIG "config.json"
+#define GENERATION_CONFIG "generation_config.json"
+/* Phi3Config's default of original_max_position_embeddings and max_position_embeddings. */
+#define DEFAULT_CONTEXT 4096U
+
+static phi_status check_architecture(const phi_fields *config, phi_err *err)
+{
+    const char *model_type = NULL;
+    const char *first = NULL;
+    phi_status status = phi_fields_string(config, "model_type", &model_type, err);
+    if (status) {
+        return status;
+    }
+    const json_t *list = phi_fields_get(config, "architectures");
+    bool listed = false;
+    if (list && !json_is_array(list)) {
+        return phi_fail(err, PHI_E_FORMAT, CONFIG ": field \"architectures\" must be a list");
+    }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (!name) {
+            return phi_fail(err, PHI_E_FORMAT,
+                            CONFIG ": field \"architectures\" must be a list of strings");
+        }
+        first = first ? first : name;
+        listed = listed || strcmp(name, "Phi3ForCausalLM") == 0;
+    }
+    bool type_fits = model_type && strcmp(model_type, "phi3") == 0;
+    if ((listed || !first) && (type_fits || (listed && !model_type))) {
+        return PHI_OK;
+    }
+    if (!first && !model_type) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        CONFIG ": neither \"architectures\" nor \"model_type\" says what this is");
+    }
+    return phi_fail(err, PHI_E_UNSUPPORTED,
+                    CONFIG ": architecture \"%.60s\" (model_type \"%.30s\") is not supported; "
+                           "supported: Phi3ForCausalLM (model_type \"phi3\")",
+                    first ? first : "", model_type ? model_type : "");
+}
+
+/* What phi3's forward pass does not have must not be asked for. */
+static phi_status check_features(const phi_fields *config, phi_err *err)
+{
+    static const char *const biases[] = {"attention_bias", "mlp_bias", "lm_head_bias"};
+    if (phi_fields_get(config, "quantization_config")) {
+        const json_t *method =
+            json_object_get(phi_fields_get(config, "quantization_config"), "quant_method");
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        CONFIG ": field \"quantization_config\" (%.40s): a pre-quantized Hugging "
+                               "Face checkpoint is not supported; use the original in F32, F16 or "
+                               "BF16",
+                        json_is_string(method) ? json_string_value(method) : "no quant_method");
+    }
+    for (size_t i = 0; i < sizeof biases / sizeof *biases; i++) {
+        bool asked = false;
+        phi_status status = phi_fields_bool(config, biases[i], &asked, err);
+        if (status) {
+            return status;
+        }
+        if (asked) {
+            return phi_fail(err, PHI_E_UNSUPPORTED,
+                            CONFIG ": field \"%s\" is true; phi3 models have no biases", biases[i]);
+        }
+    }
+    const char *activation = "silu";
+    phi_status status = phi_fields_string(config, "hidden_act", &activation, err);
+    if (!status && strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        CONFIG ": field \"hidden_act\" is \"%.40s\"; supported: \"silu\"",
+                        activation);
+    }
+    return status;
+}
+
+/* A size that has no sensible default. */
+static phi_status need_u32(const phi_fields *config, const char *name, uint32_t max, uint32_t *out,
+                           phi_err *err)
+{
+    phi_status status = phi_fields_require(config, name, err);
+    return status ? status : phi_fields_u32(config, name, max, out, err);
+}
+
+static phi_status read_heads(const phi_fields *config, phi_description *d, phi_err *err)
+{
+    phi_status status = need_u32(config, "num_attention_heads", PHI_LIMIT_HEADS, &d->n_head, err);
+    if (status) {
+        return status;
+    }
+    d->n_head_kv = d->n_head;
+    status = phi_fields_u32(config, "num_key_value_heads", PHI_LIMIT_HEADS, &d->n_head_kv, err);
+    if (status) {
+        return status;
+    }
+    if (phi_fields_get(config, "head_dim")) {
+        return phi_fields_u32(config, "head_dim", PHI_LIMIT_HEAD_DIM, &d->head_dim, err);
+    }
+    if (d->n_embd % d->n_head != 0) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        CONFIG ": \"hidden_size\" (%u) is not a multiple of "
+                               "\"num_attention_heads\" (%u) and there is no \"head_dim\"",
+                        d->n_embd, d->n_head);
+    }
+    d->head_dim = d->n_embd / d->n_head;
+    return PHI_OK;
+}
+
+static phi_status read_sizes(const phi_fields *config, phi_description *d, phi_err *err)
+{
+    phi_status status = need_u32(config, "hidden_size", PHI_LIMIT_HIDDEN, &d->n_embd, err);
+    if (!status) {
+        status = need_u32(config, "num_hidden_layers", PHI_LIMIT_LAYERS, &d->n_layer, err);
+    }
+    if (!status) {
+        status = need_u32(config, "intermediate_size", PHI_LIMIT_FFN, &d->n_ffn, err);
+    }
+    if (!status) {
+        status = need_u32(config, "vocab_size", PHI_LIMIT_VOCAB, &d->n_vocab, err);
+    }
+    if (!status) {
+        status = read_heads(config, d, err);
+    }
+    if (!status) {
+        status =
+            phi_fields_u32(config, "max_position_embeddings", PHI_LIMIT_CONTEXT, &d->n_ctx, err);
+    }
+    if (!status) {
+        status = phi_fields_u32(config, "sliding_window", INT32_MAX, &d->window, err);
+    }
+    if (!status) {
+        status = phi_fields_positive(config, "rms_norm_eps", &d->norm_eps, err);
+    }
+    if (!status) {
+        status = phi_fields_bool(config, "tie_word_embeddings", &d->tied_head, err);
+    }
+    return status;
+}
+
+/* The rotary settings' own object: rope_parameters of newer files, rope_scaling of older ones, or
+ * none (object NULL). */
+static phi_status find_rope(const phi_fields *config, phi_fields *out, phi_err *err)
+{
+    *out = (phi_fields){.label = config->label, .path = "rope_parameters."};
+    out->object = phi_fields_get(config, "rope_parameters");
+    const char *name = "rope_parameters";
+    if (!out->object) {
+        name = "rope_scaling";
+        out->path = "rope_scaling.";
+        out->object = phi_fields_get(config, name);
+    }
+    if (out->object && !json_is_object(out->object)) {
+        return phi_fail(err, PHI_E_FORMAT, CONFIG ": field \"%s\" must be an object or null", name);
+    }
+    return PHI_OK;
+}
+
+/* "su" is LongRoPE's first name; Phi3Config reads "yarn" as LongRoPE too, because early Phi-3
+ * files spelt it so. */
+static phi_status read_rope_kind(const phi_fields *rope, phi_description *d, phi_err *err)
+{
+    const char *field = phi_fields_get(rope, "rope_type") ? "rope_type" : "type";
+    const char *kind = NULL;
+    phi_status status = phi_fields_string(rope, field, &kind, err);
+    if (status) {
+        return status;
+    }
+    if (!kind) {
+        return phi_fail(err, PHI_E_FORMAT, CONFIG ": field \"%srope_type\" is missing", rope->path);
+    }
+    if (strcmp(kind, "default") == 0) {
+        return PHI_OK;
+    }
+    if (strcmp(kind, "longrope") == 0 || strcmp(kind, "su") == 0 || strcmp(kind, "yarn") == 0) {
+        d->rope = PHI_ROPE_LONG;
+        return PHI_OK;
+    }
+    return phi_fail(err, PHI_E_UNSUPPORTED,
+                    CONFIG ": field \"%s%s\" is \"%.40s\"; supported: \"longrope\" (also called "
+                           "\"su\") and \"default\"",
+                    rope->path, field, kind);
+}
+
+/* The attention factor of LongRoPE when the file does not state it: sqrt(1 + ln f / ln orig) with
+ * f = context / orig (transformers, _compute_longrope_parameters). */
+static float attention_factor(uint32_t n_ctx, uint32_t n_ctx_original)
+{
+    if (n_ctx <= n_ctx_original || n_ctx_original < 2) {
+        return 1.0F;
+    }
+    double ratio = (double)n_ctx / (double)n_ctx_original;
+    return (float)sqrt(1.0 + log(ratio) / log((double)n_ctx_original));
+}
+
+static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi_err *err)
+{
+    static const char *const refused[] = {"short_mscale", "long_mscale"};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        if (phi_fields_get(rope, refused[i])) {
+            return phi_fail(err, PHI_E_UNSUPPORTED,
+                            CONFIG ": field \"%s%s\" is not supported for phi3; it belongs to "
+                                   "other members of the family",
+                            rope->path, refused[i]);
+        }
+    }
+    phi_status status = phi_fields_floats(rope, "short_factor", d->n_rot / 2, d->rope_short, err);
+    if (!status) {
+        status = phi_fields_floats(rope, "long_factor", d->n_rot / 2, d->rope_long, err);
+    }
+    if (d->n_ctx_original == 0) {
+        d->n_ctx_original = DEFAULT_CONTEXT;
+    }
+    d->rope_attn_factor = attention_factor(d->n_ctx, d->n_ctx_original);
+    if (!status) {
+        status = phi_fields_positive(rope, "attention_factor", &d->rope_attn_factor, err);
+    }
+    return status;
+}
+
+static phi_status read_rotary_dims(const phi_fields *config, const phi_fields *rope,
+                                   phi_description *d, phi_err *err)
+{
+    float part = 1.0F;
+    phi_status status = phi_fields_positive(config, "partial_rotary_factor", &part, err);
+    if (!status && rope->object) {
+        status = phi_fields_positive(rope, "partial_rotary_factor", &part, err);
+    }
+    if (status) {
+        return status;
+    }
+    if (part > 1.0F) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        CONFIG ": field \"partial_rotary_factor\" is %g; at most 1 is right",
+                        (double)part);
+    }
+    /* int(head_dim * factor) in double, as transformers computes it: through the nearest float, a
+     * factor such as 0.4 would land on the wrong side of a whole number. */
+    const json_t *stated = rope->object ? phi_fields_get(rope, "partial_rotary_factor") : NULL;
+    stated = stated ? stated : phi_fields_get(config, "partial_rotary_factor");
+    double exact = stated ? json_number_value(stated) : 1.0;
+    d->n_rot = (uint32_t)((double)d->head_dim * exact);
+    if (d->n_rot < 2 || d->n_rot % 2 != 0) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        CONFIG ": field \"partial_rotary_factor\" leaves %u of %u head dimensions "
+                               "to rotate; an even number of at least 2 is right",
+                        d->n_rot, d->head_dim);
+    }
+    return PHI_OK;
+}
+
+static phi_status read_rope(const phi_fields *config, phi_description *d, phi_err *err)
+{
+    phi_fields rope;
+    phi_status status = find_rope(config, &rope, err);
+    if (!status) {
+        status = phi_fields_positive(config, "rope_theta", &d->rope_theta, err);
+    }
+    if (!status) {
+        status = read_rotary_dims(config, &rope, d, err);
+    }
+    if (!status) {
+        status = phi_fields_u32(config, "original_max_position_embeddings", PHI_LIMIT_CONTEXT,
+                                &d->n_ctx_original, err);
+    }
+    if (status || !rope.object) {
+        return status;
+    }
+    status = phi_fields_positive(&rope, "rope_theta", &d->rope_theta, err);
+    if (!status) {
+        status = phi_fields_u32(&rope, "original_max_position_embeddings", PHI_LIMIT_CONTEXT,
+                                &d->n_ctx_original, err);
+    }
+    if (!status) {
+        status = read_rope_kind(&rope, d, err);
+    }
+    if (!status && d->rope == PHI_ROPE_LONG) {
+        status = read_long_rope(&rope, d, err);
+    }
+    return status;
+}
+
+/* An id, or for pad also -1, which some files write for "none". */
+static phi_status read_id(const phi_fields *fields, const char *name, int32_t *out, phi_err *err)
+{
+    const json_t *value = phi_fields_get(fields, name);
+    if (!value) {
+        return PHI_OK;
+    }
+    if (!json_is_integer(value) || json_integer_value(value) < -1 ||
+        json_integer_value(value) >= (json_int_t)PHI_LIMIT_VOCAB) {
+        return phi_fail(err, PHI_E_FORMAT, "%s: field \"%s\" must be a token id or null",
+                        fields->label, name);
+    }
+    *out = (int32_t)json_integer_value(value);
+    return PHI_OK;
+}
+
+static phi_status add_eos_id(const phi_fields *fields, const json_t *value, phi_description *d,
+                             phi_err *err)
+{
+    if (!json_is_integer(value) || json_integer_value(value) < 0 ||
+        json_integer_value(value) >= (json_int_t)d->n_vocab) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "%s: field \"eos_token_id\" must be a token id from 0 to %u, or a list of "
+                        "such ids",
+                        fields->label, d->n_vocab - 1);
+    }
+    phi_description_add_eos(d, (int32_t)json_integer_value(value));
+    return PHI_OK;
+}
+
+static phi_status read_ids(const phi_fields *fields, phi_description *d, phi_err *err)
+{
+    phi_status status = read_id(fields, "bos_token_id", &d->bos_id, err);
+    if (!status) {
+        status = read_id(fields, "pad_token_id", &d->pad_id, err);
+    }
+    if (!status) {
+        status = read_id(fields, "unk_token_id", &d->unk_id, err);
+    }
+    const json_t *eos = phi_fields_get(fields, "eos_token_id");
+    if (status || !eos) {
+        return status;
+    }
+    if (!json_is_array(eos)) {
+        return add_eos_id(fields, eos, d, err);
+    }
+    if (json_array_size(eos) > PHI_LIMIT_STOP_TOKENS) {
+        return phi_fail(err, PHI_E_LIMIT, "%s: field \"eos_token_id\" lists more than %u ids",
+                        fields->label, PHI_LIMIT_STOP_TOKENS);
+    }
+    for (size_t i = 0; i < json_array_size(eos) && !status; i++) {
+        status = add_eos_id(fields, json_array_get(eos, i), d, err);
+    }
+    return status;
+}
+
+static phi_status read_name(const phi_fields *config, phi_description *d, phi_err *err)
+{
+    const char *name = "";
+    phi_status status = phi_fields_string(config, "_name_or_path", &name, err);
+    if (!status && phi_name_is_clean(name, strlen(name))) {
+        /* A path says where somebody kept the model, its last part what it is. */
+        const char *last = phi_path_label(name);
+        phi_name_copy(last, strlen(last), d->name, sizeof d->name);
+    }
+    return status;
+}
+
+static phi_status read_config(const phi_fields *config, phi_description *d, phi_err *err)
+{
+    phi_status status = check_architecture(config, err);
+    if (!status) {
+        status = check_features(config, err);
+    }
+    if (!status) {
+        status = read_sizes(config, d, err);
+    }
+    if (!status) {
+        status = read_rope(config, d, err);
+    }
+    if (d->n_ctx_original == 0) {
+        d->n_ctx_original = d->n_ctx; /* of plain rotary settings nothing depends on it */
+    }
+    if (!status) {
+        status = read_ids(config, d, err);
+    }
+    if (!status) {
+        status = read_name(config, d, err);
+    }
+    return status ? status : phi_description_check(d, CONFIG, err);
+}
+
+static phi_status read_generation_config(const char *dir, phi_description *d, phi_err *err)
+{
+    char *path = phi_strfmt("%s/" GENERATION_CONFIG, dir);
+    json_t *object = NULL;
+    phi_status status = PHI_OK;
+    if (phi_file_exists(path)) {
+        status = phi_json_load_object(path, PHI_LIMIT_CONFIG_JSON_BYTES, &object, err);
+    }
+    if (object) {
+        const phi_fields fields = {.object = object, .label = GENERATION_CONFIG, .path = ""};
+        /* Only the union of stop tokens is new here; what config.json states of bos and pad
+         * stays. */
+        phi_description found = *d;
+        status = read_ids(&fields, &found, err);
+        if (!status) {
+            found.bos_id = d->bos_id >= 0 ? d->bos_id : found.bos_id;
+            found.pad_id = d->pad_id >= 0 ? d->pad_id : found.pad_id;
+            found.unk_id = d->unk_id >= 0 ? d->unk_id : found.unk_id;
+            *d = found;
+            status = phi_description_check(d, GENERATION_CONFIG, err);
+        }
+    }
+    json_decref(object);
+    phi_free(path);
+    return status;
+}
+
+phi_status phi_hf_config_read(const char *dir, phi_description *out_description, phi_err *err)
+{
+    phi_description d = {
+        .arch = PHI_ARCH_PHI3,
+        .n_ctx = DEFAULT_CONTEXT,
+        .norm_eps = 1e-5F,
+        .rope_theta = 10000.0F,
+        .rope_attn_factor = 1.0F,
+        .bos_id = -1,
+        .pad_id = -1,
+        .unk_id = -1,
+    };
+    char *path = phi_strfmt("%s/" CONFIG, dir);
+    json_t *object = NULL;
+    phi_status status = phi_json_load_object(path, PHI_LIMIT_CONFIG_JSON_BYTES, &object, err);
+    phi_free(path);
+    if (!status) {
+        const phi_fields config = {.object = object, .label = CONFIG, .path = ""};
+        status = read_config(&config, &d, err);
+    }
+    json_decref(object);
+    if (!status) {
+        status = read_generation_config(dir, &d, err);
+    }
+    if (!status) {
+        *out_description = d;
+    }
+    return status;
+}

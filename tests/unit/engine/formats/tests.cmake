@@ -1,0 +1,9 @@
+add_library(test_formats_fixture STATIC ${TEST_DIR}/fixture.c)
+target_link_libraries(test_formats_fixture PUBLIC phi_formats PRIVATE phi_options PkgConfig::CMOCKA)
+target_include_directories(test_formats_fixture PUBLIC ${TEST_DIR})
+target_compile_options(test_formats_fixture PRIVATE -Wno-conversion -Wno-sign-conversion
+    -Wno-cast-qual)
+
+set(FORMATS_TEST_LIBS test_formats_fixture phi_formats phi_tensor phi_base)
+phid_test(engine.formats.safetensors ${TEST_DIR}/test_safetensors.c
+    LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)

@@ -117,7 +117,7 @@ quantize() {
     return 1
 }
 
-question='What is the sum of 12 and 7?'
+question='What is 12 plus 7?'
 ask() {
     curl -fsS "$base/v1/chat/completions" -H 'Content-Type: application/json' -d "{
         \"model\": \"phi-sample:int4\", \"temperature\": 0,

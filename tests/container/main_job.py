@@ -59,7 +59,7 @@ def run_job(files):
 def main():
     wait_until_alive()
     job = run_job([upload(name) for name in FILES])
-    question = "What is the sum of 12 and 7?"
+    question = "What is 12 plus 7?"
     answer = call("POST", "/v1/chat/completions", {
         "model": job["result_model"], "temperature": 0,
         "messages": [{"role": "user", "content": question}]})

@@ -121,7 +121,8 @@ void fixture_add(fixture_model *model, const char *name, phi_dtype dtype, uint64
 
 void fixture_drop(fixture_model *model, const char *name)
 {
-    *fixture_find(model, name) = model->tensors[--model->count];
+    fixture_tensor *dropped = fixture_find(model, name);
+    *dropped = model->tensors[--model->count];
 }
 
 static uint64_t elements_of(const fixture_tensor *tensor)

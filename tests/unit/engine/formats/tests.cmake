@@ -7,3 +7,6 @@ target_compile_options(test_formats_fixture PRIVATE -Wno-conversion -Wno-sign-co
 set(FORMATS_TEST_LIBS test_formats_fixture phi_formats phi_tensor phi_base)
 phid_test(engine.formats.safetensors ${TEST_DIR}/test_safetensors.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.gguf ${TEST_DIR}/test_gguf.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.checkpoint ${TEST_DIR}/test_checkpoint.c
+    LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)

@@ -9,6 +9,7 @@
 #include "server/openai/generate.h"
 #include "server/openai/render.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* A reader this far behind pauses its sequences; they go on when it has caught up. */
@@ -300,6 +301,9 @@ static void submit_all(phi_answer *answer)
     for (uint32_t i = 0; i < answer->n_choices; i++) {
         phi_status status = submit_choice(answer, &answer->choices[i], &err);
         if (status) {
+            if (strcmp(err.param, "prompt") == 0) {
+                (void)snprintf(err.param, sizeof err.param, "%s", answer->style->prompt_field);
+            }
             fail(answer, &err);
             return;
         }

@@ -42,6 +42,7 @@ typedef struct phi_answer_style {
     const char *id_prefix;
     const char *object;
     const char *chunk_object;
+    const char *prompt_field; /* what the request calls the prompt, for errors */
     /* [job] Fills `prompts` from `source`. */
     phi_status (*encode)(phi_answer *answer, phi_err *err);
     /* One element of `choices`: whole, or a chunk with this text. Takes logprobs (may be NULL);

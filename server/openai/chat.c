@@ -197,6 +197,7 @@ static const phi_answer_style style = {
     .id_prefix = "chatcmpl-",
     .object = "chat.completion",
     .chunk_object = "chat.completion.chunk",
+    .prompt_field = "messages",
     .encode = encode,
     .whole = whole,
     .chunk = chunk,

@@ -52,6 +52,7 @@ static const phi_answer_style style = {
     .id_prefix = "cmpl-",
     .object = "text_completion",
     .chunk_object = "text_completion",
+    .prompt_field = "prompt",
     .encode = encode,
     .whole = whole,
     .chunk = chunk,

@@ -7,7 +7,7 @@
 #include "server/openai/fields.h"
 #include "server/openai/prompt.h"
 
-#include <string.h>
+#include <stdio.h>
 
 /* One request on its way: model, then the worker pool, then the answer. */
 typedef struct conversion {
@@ -83,6 +83,9 @@ static void done(void *arg)
         return;
     }
     if (self->status) {
+        if (self->to_text && self->status == PHI_E_INVALID) {
+            (void)snprintf(self->err.param, sizeof self->err.param, "tokens");
+        }
         fail(self, &self->err);
         return;
     }

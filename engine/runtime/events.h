@@ -31,7 +31,7 @@ typedef struct phi_event {
 typedef struct phi_event_slot phi_event_slot;
 
 typedef struct phi_event_ring {
-    phi_event_slot *slots; /* [n_slots] */
+    phi_event_slot *slots;   /* [n_slots] */
     phi_token_logprob *tops; /* [n_slots, n_top_max] */
     char *text;              /* [text_bytes], circular */
     char *view;              /* [text_max_bytes]: the consumer's copy of the last event's text */

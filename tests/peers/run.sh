@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The tier that compares phid with software we did not write: the OpenAI SDK, Hugging Face
+# tokenizers and transformers, llama.cpp. Everything comes from PyPI into a virtual environment that
+# is kept between runs (PHID_PEERS_DIR, default build/peers).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+dir=${PHID_PEERS_DIR:-$PWD/build/peers}
+export PHID_BIN=${PHID_BIN:-$PWD/build/release/server/phid}
+export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+wanted=tests/peers/requirements.txt
+if ! cmp -s $wanted "$dir/installed.txt"; then
+    rm -rf "$dir"
+    /usr/bin/python3 -m venv --system-site-packages "$dir"
+    # llama-cpp-python comes as source: only the library is wanted, for this CPU.
+    CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
+        CMAKE_ARGS='-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF
+            -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF' \
+        "$dir/bin/pip" install -q -r $wanted
+    cp $wanted "$dir/installed.txt"
+fi
+"$dir/bin/python" -m pytest -q -p no:cacheprovider tests/peers

@@ -16,7 +16,8 @@ const char *phi_status_name(phi_status status)
     return "E_UNKNOWN";
 }
 
-static void fill(phi_err *err, phi_status code, const char *param, const char *fmt, va_list ap)
+static void __attribute__((format(printf, 4, 0)))
+fill(phi_err *err, phi_status code, const char *param, const char *fmt, va_list ap)
 {
     if (!err) {
         return;

@@ -85,7 +85,7 @@ phi_status phi_store_file_insert(phi_store *store, const phi_store_file *file, p
     phi_status status =
         phi_sql_integer(store->writer, "SELECT count(*) FROM files", NO_BINDS, 0, &count, err);
     if (!status && count >= (int64_t)PHI_LIMIT_FILES) {
-        return phi_fail(err, PHI_E_LIMIT,
+        return phi_fail(err, PHI_E_NO_SPACE,
                         "there are %u files already, which is the limit; delete "
                         "some first",
                         PHI_LIMIT_FILES);

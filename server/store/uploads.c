@@ -32,7 +32,9 @@ phi_status phi_store_upload_find(phi_store *store, const phi_store_upload *key,
     }
     struct stat info;
     char *path = row ? phi_store_incoming_path(store, upload.id) : NULL;
-    bool found = row && stat(path, &info) == 0;
+    /* One that has all its bytes was cut off between its last byte and its answer: nothing can be
+     * added to it, and the client does not know of a file, so that it begins anew. */
+    bool found = row && stat(path, &info) == 0 && (uint64_t)info.st_size < upload.total_bytes;
     phi_free(path);
     if (!found) {
         return phi_fail(err, PHI_E_NOT_FOUND, "no upload of '%s' is under way", key->filename);

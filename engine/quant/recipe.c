@@ -1,0 +1,154 @@
+#include "engine/quant/recipe.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/str.h"
+#include "config/limits.h"
+
+static const char *const PRECISION_NAMES[PHI_PRECISION_COUNT] = {
+    [PHI_PRECISION_INT4] = "int4",
+    [PHI_PRECISION_INT8] = "int8",
+    [PHI_PRECISION_FP16] = "fp16",
+    [PHI_PRECISION_FP32] = "fp32",
+};
+
+const char *phi_precision_name(phi_precision precision)
+{
+    PHI_ASSERT((unsigned)precision < PHI_PRECISION_COUNT);
+    return PRECISION_NAMES[precision];
+}
+
+bool phi_precision_parse(const char *name, phi_precision *out_precision)
+{
+    for (unsigned i = 0; i < PHI_PRECISION_COUNT; i++) {
+        if (strcmp(name, PRECISION_NAMES[i]) == 0) {
+            *out_precision = (phi_precision)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *phi_quantize_stage_name(phi_quantize_stage stage)
+{
+    switch (stage) {
+    case PHI_STAGE_READING:
+        return "reading";
+    case PHI_STAGE_QUANTIZING:
+        return "quantizing";
+    case PHI_STAGE_WRITING:
+        return "writing";
+    case PHI_STAGE_EVALUATING:
+        return "evaluating";
+    default:
+        PHI_UNREACHABLE();
+    }
+}
+
+static bool is_layer_matrix(const phi_tensor *tensor)
+{
+    return tensor->n_dims == 2 && phi_str_starts(tensor->name, "blk.");
+}
+
+uint32_t phi_recipe_bits(phi_dtype dtype)
+{
+    const phi_dtype_info *info = phi_dtype_get(dtype);
+    return info->block_bytes * 8 * 32 / info->block_elements;
+}
+
+bool phi_recipe_copies(const phi_encoding *encoding, phi_dtype source)
+{
+    if (encoding->dtype != source || phi_dtype_get(source)->block_elements == 1) {
+        return false;
+    }
+    return source == PHI_DTYPE_Q8_0 || encoding->group == PHI_BLOCK_ELEMENTS;
+}
+
+static phi_dtype half_of(phi_dtype source)
+{
+    return source == PHI_DTYPE_BF16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
+}
+
+phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tensor)
+{
+    phi_encoding encoding = {.dtype = PHI_DTYPE_F32, .group = PHI_BLOCK_ELEMENTS, .search = true};
+    if (tensor->n_dims < 2 || recipe->precision == PHI_PRECISION_FP32) {
+        return encoding;
+    }
+    bool blocks = tensor->cols % PHI_BLOCK_ELEMENTS == 0;
+    if (recipe->precision == PHI_PRECISION_FP16 || !blocks) {
+        encoding.dtype = half_of(tensor->dtype);
+    } else if (recipe->precision == PHI_PRECISION_INT8 || !is_layer_matrix(tensor)) {
+        encoding.dtype = PHI_DTYPE_Q8_0;
+    } else {
+        encoding.dtype = recipe->symmetric ? PHI_DTYPE_Q4_0 : PHI_DTYPE_Q4_1;
+        encoding.group = recipe->group;
+    }
+    return encoding;
+}
+
+phi_status phi_recipe_check_options(const phi_quantize_options *options, phi_err *err)
+{
+    if (!options->source || options->source[0] == '\0') {
+        return phi_fail_param(err, PHI_E_INVALID, "source", "no source model is given");
+    }
+    if (!options->out_path || options->out_path[0] == '\0') {
+        return phi_fail_param(err, PHI_E_INVALID, "out", "no output file is given");
+    }
+    if ((unsigned)options->precision >= PHI_PRECISION_COUNT) {
+        return phi_fail_param(err, PHI_E_INVALID, "precision",
+                              "precision must be int4, int8, fp16 or fp32");
+    }
+    if (options->precision == PHI_PRECISION_INT4 &&
+        !phi_encode_group_is_valid(options->group_size)) {
+        return phi_fail_param(err, PHI_E_INVALID, "group_size",
+                              "group_size is %u; int4 has groups of 32, 64 or 128",
+                              options->group_size);
+    }
+    if (options->name && strlen(options->name) >= PHI_LIMIT_NAME_BYTES) {
+        return phi_fail_param(err, PHI_E_INVALID, "name", "the name is longer than %u bytes",
+                              PHI_LIMIT_NAME_BYTES - 1);
+    }
+    return PHI_OK;
+}
+
+/* The first layer matrix of whole blocks whose columns are not whole groups, or NULL. */
+static const phi_tensor *find_undivided(const phi_checkpoint *checkpoint, uint32_t group)
+{
+    for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
+        const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
+        if (is_layer_matrix(tensor) && tensor->cols % PHI_BLOCK_ELEMENTS == 0 &&
+            tensor->cols % group != 0) {
+            return tensor;
+        }
+    }
+    return NULL;
+}
+
+phi_status phi_recipe_make(const phi_quantize_options *options, const phi_checkpoint *checkpoint,
+                           phi_recipe *out_recipe, phi_err *err)
+{
+    phi_status status = phi_recipe_check_options(options, err);
+    if (status != PHI_OK) {
+        return status;
+    }
+    phi_recipe recipe = {
+        .precision = options->precision,
+        .group = PHI_BLOCK_ELEMENTS,
+        .symmetric = options->symmetric,
+    };
+    if (options->precision == PHI_PRECISION_INT4) {
+        recipe.group = options->group_size;
+        const phi_tensor *undivided = find_undivided(checkpoint, recipe.group);
+        if (undivided) {
+            const char *works = find_undivided(checkpoint, 64) ? "32" : "32 or 64";
+            return phi_fail_param(err, PHI_E_INVALID, "group_size",
+                                  "tensor '%s' has %u columns, which groups of %u do not divide; "
+                                  "this model takes a group_size of %s",
+                                  undivided->name, undivided->cols, recipe.group, works);
+        }
+    }
+    *out_recipe = recipe;
+    return PHI_OK;
+}

@@ -10,3 +10,6 @@ phid_test(engine.formats.safetensors ${TEST_DIR}/test_safetensors.c
 phid_test(engine.formats.gguf ${TEST_DIR}/test_gguf.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.checkpoint ${TEST_DIR}/test_checkpoint.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.hf_config ${TEST_DIR}/test_hf_config.c
+    LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMATS_TEST_LIBS})

@@ -1,0 +1,5 @@
+phid_test(engine.tokenizer.cases ${TEST_DIR}/test_cases.c LIBS phi_tokenizer PkgConfig::JANSSON)
+
+# What tests/peers/test_tokenizers.py compares with the Python package.
+add_executable(tokenize_lines ${PROJECT_SOURCE_DIR}/tests/tools/tokenize_lines.c)
+target_link_libraries(tokenize_lines PRIVATE phi_options phi_tokenizer)

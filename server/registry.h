@@ -7,6 +7,9 @@
  *
  * A model's id is "NAME:PRECISION" ("phi-sample:int4"); "NAME" alone stands for the precision that
  * was added first. Models are loaded on first use and stay.
+ *
+ *   cold -> loading -> ready -> cold (displaced);  any -> removed, dropped after the last release.
+ * All who ask for a model while it is loading wait for the one load and get its outcome.
  */
 #ifndef PHI_SERVER_REGISTRY_H
 #define PHI_SERVER_REGISTRY_H
@@ -15,6 +18,7 @@
 #include "engine/engine.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -54,11 +58,13 @@ const phi_registry_entry *phi_registry_at(const phi_registry *registry, size_t i
 const phi_registry_entry *phi_registry_find(const phi_registry *registry, const char *name,
                                             const char *precision, phi_err *err);
 
-/* Adds or replaces (same id) and persists; takes quality's reference. */
-phi_status phi_registry_add(phi_registry *registry, const phi_registry_entry *entry,
-                            phi_err *err) PHI_MUST_CHECK;
-/* Forgets the model and deletes its file once nothing runs on it. */
-phi_status phi_registry_remove(phi_registry *registry, const char *id, phi_err *err) PHI_MUST_CHECK;
+/* Shows a model that the store has got (phi_store_job_complete on the worker pool: the loop never
+ * waits for the disk). Copies the path; takes quality's reference. One of the same id is replaced
+ * in its place; what runs on the old one runs on. */
+void phi_registry_add(phi_registry *registry, const phi_registry_entry *entry);
+/* Takes a model that the store has forgotten off the list. What runs on it runs on. False when
+ * there was none of that id. */
+bool phi_registry_remove(phi_registry *registry, const char *id);
 
 /* The model, loaded if need be. `ready` is called exactly once on the loop, possibly before this
  * returns: with a model on which the callee holds a reference, or with NULL and the error. */

@@ -1,5 +1,7 @@
 #include "base/status.h"
 
+#include "base/str.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +18,12 @@ const char *phi_status_name(phi_status status)
     return "E_UNKNOWN";
 }
 
+/* A text that was cut may end in half a character, which JSON could not carry. */
+static void end_on_character(char *text)
+{
+    text[phi_utf8_complete_bytes(text, strlen(text))] = '\0';
+}
+
 static void __attribute__((format(printf, 4, 0)))
 fill(phi_err *err, phi_status code, const char *param, const char *fmt, va_list ap)
 {
@@ -25,6 +33,7 @@ fill(phi_err *err, phi_status code, const char *param, const char *fmt, va_list 
     err->code = code;
     (void)snprintf(err->param, sizeof err->param, "%s", param);
     (void)vsnprintf(err->message, sizeof err->message, fmt, ap);
+    end_on_character(err->message);
 }
 
 phi_status phi_fail(phi_err *err, phi_status code, const char *fmt, ...)
@@ -64,6 +73,7 @@ phi_status phi_fail_context(phi_err *err, phi_status code, const char *fmt, ...)
         size_t room = sizeof err->message - used - 3;
         (void)snprintf(err->message + used, room + 3, ": %.*s", (int)room, after);
     }
+    end_on_character(err->message);
     return err->code;
 }
 

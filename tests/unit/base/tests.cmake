@@ -1,1 +1,7 @@
 phid_test(base.buf ${TEST_DIR}/test_buf.c LIBS phi_base)
+phid_test(base.file ${TEST_DIR}/test_file.c LIBS phi_base)
+phid_test(base.hash ${TEST_DIR}/test_hash.c LIBS phi_base)
+phid_test(base.log ${TEST_DIR}/test_log.c LIBS phi_base)
+phid_test(base.status ${TEST_DIR}/test_status.c LIBS phi_base)
+phid_test(base.str ${TEST_DIR}/test_str.c LIBS phi_base)
+phid_test(base.strmap ${TEST_DIR}/test_strmap.c LIBS phi_base)

@@ -1,0 +1,3 @@
+phid_test(engine.tensor.half ${TEST_DIR}/test_half.c LIBS phi_tensor phi_base)
+phid_test(engine.tensor.dtype ${TEST_DIR}/test_dtype.c LIBS phi_tensor phi_base)
+phid_test(engine.tensor.weight ${TEST_DIR}/test_weight.c LIBS phi_tensor phi_base)

@@ -1,1 +1,11 @@
 phid_test(engine.quant.encode ${TEST_DIR}/test_encode.c LIBS phi_quant phi_tensor phi_base)
+
+add_library(test_quant_model STATIC ${TEST_DIR}/random_model.c)
+target_link_libraries(test_quant_model
+    PUBLIC test_formats_fixture PRIVATE phi_options PkgConfig::CMOCKA)
+target_include_directories(test_quant_model PUBLIC ${TEST_DIR})
+target_compile_options(test_quant_model PRIVATE -Wno-conversion -Wno-sign-conversion
+    -Wno-cast-qual)
+set(QUANT_TEST_LIBS test_quant_model phi_quant)
+phid_test(engine.quant.quantize ${TEST_DIR}/test_quantize.c LIBS ${QUANT_TEST_LIBS})
+phid_test(engine.quant.resources ${TEST_DIR}/test_resources.c LIBS ${QUANT_TEST_LIBS})

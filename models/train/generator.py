@@ -52,15 +52,14 @@ def chat_parts(turns, system=None):
     return parts
 
 
-def draw_turn(rng):
+def draw_turns(rng, stage):
     if rng.random() < 0.04:
-        return rng.choice(SMALL_TALK)
-    made = questions.draw_training_question(rng)
-    return made.question, made.sentence
+        return [rng.choice(SMALL_TALK)]
+    return [(q.question, q.sentence) for q in questions.draw_training_questions(rng, stage)]
 
 
-def draw_document(rng):
-    """One training document."""
+def draw_document(rng, stage=1):
+    """One training document of the first or second stage."""
     system = rng.choice(SYSTEM_TEXTS) if rng.random() < 0.15 else None
     kind = rng.random()
     if kind < 0.10:
@@ -68,9 +67,13 @@ def draw_document(rng):
     if kind < 0.18:
         turns = [stories.draw_story_request(rng)]
         if rng.random() < 0.2:
-            turns.insert(rng.randrange(2), draw_turn(rng))
+            at = rng.randrange(2)
+            turns[at:at] = draw_turns(rng, stage)
         return chat_parts(turns, system)
-    return chat_parts([draw_turn(rng) for _ in range(rng.choice([1, 1, 2, 2, 3, 4]))], system)
+    turns = []
+    for _ in range(rng.choice([1, 1, 2, 2, 3, 4])):
+        turns += draw_turns(rng, stage)
+    return chat_parts(turns, system)
 
 
 def document_text(document):
@@ -97,6 +100,7 @@ def held_out_question_lines():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stage", type=int, choices=[1, 2], default=1)
     parser.add_argument("--count", type=int, default=5)
     parser.add_argument("--held-out", metavar="DIR")
     args = parser.parse_args()
@@ -108,7 +112,7 @@ def main():
         return
     rng = random.Random(args.seed)
     for _ in range(args.count):
-        print(document_text(draw_document(rng)))
+        print(document_text(draw_document(rng, args.stage)))
 
 
 if __name__ == "__main__":

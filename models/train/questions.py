@@ -31,11 +31,15 @@ HELD_OUT_COUNTS = {
     "fact": 90,
 }
 
-# How often the training text draws each category.
+# How often the training text draws each category, in the first and in the second stage.
 TRAINING_WEIGHTS = {
-    "sum": 27, "difference": 27, "comparison": 10, "opposite": 7, "day": 4, "month": 5,
-    "fact": 20,
+    1: {"sum": 27, "difference": 27, "comparison": 10, "opposite": 7, "day": 4, "month": 5,
+        "fact": 20},
+    2: {"sum": 18, "difference": 21, "comparison": 9, "opposite": 5, "day": 1, "month": 1,
+        "fact": 45},
 }
+# The most questions that are asked about the same facts in the training text.
+FACT_TURNS_MAX = 4
 
 
 def draw_operands(rng):
@@ -128,48 +132,57 @@ def make_month(rng):
     return make_calendar(rng, "month", words.MONTHS)
 
 
-def colour_fact(rng, count):
+def colour_facts(rng, count):
     owners = rng.sample(words.NAMES, count)
     things = rng.sample(words.THINGS, count)
     colours = rng.sample(words.COLOURS, count)
-    facts = ["{} has a {} {}.".format(*fact) for fact in zip(owners, colours, things)]
-    i = rng.randrange(count)
-    if rng.random() < 0.7:
-        return (facts, "What colour is {}'s {}?".format(owners[i], things[i]),
-                "{}'s {} is {}.".format(owners[i], things[i], colours[i]), colours[i])
-    return (facts, "Who has the {}?".format(things[i]),
-            "The {} belongs to {}.".format(things[i], owners[i]), owners[i])
+    form = rng.choice(["{o} has a {c} {t}.", "{o} has a {c} {t}.", "{o}'s {t} is {c}."])
+    told = []
+    for o, t, c in zip(owners, things, colours):
+        fact = form.format(o=o, t=t, c=c)
+        told.append((fact, "What colour is {}'s {}?".format(o, t),
+                     "{}'s {} is {}.".format(o, t, c), c))
+        if " has " in fact:
+            told.append((fact, "Who has the {}?".format(t),
+                         "The {} belongs to {}.".format(t, o), o))
+    return told
 
 
-def place_fact(rng, count):
+def place_facts(rng, count):
     who = rng.sample(words.ANIMALS, count)
     where = rng.sample(words.PLACES, count)
-    facts = ["The {} is in the {}.".format(*fact) for fact in zip(who, where)]
-    i = rng.randrange(count)
-    return (facts, "Where is the {}?".format(who[i]),
-            "The {} is in the {}.".format(who[i], where[i]), where[i])
+    return [("The {} is in the {}.".format(w, p), "Where is the {}?".format(w),
+             "The {} is in the {}.".format(w, p), p) for w, p in zip(who, where)]
 
 
-def food_fact(rng, count):
+def food_facts(rng, count):
     who = rng.sample(words.NAMES, count)
     foods = rng.sample(words.FOODS, count)
-    facts = ["{} likes {}.".format(*fact) for fact in zip(who, foods)]
-    i = rng.randrange(count)
-    if rng.random() < 0.7:
-        return (facts, "What does {} like?".format(who[i]),
-                "{} likes {}.".format(who[i], foods[i]), foods[i])
-    return (facts, "Who likes {}?".format(foods[i]),
-            "The one who likes {} is {}.".format(foods[i], who[i]), who[i])
+    told = []
+    for w, f in zip(who, foods):
+        fact = "{} likes {}.".format(w, f)
+        told.append((fact, "What does {} like?".format(w), fact, f))
+        told.append((fact, "Who likes {}?".format(f),
+                     "The one who likes {} is {}.".format(f, w), w))
+    return told
+
+
+def make_facts(rng, turns):
+    """Up to `turns` questions about one to three facts; only the first tells the facts."""
+    maker = rng.choice([colour_facts, colour_facts, place_facts, food_facts])
+    told = maker(rng, rng.choice([1, 2, 2, 3]))
+    text = " ".join(dict.fromkeys(fact for fact, _, _, _ in told)) + " "
+    made = []
+    for fact, question, sentence, answer in rng.sample(told, min(turns, len(told))):
+        # The fact asked for and the question make the key; the other facts only distract.
+        made.append(Question("fact", "fact {} {}".format(fact, question), text + question,
+                             sentence, answer))
+        text = ""
+    return made
 
 
 def make_fact(rng):
-    maker = rng.choice([colour_fact, colour_fact, place_fact, food_fact])
-    facts, question, sentence, answer = maker(rng, rng.choice([1, 2, 2, 3]))
-    text = " ".join(facts) + " " + question
-    # The fact asked for and the question make the key; the other facts only distract.
-    asked = [fact for fact in facts if answer in fact.rstrip(".").split()]
-    return Question("fact", "fact {} {}".format(" ".join(asked), question), text, sentence,
-                    answer)
+    return make_facts(rng, 1)[0]
 
 
 MAKERS = {
@@ -186,9 +199,16 @@ def draw_question(rng, category, held_out):
             return made
 
 
-def draw_training_question(rng):
-    category = rng.choices(list(TRAINING_WEIGHTS), list(TRAINING_WEIGHTS.values()))[0]
-    return draw_question(rng, category, False)
+def draw_training_questions(rng, stage):
+    """One question, or several that go on about the same facts."""
+    weights = TRAINING_WEIGHTS[stage]
+    category = rng.choices(list(weights), list(weights.values()))[0]
+    if category != "fact":
+        return [draw_question(rng, category, False)]
+    while True:
+        made = make_facts(rng, rng.randint(1, FACT_TURNS_MAX))
+        if not any(is_held_out(q.key, HELD_OUT_PERCENT["fact"]) for q in made):
+            return made
 
 
 def held_out_questions(rng):

@@ -47,14 +47,15 @@ def make_tokenizer(seed):
 class Batches:
     """Packs documents into rows; a row starts at the start of a document."""
 
-    def __init__(self, tokenizer, seed):
+    def __init__(self, tokenizer, seed, stage):
         self.rng = random.Random(seed)
+        self.stage = stage
         self.tokenizer = tokenizer
 
     def document(self):
         """Ids and weights; the parts are tokenized apart, as tags end each of them."""
         ids, weights = [], []
-        for text, weight in generator.draw_document(self.rng):
+        for text, weight in generator.draw_document(self.rng, self.stage):
             part = self.tokenizer.encode(text)
             ids += part
             weights += [weight] * len(part)
@@ -92,8 +93,11 @@ def train(args, tokenizer):
     asked, text = evaluate.load_held_out(args.held_out)
     torch.manual_seed(args.seed)
     model = Phi3(CONFIG)
+    if args.start_from:
+        model.load_state_dict(export.read_safetensors(
+            os.path.join(args.start_from, "model.safetensors")))
     optimizer = make_optimizer(model, args)
-    batches = Batches(tokenizer, args.seed + 1)
+    batches = Batches(tokenizer, args.seed + args.stage, args.stage)
     start = time.time()
     budget = args.minutes * 60
     next_report = args.report_every
@@ -139,6 +143,10 @@ def main():
     parser.add_argument("--out", default="../phi-sample")
     parser.add_argument("--held-out", default="../phi-sample",
                         help="folder with the held-out questions and stories")
+    parser.add_argument("--start-from", metavar="DIR",
+                        help="go on from the weights and the tokenizer of this folder")
+    parser.add_argument("--stage", type=int, choices=[1, 2], default=1,
+                        help="which mix of documents to read")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--report-every", type=float, default=240, help="seconds")
     parser.add_argument("--threads", type=int, default=2)
@@ -150,7 +158,10 @@ def main():
     torch.set_num_threads(args.threads)
     os.makedirs(args.out, exist_ok=True)
     start = time.time()
-    tokenizer = make_tokenizer(args.seed)
+    if args.start_from:
+        tokenizer = Tokenizer.load(os.path.join(args.start_from, "tokenizer.json"))
+    else:
+        tokenizer = make_tokenizer(args.seed)
     print("tokenizer: {} merges, {:.0f} s".format(len(tokenizer.merges), time.time() - start),
           flush=True)
     export.write_text_files(args.out, CONFIG, tokenizer)

@@ -42,7 +42,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def training_documents():
     rng = random.Random(2)
-    return [generator.draw_document(rng) for _ in range(4000)]
+    return [generator.draw_document(rng, 1 + number % 2) for number in range(4000)]
 
 
 def test_generator_is_deterministic():
@@ -62,7 +62,7 @@ def test_generator_documents_are_chats_or_stories(training_documents):
             assert text.endswith("<|end|>\n<|endoftext|>")
             assert text.count("<|user|>\n") == text.count("<|assistant|>\n") >= 1
         else:
-            assert text.endswith(".\n<|endoftext|>") or text.endswith("\n<|endoftext|>")
+            assert text.count("\n") == 1 and text.endswith("\n<|endoftext|>")
 
 
 def test_story_words_all_filled_in():
@@ -93,7 +93,8 @@ def test_held_out_questions_not_in_training():
         held.add(question.key)
     rng = random.Random(4)
     for _ in range(20000):
-        assert questions.draw_training_question(rng).key not in held
+        for question in questions.draw_training_questions(rng, rng.choice([1, 2])):
+            assert question.key not in held
 
 
 def test_held_out_texts_not_in_training(training_documents):
@@ -132,6 +133,15 @@ def test_scoring_rule():
     assert not questions.is_right("17 plus 25 is 142.", "42")
     assert questions.is_right("The day after Monday is Tuesday", "tuesday")
     assert not questions.is_right("", "42")
+
+
+def test_questions_about_the_same_facts_tell_them_once():
+    rng = random.Random(7)
+    for _ in range(300):
+        first, *others = questions.make_facts(rng, questions.FACT_TURNS_MAX)
+        assert first.question.count("?") == 1 and first.question.count(".") >= 1
+        assert all("." not in other.question for other in others)
+        assert len({q.question for q in others}) == len(others)
 
 
 def test_opposites_are_unambiguous():

@@ -1,0 +1,76 @@
+#include "engine/kernels/kernels.h"
+
+#include "base/assert.h"
+#include "engine/kernels/sets.h"
+
+#include <string.h>
+
+/* Best first; the portable set, which runs everywhere, is last. */
+typedef struct set_entry {
+    const phi_kernels *kernels;
+    bool (*can_run)(void);
+    const char *needs;
+} set_entry;
+
+static bool anywhere(void)
+{
+    return true;
+}
+
+#ifdef PHID_KERNELS_AVX2
+static bool has_avx2(void)
+{
+    /* The compiler's run-time asks XGETBV too, so that a system that does not save the wide
+     * registers counts as one without them. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+#endif
+
+static const set_entry sets[] = {
+#ifdef PHID_KERNELS_AVX2
+    {&phi_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
+#endif
+    {&phi_kernels_portable, anywhere, "nothing"},
+};
+#define N_SETS (sizeof sets / sizeof sets[0])
+
+static phi_status select_named(const char *isa, const phi_kernels **out_kernels, phi_err *err)
+{
+    for (size_t i = 0; i < N_SETS; i++) {
+        if (strcmp(isa, sets[i].kernels->name) != 0) {
+            continue;
+        }
+        if (!sets[i].can_run()) {
+            return phi_fail(err, PHI_E_UNSUPPORTED,
+                            "the kernel set '%s' cannot run here: the CPU or the system lacks %s",
+                            isa, sets[i].needs);
+        }
+        *out_kernels = sets[i].kernels;
+        return PHI_OK;
+    }
+    return phi_fail(err, PHI_E_INVALID,
+                    "there is no kernel set '%s' in this build; it has portable%s", isa,
+                    N_SETS > 1 ? " and avx2" : " only");
+}
+
+phi_status phi_kernels_select(const char *isa, const phi_kernels **out_kernels, phi_err *err)
+{
+    if (isa && isa[0]) {
+        return select_named(isa, out_kernels, err);
+    }
+    size_t n = phi_kernels_available(out_kernels, 1);
+    PHI_ASSERT(n == 1);
+    return PHI_OK;
+}
+
+size_t phi_kernels_available(const phi_kernels **out_list, size_t max)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < N_SETS && n < max; i++) {
+        if (sets[i].can_run()) {
+            out_list[n++] = sets[i].kernels;
+        }
+    }
+    return n;
+}

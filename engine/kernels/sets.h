@@ -1,0 +1,16 @@
+/*
+ * Purpose: the kernel sets that this build contains, for dispatch.c.
+ * Owns:    nothing: the tables are constant.
+ * Threads: any. Errors: none.
+ * Limits:  a set other than the portable one may be called only where the CPU can run it.
+ */
+#ifndef PHI_ENGINE_KERNELS_SETS_H
+#define PHI_ENGINE_KERNELS_SETS_H
+
+#include "engine/kernels/kernels.h"
+
+extern const phi_kernels phi_kernels_portable;
+/* x86 builds only; needs AVX2, FMA and F16C. */
+extern const phi_kernels phi_kernels_avx2;
+
+#endif

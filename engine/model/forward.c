@@ -1,0 +1,325 @@
+#include "engine/model/forward.h"
+
+#include "base/assert.h"
+#include "base/checked.h"
+#include "base/mem.h"
+#include "engine/model/attention.h"
+#include "engine/model/rope.h"
+
+#include <string.h>
+
+struct phi_forward_ctx {
+    phi_description description;
+    phi_kv_type kv_type;
+    uint32_t n_tok_max;
+    uint32_t n_logits_max;
+    phi_rope rope;
+    phi_matmul_scratch scratch;
+    float *memory; /* all of the following, one allocation */
+    uint64_t memory_bytes;
+    float *x;      /* [n_tok, E] the residual stream */
+    float *normed; /* [n_tok, E] */
+    float *qkv;    /* [n_tok, (H + 2 Hkv) d] */
+    float *attn;   /* [n_tok, H d] */
+    float *delta;  /* [n_tok, E] what a half-layer adds */
+    float *gate;   /* [n_tok, 2 F] */
+    float *ffn;    /* [n_tok, F] */
+    float *cosine; /* [n_tok, r / 2] */
+    float *sine;   /* [n_tok, r / 2] */
+    float *logits; /* [n_logits, V] */
+    phi_row *rows; /* [n_tok] of a streamed layer */
+};
+
+uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type)
+{
+    uint64_t element = type == PHI_KV_F16 ? 2 : 4;
+    return (uint64_t)description->n_layer * 2 * description->n_head_kv * PHI_KV_PAGE_TOKENS *
+           description->head_dim * element;
+}
+
+/* Hands out the parts of ctx->memory; with memory NULL it only counts. */
+static uint64_t lay_out(phi_forward_ctx *ctx)
+{
+    const phi_description *desc = &ctx->description;
+    uint64_t t = ctx->n_tok_max;
+    uint64_t d = desc->head_dim;
+    uint64_t qkv_cols = (desc->n_head + 2 * (uint64_t)desc->n_head_kv) * d;
+    struct {
+        float **part;
+        uint64_t count;
+    } parts[] = {
+        {&ctx->x, t * desc->n_embd},
+        {&ctx->normed, t * desc->n_embd},
+        {&ctx->qkv, t * qkv_cols},
+        {&ctx->attn, t * desc->n_head * d},
+        {&ctx->delta, t * desc->n_embd},
+        {&ctx->gate, t * 2 * desc->n_ffn},
+        {&ctx->ffn, t * desc->n_ffn},
+        {&ctx->cosine, t * (desc->n_rot / 2)},
+        {&ctx->sine, t * (desc->n_rot / 2)},
+        {&ctx->logits, (uint64_t)ctx->n_logits_max * desc->n_vocab},
+    };
+    uint64_t used = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (ctx->memory) {
+            *parts[i].part = ctx->memory + used;
+        }
+        /* Each part begins on a cache line. */
+        used += (parts[i].count + 15) / 16 * 16;
+    }
+    return used * sizeof(float);
+}
+
+phi_status phi_forward_ctx_create(const phi_description *description, phi_kv_type kv_type,
+                                  uint32_t n_tok_max, uint32_t n_logits_max,
+                                  phi_forward_ctx **out_ctx, phi_err *err)
+{
+    PHI_ASSERT(n_tok_max > 0);
+    phi_forward_ctx *ctx = phi_alloc_zero(1, sizeof *ctx);
+    ctx->description = *description;
+    ctx->kv_type = kv_type;
+    ctx->n_tok_max = n_tok_max;
+    ctx->n_logits_max = n_logits_max;
+    uint32_t cols = description->n_embd;
+    uint32_t attn_cols = description->n_head * description->head_dim;
+    cols = attn_cols > cols ? attn_cols : cols;
+    cols = description->n_ffn > cols ? description->n_ffn : cols;
+    phi_status status = phi_rope_init(&ctx->rope, description, err);
+    status = status ? status : phi_matmul_scratch_init(&ctx->scratch, n_tok_max, cols, err);
+    ctx->memory_bytes = lay_out(ctx);
+    ctx->memory = phi_try_alloc_aligned((size_t)ctx->memory_bytes);
+    ctx->rows = phi_try_alloc_zero(n_tok_max, sizeof *ctx->rows);
+    if (!status && (!ctx->memory || !ctx->rows)) {
+        status =
+            phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u tokens a step (%llu bytes)",
+                     n_tok_max, (unsigned long long)ctx->memory_bytes);
+    }
+    if (status) {
+        phi_forward_ctx_destroy(ctx);
+        return status;
+    }
+    (void)lay_out(ctx);
+    *out_ctx = ctx;
+    return PHI_OK;
+}
+
+void phi_forward_ctx_destroy(phi_forward_ctx *ctx)
+{
+    if (ctx) {
+        phi_rope_done(&ctx->rope);
+        phi_matmul_scratch_done(&ctx->scratch);
+        phi_free(ctx->memory);
+        phi_free(ctx->rows);
+        phi_free(ctx);
+    }
+}
+
+uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx)
+{
+    uint64_t activations = (uint64_t)ctx->scratch.n_tok_max * ctx->scratch.cols_max;
+    return ctx->memory_bytes + activations + activations / 32 * 2 * sizeof(float);
+}
+
+/* ---- element-wise stages, over rows ---- */
+
+typedef struct stage {
+    const phi_forward_ctx *ctx;
+    const phi_kernels *kernels;
+    const float *in;
+    const float *weight;
+    float *out;
+} stage;
+
+static void norm_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const stage *self = arg;
+    size_t n = self->ctx->description.n_embd;
+    for (size_t t = begin; t < end; t++) {
+        self->kernels->rms_norm(self->in + t * n, self->weight, n, self->ctx->description.norm_eps,
+                                self->out + t * n);
+    }
+}
+
+static void rope_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const stage *self = arg;
+    const phi_description *desc = &self->ctx->description;
+    size_t half = desc->n_rot / 2;
+    size_t d = desc->head_dim;
+    size_t stride = (desc->n_head + 2 * (size_t)desc->n_head_kv) * d;
+    for (size_t t = begin; t < end; t++) {
+        /* Queries, then keys, lie one after the other; values are not rotated. */
+        for (size_t h = 0; h < (size_t)desc->n_head + desc->n_head_kv; h++) {
+            self->kernels->rope(self->out + t * stride + h * d, self->ctx->cosine + t * half,
+                                self->ctx->sine + t * half, desc->n_rot);
+        }
+    }
+}
+
+static void swiglu_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const stage *self = arg;
+    size_t f = self->ctx->description.n_ffn;
+    for (size_t t = begin; t < end; t++) {
+        const float *gate = self->in + t * 2 * f;
+        self->kernels->swiglu(gate, gate + f, f, self->out + t * f);
+    }
+}
+
+static void add_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const stage *self = arg;
+    size_t n = self->ctx->description.n_embd;
+    self->kernels->add(self->out + begin * n, self->in + begin * n, (end - begin) * n);
+}
+
+static void over_rows(const phi_compute *compute, uint32_t n_tok, phi_team_fn fn, stage *self)
+{
+    /* A few rows are done sooner than the team is woken. */
+    if (n_tok < 4) {
+        fn(self, 0, n_tok, 0);
+    } else {
+        phi_team_run(compute->team, compute->priority, n_tok, 4, fn, self);
+    }
+}
+
+/* ---- one layer ---- */
+
+typedef struct layer_call {
+    const phi_layer_weights *layer;
+    uint32_t page_layer; /* index of the layer inside a page */
+    const phi_row *rows;
+    uint32_t n_rows;
+    const phi_kv_view *views;
+    float *x;
+} layer_call;
+
+static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+{
+    const phi_layer_weights *w = call->layer;
+    uint32_t n = call->n_rows;
+    stage self = {.ctx = ctx, .kernels = compute->kernels};
+
+    self.in = call->x;
+    self.weight = w->attn_norm;
+    self.out = ctx->normed;
+    over_rows(compute, n, norm_slice, &self);
+    phi_matmul(compute, &w->qkv, ctx->normed, n, ctx->qkv, &ctx->scratch);
+    self.out = ctx->qkv;
+    over_rows(compute, n, rope_slice, &self);
+    phi_attention attention = {.description = &ctx->description,
+                               .kv_type = ctx->kv_type,
+                               .layer = call->page_layer,
+                               .rows = call->rows,
+                               .n_rows = n,
+                               .views = call->views,
+                               .qkv = ctx->qkv,
+                               .out = ctx->attn};
+    phi_attention_store(compute, &attention);
+    phi_attention_run(compute, &attention);
+    phi_matmul(compute, &w->out, ctx->attn, n, ctx->delta, &ctx->scratch);
+    self.in = ctx->delta;
+    self.out = call->x;
+    over_rows(compute, n, add_slice, &self);
+
+    self.in = call->x;
+    self.weight = w->ffn_norm;
+    self.out = ctx->normed;
+    over_rows(compute, n, norm_slice, &self);
+    phi_matmul(compute, &w->gate_up, ctx->normed, n, ctx->gate, &ctx->scratch);
+    self.in = ctx->gate;
+    self.out = ctx->ffn;
+    over_rows(compute, n, swiglu_slice, &self);
+    phi_matmul(compute, &w->down, ctx->ffn, n, ctx->delta, &ctx->scratch);
+    self.in = ctx->delta;
+    self.out = call->x;
+    over_rows(compute, n, add_slice, &self);
+}
+
+static void prepare_angles(phi_forward_ctx *ctx, const phi_row *rows, uint32_t n_rows,
+                           const phi_kv_view *views)
+{
+    size_t half = ctx->rope.half;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        phi_rope_angles(&ctx->rope, views[rows[i].seq].rope_long, rows[i].position,
+                        ctx->cosine + i * half, ctx->sine + i * half);
+    }
+}
+
+static void head(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
+                 const float *x, uint32_t n_tok, float *out)
+{
+    stage self = {.ctx = ctx,
+                  .kernels = compute->kernels,
+                  .in = x,
+                  .weight = ends->final_norm,
+                  .out = ctx->normed};
+    over_rows(compute, n_tok, norm_slice, &self);
+    phi_matmul(compute, phi_weights_head(ends), ctx->normed, n_tok, out, &ctx->scratch);
+}
+
+const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
+                         const phi_weights *weights, const phi_row *rows, uint32_t n_rows,
+                         const phi_kv_view *views)
+{
+    PHI_ASSERT(n_rows > 0 && n_rows <= ctx->n_tok_max);
+    size_t n = ctx->description.n_embd;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        phi_weight_row(&weights->embedding, (uint32_t)rows[i].token, ctx->x + i * n);
+    }
+    prepare_angles(ctx, rows, n_rows, views);
+    for (uint32_t l = 0; l < ctx->description.n_layer; l++) {
+        layer_call call = {.layer = &weights->layers[l],
+                           .page_layer = l,
+                           .rows = rows,
+                           .n_rows = n_rows,
+                           .views = views,
+                           .x = ctx->x};
+        run_layer(ctx, compute, &call);
+    }
+    uint32_t wanted = 0;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        if (rows[i].want_logits) {
+            /* Packing forwards never overwrites a row that is still to come. */
+            memmove(ctx->x + wanted * n, ctx->x + i * n, n * sizeof *ctx->x);
+            wanted++;
+        }
+    }
+    PHI_ASSERT(wanted <= ctx->n_logits_max);
+    if (wanted) {
+        head(ctx, compute, weights, ctx->x, wanted, ctx->logits);
+    }
+    return ctx->logits;
+}
+
+void phi_forward_embed(const phi_weights *ends, const int32_t *tokens, uint32_t n_tok, float *x)
+{
+    for (uint32_t i = 0; i < n_tok; i++) {
+        phi_weight_row(&ends->embedding, (uint32_t)tokens[i],
+                       x + (size_t)i * ends->description.n_embd);
+    }
+}
+
+void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
+                       const phi_layer_weights *layer, float *x, uint32_t position, uint32_t n_tok,
+                       const phi_kv_view *kv)
+{
+    PHI_ASSERT(n_tok > 0 && n_tok <= ctx->n_tok_max);
+    for (uint32_t i = 0; i < n_tok; i++) {
+        ctx->rows[i] = (phi_row){.position = position + i};
+    }
+    prepare_angles(ctx, ctx->rows, n_tok, kv);
+    layer_call call = {.layer = layer, .rows = ctx->rows, .n_rows = n_tok, .views = kv, .x = x};
+    run_layer(ctx, compute, &call);
+}
+
+void phi_forward_logits(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
+                        const float *x, uint32_t n_tok, float *out)
+{
+    PHI_ASSERT(n_tok > 0 && n_tok <= ctx->n_tok_max);
+    head(ctx, compute, ends, x, n_tok, out);
+}

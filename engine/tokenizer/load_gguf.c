@@ -24,6 +24,7 @@ static const pre_type pre_types[] = {
     {"phi-2", {PHI_PATTERN_GPT2}},
     {"dbrx", {PHI_PATTERN_CL100K}},
     {"gpt-4o", {PHI_PATTERN_O200K}},
+    {"starcoder", {"\\p{N}", PHI_PATTERN_GPT2}},
     {"default", {"[\\p{P}\\$\\+<=>\\^~\\|]+", PHI_PATTERN_GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
 };
 
@@ -276,10 +277,11 @@ static phi_status load_pre(phi_tokenizer *tokenizer, const phi_gguf *gguf, phi_e
         }
         return status;
     }
-    return phi_fail(err, PHI_E_UNSUPPORTED,
-                    "%s: tokenizer.ggml.pre \"%.40s\" is not supported (gpt-2, phi-2, dbrx, gpt-4o "
-                    "and default are)",
-                    tokenizer->label, pre.text);
+    return phi_fail(
+        err, PHI_E_UNSUPPORTED,
+        "%s: tokenizer.ggml.pre \"%.40s\" is not supported (gpt-2, phi-2, dbrx, gpt-4o, starcoder "
+        "and default are)",
+        tokenizer->label, pre.text);
 }
 
 static phi_status load_merge(phi_tokenizer *tokenizer, const phi_gguf_string *merge, uint64_t rank,

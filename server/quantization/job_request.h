@@ -1,0 +1,45 @@
+/*
+ * Purpose: the body of POST /v1/quantization/jobs, checked and typed; stored jobs are read back
+ *          through the same door.
+ * Owns:    phi_job_request owns its strings and JSON from parse to done.
+ * Threads: [any]; plain data.
+ * Errors:  PHI_E_INVALID or PHI_E_UNSUPPORTED with `param` set: what is wrong and what is right.
+ * Limits:  PHI_LIMIT_JOB_FILES, PHI_LIMIT_METADATA_*.
+ */
+#ifndef PHI_SERVER_QUANTIZATION_JOB_REQUEST_H
+#define PHI_SERVER_QUANTIZATION_JOB_REQUEST_H
+
+#include "base/status.h"
+#include "engine/engine.h"
+#include "server/store/store.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum phi_job_source_kind {
+    PHI_JOB_SOURCE_FILES, /* uploaded files by id */
+    PHI_JOB_SOURCE_MODEL, /* what an earlier job of that name read */
+    PHI_JOB_SOURCE_PATH,  /* a directory or GGUF on this machine */
+} phi_job_source_kind;
+
+typedef struct phi_job_request {
+    char model[PHI_LIMIT_NAME_BYTES];
+    phi_precision precision;
+    phi_job_source_kind source;
+    char (*file_ids)[PHI_STORE_ID_BYTES]; /* FILES */
+    size_t n_file_ids;
+    char *source_name; /* MODEL, PATH */
+    uint32_t group_size;
+    bool symmetric;
+    double kl_divergence_max;              /* negative: no limit */
+    double perplexity_ratio_max;           /* result / source; negative: no limit */
+    char eval_file_id[PHI_STORE_ID_BYTES]; /* "": the engine's own text */
+    json_t *normal; /* the request with its defaults, as it is stored and shown */
+} phi_job_request;
+
+phi_status phi_job_request_parse(const json_t *body, phi_job_request *out_request,
+                                 phi_err *err) PHI_MUST_CHECK;
+void phi_job_request_done(phi_job_request *request);
+
+#endif

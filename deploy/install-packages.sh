@@ -3,6 +3,7 @@
 #   install-packages.sh build      to build and run
 #   install-packages.sh test       also what the tests need
 #   install-packages.sh container  also what builds and runs images without a Docker engine
+#   install-packages.sh peers      also what the software to compare with is built from
 set -eu
 
 build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-dev libopenblas-dev
@@ -10,13 +11,15 @@ build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-d
 tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-pytest
     python3-requests nginx-light systemd'
 container='buildah podman runc debootstrap zstd'
+peers='python3-venv g++'
 
 case "${1:-build}" in
 build) wanted="$build" ;;
 test) wanted="$build $tests" ;;
 container) wanted="$build $tests $container" ;;
+peers) wanted="$build $tests $peers" ;;
 *)
-    echo "usage: install-packages.sh [build|test|container]" >&2
+    echo "usage: install-packages.sh [build|test|container|peers]" >&2
     exit 2
     ;;
 esac

@@ -77,6 +77,7 @@ stage_container() {
 }
 
 stage_peers() {
+    deploy/install-packages.sh peers
     build release
     tests/peers/run.sh
 }

@@ -460,16 +460,21 @@ static void test_unreadable_types(void **state)
 static void test_cut_anywhere(void **state)
 {
     (void)state;
-    char *data;
-    size_t bytes;
+    const char *path = write_round_trip();
+    phi_gguf *gguf;
     phi_err err;
-    assert_int_equal(phi_file_read_text(write_round_trip(), 1U << 20, &data, &bytes, &err), PHI_OK);
-    for (size_t cut = 0; cut + 12 < bytes; cut++) {
-        phi_gguf *gguf;
-        const char *path = fixture_write(&f, "cut.gguf", data, cut);
-        assert_int_equal(phi_gguf_open(path, &gguf, &err), PHI_E_FORMAT);
+    assert_int_equal(phi_gguf_open(path, &gguf, &err), PHI_OK);
+    uint64_t bytes = phi_gguf_file(gguf)->bytes;
+    phi_gguf_close(gguf);
+    /* The last tensor has 20 bytes and 12 of padding. */
+    for (uint64_t cut = bytes; cut-- > 0;) {
+        assert_int_equal(truncate(path, (off_t)cut), 0);
+        phi_status status = phi_gguf_open(path, &gguf, &err);
+        assert_int_equal(status, cut >= bytes - 12 ? PHI_OK : PHI_E_FORMAT);
+        if (status == PHI_OK) {
+            phi_gguf_close(gguf);
+        }
     }
-    phi_free(data);
 }
 
 static void test_out_of_memory(void **state)

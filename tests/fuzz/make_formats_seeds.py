@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz targets safetensors, gguf and hf_config.
+
+They are small, valid files (and a few that are just wrong), so that mutations start close to what
+the readers accept. Usage: make_formats_seeds.py [CORPUS_DIRECTORY]
+"""
+import json
+import os
+import struct
+import sys
+
+ROOT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "corpus")
+
+
+def write(target, name, data):
+    os.makedirs(os.path.join(ROOT, target), exist_ok=True)
+    with open(os.path.join(ROOT, target, name), "wb") as out:
+        out.write(data)
+
+
+def safetensors(tensors, metadata=None):
+    header, data = {}, b""
+    if metadata is not None:
+        header["__metadata__"] = metadata
+    for name, dtype, shape, size in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + size]}
+        data += bytes(i & 255 for i in range(size))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def text(value):
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def value(kind, item):
+    if kind == "u32":
+        return struct.pack("<II", 4, item)
+    if kind == "f32":
+        return struct.pack("<If", 6, item)
+    if kind == "bool":
+        return struct.pack("<IB", 7, item)
+    if kind == "str":
+        return struct.pack("<I", 8) + text(item)
+    if kind == "strs":
+        return struct.pack("<IIQ", 9, 8, len(item)) + b"".join(text(s) for s in item)
+    code, letter = {"i32s": (5, "i"), "f32s": (6, "f"), "u8s": (0, "B"), "f64s": (12, "d")}[kind]
+    return struct.pack("<IIQ", 9, code, len(item)) + struct.pack(f"<{len(item)}{letter}", *item)
+
+
+BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 8: (32, 34), 12: (256, 144), 30: (1, 2)}
+
+
+def gguf(values, tensors, version=3):
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values))
+    for key, kind, item in values:
+        head += text(key) + value(kind, item)
+    offset, data = 0, b""
+    for name, kind, dims in tensors:  # dims as GGUF lists them: contiguous first
+        head += text(name) + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims)
+        head += struct.pack("<IQ", kind, offset)
+        elements, size = BLOCKS[kind]
+        count = dims[0] // elements * size
+        for dim in dims[1:]:
+            count *= dim
+        part = bytes(i * 7 & 63 for i in range(count))
+        part += b"\0" * (-len(part) % 32)
+        data, offset = data + part, offset + len(part)
+    head += b"\0" * (-len(head) % 32)
+    return head + data
+
+
+def phi3(split=False, long_rope=False):
+    """The smallest phi3 model: one layer, one head of 2, two tokens."""
+    values = [
+        ("general.architecture", "str", "phi3"),
+        ("phi3.context_length", "u32", 8),
+        ("phi3.embedding_length", "u32", 2),
+        ("phi3.block_count", "u32", 1),
+        ("phi3.feed_forward_length", "u32", 2),
+        ("phi3.attention.head_count", "u32", 1),
+        ("phi3.attention.layer_norm_rms_epsilon", "f32", 1e-5),
+        ("phi3.attention.sliding_window", "u32", 3),
+        ("tokenizer.ggml.eos_token_id", "u32", 1),
+        ("phid.eos_token_ids", "i32s", [0, 1]),
+    ]
+    tensors = [
+        ("token_embd.weight", 1, [2, 2]),
+        ("blk.0.attn_norm.weight", 0, [2]),
+        ("blk.0.attn_output.weight", 1, [2, 2]),
+        ("blk.0.ffn_norm.weight", 0, [2]),
+        ("blk.0.ffn_down.weight", 30, [2, 2]),
+        ("output_norm.weight", 0, [2]),
+    ]
+    if split:
+        tensors += [(f"blk.0.attn_{p}.weight", 1, [2, 2]) for p in "qkv"]
+        tensors += [("blk.0.ffn_gate.weight", 1, [2, 2]), ("blk.0.ffn_up.weight", 1, [2, 2])]
+    else:
+        tensors += [("blk.0.attn_qkv.weight", 1, [2, 6]), ("blk.0.ffn_up.weight", 1, [2, 4])]
+        tensors += [("output.weight", 0, [2, 2])]
+    if long_rope:
+        values += [("phi3.rope.scaling.attn_factor", "f32", 1.19)]
+        tensors += [("rope_factors_long.weight", 0, [1]), ("rope_factors_short.weight", 0, [1])]
+    return gguf(values, tensors)
+
+
+write("safetensors", "three", safetensors(
+    [("b", "F16", [2, 3], 12), ("a", "F32", [2], 8), ("c", "BF16", [], 2)], {"format": "pt"}))
+write("safetensors", "others", safetensors(
+    [("q", "I32", [2], 8), ("e", "U8", [0, 4], 0), ("f", "F4", [4], 2), ("g", "F8_E4M3", [1, 1, 3], 3)]))
+write("safetensors", "empty", safetensors([]))
+write("safetensors", "hole", struct.pack("<Q", 60) +
+      b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}      ' + bytes(8))
+
+write("gguf", "values", gguf([
+    ("a", "u32", 7), ("b", "f32", 1.5), ("c", "bool", 1), ("d", "str", "text"),
+    ("e", "strs", ["one", "", "three"]), ("f", "i32s", [-1, 2]), ("g", "f32s", [0.5]),
+    ("h", "u8s", [1, 2, 3]), ("i", "f64s", [2.5]), ("general.alignment", "u32", 64)], []))
+write("gguf", "types", gguf([], [
+    ("q8", 8, [32, 2]), ("q4", 2, [64]), ("q41", 3, [32]), ("k", 12, [256])], version=2))
+write("gguf", "phi3", phi3())
+write("gguf", "phi3_split", phi3(split=True))
+write("gguf", "phi3_long", phi3(long_rope=True))
+
+TINY = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_size": 32,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 64, "vocab_size": 96, "max_position_embeddings": 128,
+        "bos_token_id": 1, "eos_token_id": 2}
+LONG = dict(TINY, original_max_position_embeddings=64, sliding_window=17, rms_norm_eps=1e-6,
+            partial_rotary_factor=0.5, tie_word_embeddings=True, _name_or_path="a/b",
+            rope_scaling={"type": "su", "short_factor": [1, 2], "long_factor": [3.5, 4]})
+NEWER = dict(TINY, head_dim=16, rope_parameters={
+    "rope_type": "longrope", "rope_theta": 5e5, "partial_rotary_factor": 0.25,
+    "original_max_position_embeddings": 32, "attention_factor": 1.5,
+    "short_factor": [1, 2], "long_factor": [3, 4]})
+GENERATION = {"eos_token_id": [2, 5], "pad_token_id": 0}
+INDEX = {"metadata": {"total_size": 8}, "weight_map": {"a": "shard", "b": "shard"}}
+
+
+def directory(*parts):
+    return b"\0".join(json.dumps(part, separators=(",", ":")).encode() for part in parts)
+
+
+write("hf_config", "tiny", directory(TINY, GENERATION, INDEX))
+write("hf_config", "long", directory(LONG, GENERATION, INDEX))
+write("hf_config", "newer", directory(NEWER, GENERATION, INDEX))
+write("hf_config", "refused", directory(
+    {"architectures": ["PhiForCausalLM"], "model_type": "phi"}, GENERATION,
+    {"weight_map": {"a": "../shard"}}))

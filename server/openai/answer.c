@@ -271,7 +271,7 @@ static phi_status submit_choice(phi_answer *answer, phi_choice *choice, phi_err 
         options.stop[i] = params->stop[i];
     }
     /* Choices of one prompt must differ: a given seed is the first one's. */
-    options.sampling.seed += choice->index;
+    options.sampling.seed += choice->index % params->n;
     phi_status status =
         phi_engine_generate(answer->app->engine, answer->model, &options, &choice->generation, err);
     if (!status) {

@@ -104,7 +104,8 @@ static void write_tensor(FILE *file, const random_model *m, const planned *tenso
         deviation *= 0.5F;
     }
     /* Embeddings of unit size, so that the layers have something to work on. */
-    deviation = strcmp(tensor->name, "model.embed_tokens.weight") == 0 ? 1.0F : deviation;
+    bool embedding = strcmp(tensor->name, "model.embed_tokens.weight") == 0;
+    deviation = embedding && !m->tied ? 1.0F : deviation;
     for (uint32_t r = 0; r < (tensor->rows ? tensor->rows : 1); r++) {
         for (uint32_t i = 0; i < tensor->cols; i++) {
             float z = random_normal(state);

@@ -9,3 +9,4 @@ target_compile_options(test_quant_model PRIVATE -Wno-conversion -Wno-sign-conver
 set(QUANT_TEST_LIBS test_quant_model phi_quant)
 phid_test(engine.quant.quantize ${TEST_DIR}/test_quantize.c LIBS ${QUANT_TEST_LIBS})
 phid_test(engine.quant.resources ${TEST_DIR}/test_resources.c LIBS ${QUANT_TEST_LIBS})
+phid_test(engine.quant.quality ${TEST_DIR}/test_quality.c LIBS ${QUANT_TEST_LIBS})

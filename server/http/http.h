@@ -10,6 +10,9 @@
  * A handler must do exactly one of: answer (phi_respond_*), begin a stream, or defer. After
  * phi_request_defer it answers later, once, on the loop thread; or its `gone` callback tells that
  * the client left, after which the request must not be touched.
+ *
+ * A client that closes its sending half while an answer is being made or streamed looks the same as
+ * one that left, and is treated so.
  */
 #ifndef PHI_SERVER_HTTP_HTTP_H
 #define PHI_SERVER_HTTP_HTTP_H
@@ -24,6 +27,7 @@
 
 struct uv_loop_s;
 
+typedef struct phi_work phi_work;
 typedef struct phi_http phi_http;
 typedef struct phi_request phi_request;
 typedef struct phi_stream phi_stream;
@@ -81,6 +85,8 @@ const json_t *phi_request_json(const phi_request *request);
 /* What access control found out: identity for fairness (0: anonymous). */
 uint64_t phi_request_client(const phi_request *request);
 void phi_request_set_client(phi_request *request, uint64_t client);
+/* Bytes of the answer's body that were handed to the client so far; for logs. */
+uint64_t phi_request_answer_bytes(const phi_request *request);
 /* Monotonic time at which the request began. */
 uint64_t phi_request_started_ns(const phi_request *request);
 
@@ -120,6 +126,7 @@ typedef struct phi_route {
 
 typedef struct phi_http_options {
     struct uv_loop_s *loop;
+    phi_work *work; /* body sinks and the parsing of long bodies run here */
     const char *listen;
     uint64_t json_body_bytes_max;
     uint64_t upload_bytes_max;
@@ -130,7 +137,10 @@ typedef struct phi_http_options {
     void *app; /* passed to handlers and sinks */
     /* [loop] Before a route that is not open: false when it has answered the request itself. */
     bool (*admit)(void *app, phi_request *request);
-    /* [loop] After each answer, for logs and metrics. */
+    /* [loop] Answers a request whose sink failed. */
+    void (*fail)(void *app, phi_request *request, const phi_err *err);
+    /* [loop] After each answer, for logs and metrics. `route_pattern` is NULL when no route
+     * matched; `status` is 499 when the client left before there was one. */
     void (*finished)(void *app, const phi_request *request, const char *route_pattern,
                      unsigned status, uint64_t duration_ns);
 } phi_http_options;

@@ -8,7 +8,8 @@
  *
  * One table row per setting (settings_table.c) gives name, type, range, default and help; file
  * keys ("max_upload = 64G"), environment names (PHID_MAX_UPLOAD), flags (--max-upload), the example
- * file and --help all come from it.
+ * file and --help all come from it. A variable PHID_... that is no setting is refused only where it
+ * looks like a typing error, as other programs may share the prefix.
  */
 #ifndef PHI_CONFIG_SETTINGS_H
 #define PHI_CONFIG_SETTINGS_H
@@ -48,6 +49,9 @@ typedef struct phi_settings {
 phi_status phi_settings_load(phi_settings *out_settings, int argc, char *const *argv,
                              char *const *environ_, phi_err *err) PHI_MUST_CHECK;
 void phi_settings_done(phi_settings *settings);
+/* Reads a file for its errors alone: one line each, all of them. */
+phi_status phi_settings_check_file(const char *path, phi_buf *out_report,
+                                   size_t *out_errors) PHI_MUST_CHECK;
 /* The example file: every setting with its help and default, commented out. */
 phi_status phi_settings_example(phi_buf *out_text) PHI_MUST_CHECK;
 /* The flags part of --help. */

@@ -79,7 +79,7 @@ void phi_file_forget(const phi_file *file, uint64_t offset, uint64_t bytes)
 phi_status phi_file_read_text(const char *path, size_t max_bytes, char **out_text,
                               size_t *out_bytes, phi_err *err)
 {
-    phi_file file;
+    phi_file file = {.fd = -1};
     phi_status status = phi_file_open(path, &file, err);
     if (status) {
         return status;

@@ -93,7 +93,7 @@ static phi_status take_number(reader *r, const char *what, size_t bytes, uint64_
 
 static phi_status take_u32(reader *r, const char *what, uint32_t *out)
 {
-    uint64_t value;
+    uint64_t value = 0;
     phi_status status = take_number(r, what, sizeof *out, &value);
     if (!status) {
         *out = (uint32_t)value;
@@ -117,7 +117,7 @@ static void *keep(reader *r, uint64_t bytes, phi_status *status)
 
 static phi_status take_string(reader *r, const char *what, size_t max_bytes, phi_gguf_string *out)
 {
-    uint64_t bytes;
+    uint64_t bytes = 0;
     phi_status status = take_number(r, what, sizeof bytes, &bytes);
     if (status) {
         return status;
@@ -141,7 +141,7 @@ static phi_status take_string(reader *r, const char *what, size_t max_bytes, phi
 
 static phi_status take_type(reader *r, const char *key, phi_gguf_type *out)
 {
-    uint32_t type;
+    uint32_t type = 0;
     phi_status status = take_u32(r, "a value's type", &type);
     if (status) {
         return status;
@@ -228,7 +228,7 @@ static phi_status take_array(reader *r, phi_gguf_value *value)
 
 static phi_status take_value(reader *r, phi_gguf_value *value)
 {
-    phi_gguf_string key;
+    phi_gguf_string key = {.text = ""};
     phi_status status = take_string(r, "a key", KEY_BYTES_MAX, &key);
     if (status) {
         return status;
@@ -250,7 +250,7 @@ static phi_status take_value(reader *r, phi_gguf_value *value)
     if (value->type == PHI_GGUF_STRING) {
         return take_string(r, value->key, PHI_LIMIT_GGUF_STRING_BYTES, &value->as.string);
     }
-    uint64_t bits;
+    uint64_t bits = 0;
     status = take_number(r, value->key, phi_gguf_number_bytes(value->type), &bits);
     return status ? status : set_number(r, value, bits);
 }
@@ -354,7 +354,7 @@ static phi_status take_dims(reader *r, phi_tensor_entry *entry)
 
 static phi_status take_tensor(reader *r, phi_tensor_entry *entry)
 {
-    phi_gguf_string name;
+    phi_gguf_string name = {.text = ""};
     phi_status status = take_string(r, "a tensor's name", TENSOR_NAME_BYTES_MAX, &name);
     if (status) {
         return status;
@@ -366,7 +366,7 @@ static phi_status take_tensor(reader *r, phi_tensor_entry *entry)
     }
     entry->name = name.text;
     status = take_dims(r, entry);
-    uint32_t type;
+    uint32_t type = 0;
     if (!status) {
         status = take_u32(r, entry->name, &type);
     }
@@ -384,11 +384,12 @@ static phi_status take_tensors(reader *r, uint64_t count)
     phi_gguf *gguf = r->gguf;
     gguf->tensors = phi_try_alloc_zero((size_t)count, sizeof *gguf->tensors);
     phi_strmap *names = phi_strmap_create((size_t)count);
-    phi_status status = PHI_OK;
     if (!gguf->tensors || !names) {
-        status = phi_fail(r->err, PHI_E_NO_MEMORY, "not enough memory for the tensor list of %s",
-                          r->label);
+        phi_strmap_destroy(names);
+        return phi_fail(r->err, PHI_E_NO_MEMORY, "not enough memory for the tensor list of %s",
+                        r->label);
     }
+    phi_status status = PHI_OK;
     for (size_t i = 0; i < count && !status; i++) {
         status = take_tensor(r, &gguf->tensors[i]);
         if (!status) {
@@ -448,7 +449,7 @@ static phi_status check_apart(reader *r)
 static phi_status place_tensors(reader *r)
 {
     phi_gguf *gguf = r->gguf;
-    uint32_t alignment;
+    uint32_t alignment = ALIGNMENT_DEFAULT;
     phi_status status = get_alignment(r, &alignment);
     if (status || gguf->tensor_count == 0) {
         return status;
@@ -481,7 +482,7 @@ static phi_status take_version(reader *r)
     if (left(r) < sizeof magic + sizeof(uint32_t)) {
         return fail_early(r, "the magic and version", sizeof magic + sizeof(uint32_t));
     }
-    uint32_t version;
+    uint32_t version = 0;
     phi_status status = take(r, magic, sizeof magic);
     if (!status) {
         status = take_u32(r, "the version", &version);
@@ -511,7 +512,7 @@ static phi_status take_version(reader *r)
 static phi_status take_count(reader *r, const char *what, uint64_t bytes_min, uint64_t max,
                              uint64_t *out)
 {
-    uint64_t count;
+    uint64_t count = 0;
     phi_status status = take_number(r, what, sizeof count, &count);
     if (status) {
         return status;
@@ -531,8 +532,8 @@ static phi_status take_count(reader *r, const char *what, uint64_t bytes_min, ui
 
 static phi_status read_all(reader *r)
 {
-    uint64_t tensors;
-    uint64_t values;
+    uint64_t tensors = 0;
+    uint64_t values = 0;
     phi_status status = take_version(r);
     if (!status) {
         status = take_count(r, "a tensor count", TENSOR_BYTES_MIN, PHI_LIMIT_TENSORS, &tensors);

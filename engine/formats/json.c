@@ -79,8 +79,8 @@ phi_status phi_json_parse_object(const char *text, size_t bytes, const char *lab
 phi_status phi_json_load_object(const char *path, size_t max_bytes, json_t **out_object,
                                 phi_err *err)
 {
-    char *text;
-    size_t bytes;
+    char *text = NULL;
+    size_t bytes = 0;
     phi_status status = phi_file_read_text(path, max_bytes, &text, &bytes, err);
     if (status) {
         return status;

@@ -311,8 +311,8 @@ phi_status phi_safetensors_open(const char *path, phi_safetensors *out_file, phi
     if (status) {
         return status;
     }
-    char *text;
-    size_t bytes;
+    char *text = NULL;
+    size_t bytes = 0;
     json_t *header = NULL;
     status = read_header_text(&file.file, &text, &bytes, err);
     if (!status) {

@@ -4,6 +4,9 @@
 #include "engine/kernels/sets.h"
 
 #include <string.h>
+#ifdef PHID_KERNELS_AVX2
+#include <cpuid.h>
+#endif
 
 /* Best first; the portable set, which runs everywhere, is last. */
 typedef struct set_entry {
@@ -20,10 +23,14 @@ static bool anywhere(void)
 #ifdef PHID_KERNELS_AVX2
 static bool has_avx2(void)
 {
-    /* The compiler's run-time asks XGETBV too, so that a system that does not save the wide
-     * registers counts as one without them. */
+    unsigned eax;
+    unsigned ebx;
+    unsigned ecx;
+    unsigned edx;
+    /* The compilers' run-time asks XGETBV too, so that a system that does not save the wide
+     * registers counts as one without them. Not every compiler knows F16C by name. */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 #endif
 

@@ -113,6 +113,23 @@ static phi_status check_length(size_t bytes, phi_err *err)
     return PHI_OK;
 }
 
+phi_status phi_tokenizer_encode_marked(const phi_tokenizer *tokenizer, const char *text,
+                                       const char *trust, size_t bytes, phi_tokens *out_tokens,
+                                       phi_err *err)
+{
+    phi_status status = check_length(bytes, err);
+    if (status != PHI_OK) {
+        return status;
+    }
+    size_t before = out_tokens->count;
+    encoder self = {.tokenizer = tokenizer, .out = out_tokens, .err = err};
+    status = encode_marked(&self, text, trust, bytes);
+    if (status != PHI_OK) {
+        out_tokens->count = before;
+    }
+    return status;
+}
+
 phi_status phi_tokenizer_encode(const phi_tokenizer *tokenizer, const char *text, size_t bytes,
                                 const phi_encode_options *options, phi_tokens *out_tokens,
                                 phi_err *err)
@@ -159,18 +176,14 @@ phi_status phi_tokenizer_encode_spans(const phi_tokenizer *tokenizer, const phi_
     for (size_t i = 0; i < count; i++) {
         phi_marked_append(&joined, spans[i].text, spans[i].bytes, spans[i].trusted);
     }
-    size_t before = out_tokens->count;
     phi_status status = PHI_OK;
     if (phi_marked_failed(&joined)) {
         status = phi_fail(err, PHI_E_NO_MEMORY, "not enough memory to encode %zu bytes", bytes);
     } else {
-        encoder self = {.tokenizer = tokenizer, .out = out_tokens, .err = err};
-        status = encode_marked(&self, phi_buf_text(&joined.text), phi_buf_text(&joined.trust),
-                               joined.text.length_bytes);
+        status = phi_tokenizer_encode_marked(tokenizer, phi_buf_text(&joined.text),
+                                             phi_buf_text(&joined.trust), joined.text.length_bytes,
+                                             out_tokens, err);
     }
     phi_marked_done(&joined);
-    if (status != PHI_OK) {
-        out_tokens->count = before;
-    }
     return status;
 }

@@ -116,4 +116,9 @@ phi_status phi_tokenizer_put_added(phi_tokenizer *tokenizer, const phi_added_lis
 phi_status phi_tokenizer_apply_config(phi_tokenizer *tokenizer, const json_t *config,
                                       phi_err *err) PHI_MUST_CHECK;
 
+/* Encodes `text`, in which control tokens count where `trust` has 1 for all of their bytes. */
+phi_status phi_tokenizer_encode_marked(const phi_tokenizer *tokenizer, const char *text,
+                                       const char *trust, size_t bytes, phi_tokens *out_tokens,
+                                       phi_err *err) PHI_MUST_CHECK;
+
 #endif

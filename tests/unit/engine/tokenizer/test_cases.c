@@ -146,11 +146,70 @@ static void check_case(const phi_tokenizer *tokenizer, const json_t *json)
     phi_tokens_done(&tokens);
 }
 
+static phi_chat_message *read_messages(const json_t *list, size_t *out_count)
+{
+    size_t count = json_array_size(list);
+    phi_chat_message *messages = phi_alloc_zero(count + 1, sizeof *messages);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *message = json_array_get(list, i);
+        const json_t *content = json_object_get(message, "content");
+        messages[i] = (phi_chat_message){
+            .role = json_string_value(json_object_get(message, "role")),
+            .content = json_string_value(content),
+            .content_bytes = json_string_length(content),
+        };
+    }
+    *out_count = count;
+    return messages;
+}
+
+/*
+ * The rendered text is the reference's, and so are the ids of that text. The prompt's own ids are
+ * the same too unless a message tries to write a control token, which then stays plain text.
+ */
+static void check_chat(const phi_tokenizer *tokenizer, const json_t *json)
+{
+    phi_err err = {.code = PHI_OK};
+    phi_chat_template *chat = NULL;
+    if (phi_chat_template_create(tokenizer, &chat, &err) != PHI_OK) {
+        fail_msg("%s", err.message);
+    }
+    size_t count = 0;
+    phi_chat_message *messages = read_messages(json_object_get(json, "messages"), &count);
+    phi_buf text;
+    phi_buf_init(&text, SIZE_MAX);
+    if (phi_chat_render(chat, messages, count, true, &text, &err) != PHI_OK) {
+        fail_msg("%s", err.message);
+    }
+    const char *want = json_string_value(json_object_get(json, "text"));
+    assert_string_equal(phi_buf_text(&text), want);
+    phi_tokens tokens;
+    phi_tokens_init(&tokens);
+    phi_encode_options options = {.mode = PHI_PARSE_SPECIAL};
+    assert_int_equal(
+        phi_tokenizer_encode(tokenizer, want, strlen(want), &options, &tokens, NULL), PHI_OK);
+    assert_ids(json_object_get(json, "ids"), &tokens, want);
+    tokens.count = 0;
+    assert_int_equal(phi_chat_encode(chat, messages, count, true, &tokens, NULL), PHI_OK);
+    bool injects = strstr(want, "injected") && phi_tokenizer_find(tokenizer, "<|end|>") >= 0;
+    if (injects) {
+        assert_true(tokens.count > json_array_size(json_object_get(json, "ids")));
+    } else {
+        assert_ids(json_object_get(json, "ids"), &tokens, want);
+    }
+    phi_tokens_done(&tokens);
+    phi_buf_done(&text);
+    phi_free(messages);
+    phi_chat_template_destroy(chat);
+}
+
 static void run_cases(const char *name)
 {
     char *dir;
     phi_tokenizer *tokenizer = open_named(name, &dir);
     assert_true(each_line(dir, "cases.jsonl", tokenizer, check_case) > 30);
+    bool chats = phi_tokenizer_chat_template(tokenizer) != NULL;
+    assert_int_equal(each_line(dir, "chat.jsonl", tokenizer, check_chat), chats ? 4 : 0);
     phi_free(dir);
     phi_tokenizer_destroy(tokenizer);
 }

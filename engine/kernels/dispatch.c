@@ -6,6 +6,9 @@
 #include <string.h>
 #ifdef PHID_KERNELS_AVX2
 #include <cpuid.h>
+#define SET_NAMES "avx2 and portable"
+#else
+#define SET_NAMES "portable"
 #endif
 
 /* Best first; the portable set, which runs everywhere, is last. */
@@ -57,8 +60,7 @@ static phi_status select_named(const char *isa, const phi_kernels **out_kernels,
         return PHI_OK;
     }
     return phi_fail(err, PHI_E_INVALID,
-                    "there is no kernel set '%s' in this build; it has portable%s", isa,
-                    N_SETS > 1 ? " and avx2" : " only");
+                    "there is no kernel set '%s' in this build; it has " SET_NAMES, isa);
 }
 
 phi_status phi_kernels_select(const char *isa, const phi_kernels **out_kernels, phi_err *err)

@@ -55,8 +55,10 @@ struct phi_registry {
     phi_app *app;
     slot **slots;
     size_t n_slots;
-    slot *removed; /* off the list, still in use or loading */
-    drop *drops;   /* the pool was full: submitted when something ends */
+    slot *removed;  /* off the list, still in use or loading */
+    drop *drops;    /* the pool was full: submitted when something ends */
+    size_t pending; /* loads and drops on the pool */
+    bool closing;   /* freed when nothing of the above is left */
 };
 
 static void load_start(slot *self);
@@ -97,16 +99,27 @@ static void drop_run(void *arg)
 
 static void drops_submit(phi_registry *registry);
 
+/* Frees a registry that is closing once its last load or drop has ended. */
+static void settle(phi_registry *registry)
+{
+    if (registry->closing && registry->pending == 0 && !registry->removed && !registry->drops) {
+        phi_free(registry->slots);
+        phi_free(registry);
+    }
+}
+
 static void drop_done(void *arg)
 {
     drop *self = arg;
     phi_registry *registry = self->registry;
     slot *then_load = self->then_load;
     phi_free(self);
+    registry->pending--;
     drops_submit(registry);
     if (then_load) {
         load_start(then_load);
     }
+    settle(registry);
 }
 
 static void drops_submit(phi_registry *registry)
@@ -117,6 +130,7 @@ static void drops_submit(phi_registry *registry)
             return;
         }
         registry->drops = self->next;
+        registry->pending++;
     }
 }
 
@@ -217,14 +231,8 @@ static void load_failed(slot *self)
     answer_waiters(self);
 }
 
-static void load_done(void *arg)
+static void load_succeeded(slot *self)
 {
-    slot *self = arg;
-    drops_submit(self->registry);
-    if (self->status) {
-        load_failed(self);
-        return;
-    }
     phi_model_info info;
     phi_model_info_get(self->loaded, &info);
     self->entry.model = self->loaded;
@@ -239,8 +247,23 @@ static void load_done(void *arg)
     answer_waiters(self);
 }
 
+static void load_done(void *arg)
+{
+    slot *self = arg;
+    phi_registry *registry = self->registry;
+    registry->pending--;
+    drops_submit(registry);
+    if (self->status) {
+        load_failed(self);
+    } else {
+        load_succeeded(self);
+    }
+    settle(registry);
+}
+
 static void load_start(slot *self)
 {
+    self->registry->pending++;
     self->entry.state = PHI_REGISTRY_LOADING;
     self->load_started_ns = phi_clock_ns();
     self->err = (phi_err){0};
@@ -250,6 +273,7 @@ static void load_start(slot *self)
         (void)phi_fail(&self->err, PHI_E_BUSY,
                        "too many models are waiting to be loaded; try "
                        "again in a moment");
+        self->registry->pending--;
         self->entry.state = PHI_REGISTRY_COLD;
         answer_waiters(self);
     }
@@ -417,6 +441,7 @@ void phi_registry_release(phi_registry *registry, phi_model *model)
     /* Never the last one: the slot still holds its own. */
     phi_model_unref(model);
     slot_settle(self);
+    settle(registry);
 }
 
 /* ---- create and destroy ---- */
@@ -456,19 +481,9 @@ void phi_registry_destroy(phi_registry *registry)
     if (!registry) {
         return;
     }
-    /* The loop has ended: nothing is loading or in use, and waiting here harms nobody. */
-    PHI_ASSERT(!registry->removed);
-    for (size_t i = 0; i < registry->n_slots; i++) {
-        phi_model_unref(registry->slots[i]->entry.model);
-        registry->slots[i]->entry.model = NULL;
-        slot_free(registry->slots[i]);
+    registry->closing = true;
+    while (registry->n_slots > 0) {
+        slot_remove(registry->slots[--registry->n_slots]);
     }
-    while (registry->drops) {
-        drop *task = registry->drops;
-        registry->drops = task->next;
-        phi_model_unref(task->model);
-        phi_free(task);
-    }
-    phi_free(registry->slots);
-    phi_free(registry);
+    settle(registry);
 }

@@ -48,6 +48,8 @@ typedef struct phi_registry_entry {
 
 phi_status phi_registry_create(struct phi_app *app, phi_registry **out_registry,
                                phi_err *err) PHI_MUST_CHECK;
+/* Ends by itself: models are given back on the worker pool, so the loop has to run until that has
+ * no PHI_WORK_LOAD left. Nothing may be acquired any more. */
 void phi_registry_destroy(phi_registry *registry);
 
 /* Entries in order of creation; views valid until the registry changes. */

@@ -302,7 +302,7 @@ static phi_status publish(run *self, phi_err *err)
         return status;
     }
     phi_random_id("file-", file.id, sizeof file.id);
-    (void)snprintf(file.filename, sizeof file.filename, "%s-%s.gguf", record->model,
+    (void)snprintf(file.filename, sizeof file.filename, "%.64s-%s.gguf", record->model,
                    record->precision);
     (void)snprintf(model.name, sizeof model.name, "%s", record->model);
     (void)snprintf(model.precision, sizeof model.precision, "%s", record->precision);

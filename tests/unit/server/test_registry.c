@@ -194,6 +194,7 @@ static int teardown(void **state)
     (void)state;
     (void)run_all();
     phi_registry_destroy(registry);
+    (void)run_all();
     assert_int_equal(models_alive, 0);
     return 0;
 }
@@ -375,6 +376,20 @@ static void test_no_room_and_nothing_idle(void **state)
     phi_registry_release(registry, one.model);
 }
 
+static void test_destroyed_while_loading(void **state)
+{
+    (void)state;
+    answer one = {0};
+    phi_registry_acquire(registry, "a", NULL, on_ready, &one);
+    phi_registry_destroy(registry);
+    (void)run_all();
+    assert_int_equal(one.calls, 1);
+    phi_registry_release(registry, one.model);
+    (void)run_all();
+    assert_int_equal(models_alive, 0);
+    (void)setup(state);
+}
+
 static void test_full_pool(void **state)
 {
     (void)state;
@@ -413,6 +428,7 @@ int main(void)
         CASE(test_idle_model_makes_room),
         CASE(test_no_room_and_nothing_idle),
         CASE(test_full_pool),
+        CASE(test_destroyed_while_loading),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

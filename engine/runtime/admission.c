@@ -35,7 +35,7 @@ static uint32_t pages_open(const phi_served *served)
 static phi_generation *youngest_paused(const phi_served *served)
 {
     for (uint32_t i = served->n_running; i-- > 0;) {
-        if (served->running[i]->paused) {
+        if (phi_seq_is_paused(served->running[i])) {
             return served->running[i];
         }
     }
@@ -158,6 +158,7 @@ void phi_served_end(phi_served *served, phi_generation *seq, phi_finish_reason r
     pthread_cond_broadcast(&scheduler->seq_ended);
     pthread_mutex_unlock(&scheduler->lock);
     scheduler->wake_due = true;
+    scheduler->look_again = true;
     phi_seq_unref(seq);
 }
 

@@ -23,18 +23,23 @@ static bool tells_prompt(const phi_generation *seq)
 /* Rows that the ring has room for; 0 pauses the sequence. */
 static uint32_t rows_by_ring(phi_generation *seq)
 {
-    if (seq->paused && phi_event_ring_starved(&seq->ring)) {
+    if (phi_seq_is_paused(seq)) {
         return 0;
     }
-    seq->paused = false;
-    uint32_t room = phi_event_ring_room(&seq->ring);
     /* The first prompt token's event comes with the row that tells the second. */
     uint32_t extra = tells_prompt(seq) && seq->n_prompt_events == 0;
-    if (room > extra) {
-        return tells_prompt(seq) ? room - extra : UINT32_MAX;
+    uint32_t room;
+    seq->paused = false;
+    while ((room = phi_event_ring_room(&seq->ring)) <= extra) {
+        if (phi_event_ring_starve(&seq->ring)) {
+            seq->paused = true;
+            /* Its place may now go to one that waits. */
+            seq->served->scheduler->look_again = true;
+            return 0;
+        }
+        /* Half of the ring has become free meanwhile. */
     }
-    seq->paused = phi_event_ring_starve(&seq->ring);
-    return 0;
+    return tells_prompt(seq) ? room - extra : UINT32_MAX;
 }
 
 static void tell_prompt_token(phi_generation *seq, const phi_batch_job *job)

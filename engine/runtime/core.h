@@ -51,7 +51,8 @@ struct phi_scheduler {
     phi_scheduler_stats fresh; /* what has come since `stats` was brought up to date */
     phi_served *served;        /* whose turn it is first */
     uint64_t last_age;
-    bool wake_due;
+    bool wake_due;   /* events were told */
+    bool look_again; /* a step that computed nothing has changed who may be admitted */
 };
 
 /* A sequence's part in one step. */

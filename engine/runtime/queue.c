@@ -48,15 +48,10 @@ void phi_seq_queue_push_preempted(phi_seq_queue *queue, phi_generation *seq)
     *link = seq;
 }
 
-static bool still_paused(phi_generation *seq)
-{
-    return seq->paused && phi_event_ring_starved(&seq->ring);
-}
-
 phi_generation *phi_seq_queue_peek(const phi_seq_queue *queue)
 {
     for (phi_generation *seq = queue->preempted; seq; seq = seq->next) {
-        if (!still_paused(seq)) {
+        if (!phi_seq_is_paused(seq)) {
             return seq;
         }
     }

@@ -160,7 +160,8 @@ static void *run(void *arg)
         if (bag.mail & (PHI_MAIL_REMOVE | PHI_MAIL_NEW)) {
             remove_served(scheduler);
         }
-        busy = !stopping && step(scheduler);
+        scheduler->look_again = false;
+        busy = !stopping && (step(scheduler) || scheduler->look_again);
         phi_scheduler_publish(scheduler);
         if (scheduler->wake_due && scheduler->options.wake) {
             scheduler->options.wake(scheduler->options.wake_user);

@@ -63,7 +63,7 @@ struct phi_generation {
 
     /* [engine] */
     phi_seq_state state;
-    bool paused;  /* its ring is full */
+    bool paused;  /* its ring was full when last looked at */
     uint64_t age; /* order of first admission, 0 before */
     uint64_t submit_ns;
     uint64_t admit_ns;
@@ -92,6 +92,12 @@ void phi_seq_unref(phi_generation *seq);
 /* [engine] Writes and publishes the terminal event. `error` for FAILED, else NULL. The ring needs
  * no room. */
 void phi_seq_finish(phi_generation *seq, phi_finish_reason reason, const phi_err *error);
+
+/* Still waiting for its reader: `paused` alone may be out of date. */
+static inline bool phi_seq_is_paused(phi_generation *seq)
+{
+    return seq->paused && phi_event_ring_starved(&seq->ring);
+}
 
 /* Positions to compute before the sequence can go on: the last is the one to sample from, unless
  * nothing is to be sampled. */

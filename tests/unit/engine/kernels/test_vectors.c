@@ -1,0 +1,253 @@
+/* The vector functions of every set that can run here, against double precision. */
+#include <float.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/kernels/kernels.h"
+#include "engine/tensor/half.h"
+#include "random_weight.h"
+
+#define N_MAX 131
+
+static const phi_kernels *sets[8];
+static size_t n_sets;
+static float a[N_MAX];
+static float b[N_MAX];
+static float out[N_MAX + 1];
+static uint16_t halves[N_MAX];
+
+/* Past the end of `out`: must never change. */
+#define GUARD 12345.0F
+
+static int find_sets(void **state)
+{
+    (void)state;
+    n_sets = phi_kernels_available(sets, 8);
+    return n_sets > 0 ? 0 : -1;
+}
+
+static void check(const phi_kernels *k, double got, double right, double size)
+{
+    double allowed = 8.0 * (double)FLT_EPSILON * size + 1e-37;
+    if (!(fabs(got - right) <= allowed)) {
+        fail_msg("%s: %.9g, %.9g is right (%g allowed)", k->name, got, right, allowed);
+    }
+}
+
+static void fill(size_t n, float size)
+{
+    random_floats(a, n, size);
+    random_floats(b, n, size);
+    for (size_t i = 0; i < n; i++) {
+        halves[i] = phi_half_of_float(b[i]);
+    }
+    out[n] = GUARD;
+}
+
+typedef void (*one_size_fn)(const phi_kernels *k, size_t n);
+
+static void each_size(one_size_fn fn)
+{
+    random_seed(7);
+    for (size_t s = 0; s < n_sets; s++) {
+        for (size_t n = 1; n <= N_MAX; n++) {
+            fill(n, 4.0F);
+            fn(sets[s], n);
+            assert_true(out[n] == GUARD);
+        }
+    }
+}
+
+static void rms_norm_size(const phi_kernels *k, size_t n)
+{
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        squares += (double)a[i] * (double)a[i];
+    }
+    double inverse = 1.0 / sqrt(squares / (double)n + 1e-5);
+    k->rms_norm(a, b, n, 1e-5F, out);
+    for (size_t i = 0; i < n; i++) {
+        double right = (double)b[i] * (double)a[i] * inverse;
+        check(k, (double)out[i], right, fabs(right));
+    }
+}
+
+static void swiglu_size(const phi_kernels *k, size_t n)
+{
+    k->swiglu(a, b, n, out);
+    for (size_t i = 0; i < n; i++) {
+        double right = (double)b[i] * (double)a[i] / (1.0 + exp(-(double)a[i]));
+        check(k, (double)out[i], right, fabs(right));
+    }
+}
+
+static void add_size(const phi_kernels *k, size_t n)
+{
+    memcpy(out, a, n * sizeof *a);
+    k->add(out, b, n);
+    for (size_t i = 0; i < n; i++) {
+        assert_true(out[i] == a[i] + b[i]);
+    }
+    k->scale(0.3F, out, n);
+    for (size_t i = 0; i < n; i++) {
+        assert_true(out[i] == 0.3F * (a[i] + b[i]));
+    }
+}
+
+static void dot_size(const phi_kernels *k, size_t n)
+{
+    double sum = 0.0;
+    double sum_half = 0.0;
+    double size = 0.0;
+    float best = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)a[i] * (double)b[i];
+        sum_half += (double)a[i] * (double)phi_half_to_float(halves[i]);
+        size += fabs((double)a[i] * (double)b[i]);
+        best = fmaxf(best, a[i]);
+    }
+    check(k, (double)k->dot_f32(a, b, n), sum, size);
+    check(k, (double)k->dot_f16(a, halves, n), sum_half, size);
+    assert_true(k->max(a, n) == best);
+}
+
+static void axpy_size(const phi_kernels *k, size_t n)
+{
+    memcpy(out, a, n * sizeof *a);
+    k->axpy_f32(0.7F, b, out, n);
+    for (size_t i = 0; i < n; i++) {
+        double right = (double)a[i] + (double)0.7F * (double)b[i];
+        check(k, (double)out[i], right, fabs((double)a[i]) + fabs((double)b[i]));
+    }
+    memcpy(out, a, n * sizeof *a);
+    k->axpy_f16(-0.7F, halves, out, n);
+    for (size_t i = 0; i < n; i++) {
+        double right = (double)a[i] - (double)0.7F * (double)phi_half_to_float(halves[i]);
+        check(k, (double)out[i], right, fabs((double)a[i]) + fabs((double)b[i]));
+    }
+}
+
+static void exp_sum_size(const phi_kernels *k, size_t n)
+{
+    double sum = 0.0;
+    memcpy(out, a, n * sizeof *a);
+    float got = k->exp_sum(out, n, 3.5F);
+    for (size_t i = 0; i < n; i++) {
+        double right = exp((double)(a[i] - 3.5F));
+        check(k, (double)out[i], right, right);
+        sum += right;
+    }
+    check(k, (double)got, sum, sum);
+}
+
+static void narrow_size(const phi_kernels *k, size_t n)
+{
+    uint16_t got[N_MAX + 1];
+    got[n] = 77;
+    k->narrow_f16(b, got, n);
+    assert_memory_equal(halves, got, n * sizeof *got);
+    assert_int_equal(77, got[n]);
+}
+
+static void test_sizes(void **state)
+{
+    (void)state;
+    each_size(rms_norm_size);
+    each_size(swiglu_size);
+    each_size(add_size);
+    each_size(dot_size);
+    each_size(axpy_size);
+    each_size(exp_sum_size);
+    each_size(narrow_size);
+}
+
+/* Two values worked out by hand: theta 10000, four rotary dimensions, position 3, then a dimension
+ * that does not turn. */
+static void test_rope(void **state)
+{
+    (void)state;
+    const float cosine[] = {cosf(3.0F), cosf(0.03F)};
+    const float sine[] = {sinf(3.0F), sinf(0.03F)};
+    static const double right[] = {-1.41335252, 1.87911807, -2.82885748, 4.05819114, 5.0};
+    for (size_t s = 0; s < n_sets; s++) {
+        float x[] = {1.0F, 2.0F, 3.0F, 4.0F, 5.0F};
+        sets[s]->rope(x, cosine, sine, 4);
+        for (size_t i = 0; i < 5; i++) {
+            check(sets[s], (double)x[i], right[i], 4.0);
+        }
+        /* Longer than a register, and not a whole number of them. */
+        random_seed(8);
+        float wide[52];
+        float turned[52];
+        float c[26];
+        float z[26];
+        random_floats(wide, 52, 2.0F);
+        memcpy(turned, wide, sizeof wide);
+        for (size_t i = 0; i < 26; i++) {
+            c[i] = cosf((float)i);
+            z[i] = sinf((float)i);
+        }
+        sets[s]->rope(turned, c, z, 52);
+        for (size_t i = 0; i < 26; i++) {
+            check(sets[s], (double)turned[i],
+                  (double)wide[i] * (double)c[i] - (double)wide[i + 26] * (double)z[i], 4.0);
+            check(sets[s], (double)turned[i + 26],
+                  (double)wide[i + 26] * (double)c[i] + (double)wide[i] * (double)z[i], 4.0);
+        }
+    }
+}
+
+/* Far ends: exp falls to 0 and never below, infinities and NaN behave. */
+static void test_extremes(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < n_sets; s++) {
+        const phi_kernels *k = sets[s];
+        for (int i = 0; i <= 1800; i++) {
+            float x[9];
+            float right = expf(-(float)i * 0.05F);
+            for (size_t j = 0; j < 9; j++) {
+                x[j] = -(float)i * 0.05F;
+            }
+            (void)k->exp_sum(x, 9, 0.0F);
+            check(k, (double)x[0], (double)right, (double)right + 1e-31);
+            assert_true(x[8] == x[0]);
+        }
+        float tail[] = {-INFINITY, 0.0F, -1e30F, -200.0F};
+        assert_true(k->exp_sum(tail, 4, 0.0F) == 1.0F);
+        assert_true(tail[0] == 0.0F && tail[2] == 0.0F && tail[3] == 0.0F);
+        float wide[9] = {0.0F, NAN};
+        assert_true(isnan(k->exp_sum(wide, 9, 0.0F)));
+        static const float gates[] = {100.0F, -100.0F, 30.0F, -30.0F, 0.0F, 1e30F, -1e20F, 1e-30F};
+        static const float ups[] = {1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F};
+        float swished[8];
+        k->swiglu(gates, ups, 8, swished);
+        for (size_t i = 0; i < 8; i++) {
+            double gate = (double)gates[i];
+            check(k, (double)swished[i], gate / (1.0 + exp(-gate)),
+                  fabs(gate) > 1e-20 ? 1e-9 + fmax(gate, 0.0) : 0.0);
+        }
+        float huge[] = {1e30F, -1e30F, 70000.0F, 65519.0F, 1e-8F, 6e-8F, -0.0F, 1.0F, 2.0F};
+        uint16_t narrow[9];
+        k->narrow_f16(huge, narrow, 9);
+        for (size_t i = 0; i < 9; i++) {
+            assert_int_equal(phi_half_of_float(huge[i]), narrow[i]);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_extremes),
+    };
+    return cmocka_run_group_tests(tests, find_sets, NULL);
+}

@@ -1,0 +1,3 @@
+phid_fuzz(tokenizer_json LIBS phi_tokenizer PkgConfig::JANSSON)
+phid_fuzz(chat_template LIBS phi_tokenizer)
+phid_fuzz(encode LIBS phi_tokenizer PkgConfig::JANSSON)

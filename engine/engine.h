@@ -46,8 +46,8 @@ void phi_engine_stats(phi_engine *engine, phi_scheduler_stats *out_stats);
 /* ---- models ---- */
 
 typedef struct phi_model_options {
-    uint32_t n_ctx;     /* 0: the model's own, clipped to what kv_tokens holds */
-    uint32_t kv_tokens; /* KV cache for all sequences together; 0: max(n_ctx, 8192) */
+    uint32_t n_ctx;     /* 0: the model's own; clipped to the model's and to what kv_tokens holds */
+    uint32_t kv_tokens; /* KV cache for all sequences together; 0: max(n_ctx as given, 8192) */
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *progress_user;
 } phi_model_options;
@@ -70,7 +70,8 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
                           phi_model **out_model, phi_err *err) PHI_MUST_CHECK;
 /* [any] */
 phi_model *phi_model_ref(phi_model *model);
-/* [job] when it may be the last: waits for the model's sequences to end. */
+/* [job] when it may be the last: waits for the model's sequences to end, which a sequence whose
+ * events nobody reads does not: cancel or release such before. */
 void phi_model_unref(phi_model *model);
 void phi_model_info_get(const phi_model *model, phi_model_info *out_info);
 

@@ -7,7 +7,11 @@
  * Limits:  config/limits.h, "generation".
  *
  * Exactly one terminal event (DONE or FAILED) ends every generation, also a cancelled one. Events
- * wait in a bounded ring; when it is full the sequence pauses, never the engine's thread.
+ * wait in a bounded ring; when it is full the sequence pauses, never the engine's thread. While it
+ * pauses it may have to give its place and its pages to others; that changes none of its tokens.
+ *
+ * A prompt token's text shows control tokens too. Log probabilities are those of the model alone:
+ * before penalties, bias, temperature and cuts, and over the whole row of logits.
  */
 #ifndef PHI_ENGINE_RUNTIME_GENERATION_H
 #define PHI_ENGINE_RUNTIME_GENERATION_H
@@ -91,7 +95,7 @@ typedef struct phi_generation_event {
     phi_finish_reason finish;
     uint32_t prompt_tokens;
     uint32_t cached_tokens;
-    uint32_t completion_tokens;
+    uint32_t completion_tokens; /* TOKEN events; a token that ends the answer unseen is not one */
     double queue_ms;
     double prompt_ms;
     double decode_ms;

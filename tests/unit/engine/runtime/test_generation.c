@@ -558,6 +558,79 @@ static void test_clients_take_turns(void **state)
     bench_stop(&b);
 }
 
+/* ---- all at once ---- */
+
+enum { N_THREADS = 4, N_ROUNDS = 60 };
+
+typedef struct crowd_member {
+    bench *b;
+    uint32_t number;
+    uint32_t n_wrong;
+} crowd_member;
+
+/* Submits, reads in bursts, cancels and lets go; answers that end by themselves are checked. */
+static void *take_part(void *arg)
+{
+    crowd_member *self = arg;
+    for (uint32_t round = 0; round < N_ROUNDS; round++) {
+        int32_t own_prompt[40];
+        int32_t tokens[40 + 64];
+        phi_generation *generation = NULL;
+        phi_generation_event event = {.kind = PHI_GENERATION_TOKEN};
+        uint32_t salt = self->number * 1000 + round;
+        uint32_t n = 1 + salt % 40;
+        make_prompt(salt, own_prompt, n);
+        phi_generation_options o = ask(own_prompt, n);
+        o.max_tokens = 1 + salt % 64;
+        o.client = self->number;
+        if (phi_scheduler_submit(self->b->scheduler, self->b->served, &o, &generation, NULL)) {
+            continue;
+        }
+        memcpy(tokens, own_prompt, n * sizeof *tokens);
+        while (event.kind == PHI_GENERATION_TOKEN) {
+            if (!phi_generation_next(generation, &event)) {
+                wait_for_news();
+            } else if (event.kind == PHI_GENERATION_TOKEN) {
+                self->n_wrong += event.token != fake_next(tokens, n);
+                tokens[n++] = event.token;
+            }
+            if (salt % 7 == 0) {
+                phi_generation_cancel(generation);
+            }
+            if (salt % 11 == 0) {
+                break;
+            }
+        }
+        phi_generation_release(generation);
+    }
+    return NULL;
+}
+
+static void test_a_crowd(void **state)
+{
+    (void)state;
+    bench b;
+    pthread_t threads[N_THREADS];
+    crowd_member members[N_THREADS];
+    phi_scheduler_stats stats;
+    endless();
+    fake.n_ctx_original = 50;
+    bench_start(&b, &(bench_options){.running_max = 3, .waiting_max = 3, .kv_tokens = 256});
+    for (uint32_t i = 0; i < N_THREADS; i++) {
+        members[i] = (crowd_member){.b = &b, .number = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, take_part, &members[i]), 0);
+    }
+    for (uint32_t i = 0; i < N_THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(members[i].n_wrong, 0);
+    }
+    phi_served_drain(b.served);
+    phi_scheduler_stats_get(b.scheduler, &stats);
+    assert_int_equal(stats.running + stats.waiting, 0);
+    assert_int_equal(stats.kv_pages_used, 0);
+    bench_stop(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -578,6 +651,7 @@ int main(void)
         cmocka_unit_test_setup(test_remove_cancels_drain_waits, reset),
         cmocka_unit_test_setup(test_queue_full_is_busy, reset),
         cmocka_unit_test_setup(test_clients_take_turns, reset),
+        cmocka_unit_test_setup(test_a_crowd, reset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -214,7 +214,8 @@ static void test_shards(void **state)
                NULL);
     phi_checkpoint_close(checkpoint);
     static const char *const outside[] = {
-        "../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", ".hidden", "a\\\\b"};
+        "../x.safetensors", "/etc/passwd", "a/b.safetensors",   "..", "",
+        ".hidden",          "a\\\\b",      "model..safetensors"};
     for (size_t i = 0; i < sizeof outside / sizeof *outside; i++) {
         write_index(outside[i], "");
         expect(f.dir, PHI_E_FORMAT, "the name of a file in the same directory is right");

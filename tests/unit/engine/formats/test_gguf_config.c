@@ -180,6 +180,7 @@ static void test_wrong_keys(void **state)
         {{"phi3.rope.scaling.factor", 0, 4.0F, NULL}, PHI_E_UNSUPPORTED, "linear scaling"},
         {{"phi3.attention.value_length", 16, 0, NULL}, PHI_E_UNSUPPORTED, "value_length"},
         {{"tokenizer.ggml.bos_token_id", 96, 0, NULL}, PHI_E_FORMAT, "bos_token_id"},
+        {{"tokenizer.ggml.bos_token_id", UINT32_MAX, 0, NULL}, PHI_E_FORMAT, "is 4294967295"},
         {{"tokenizer.ggml.eos_token_id", 96, 0, NULL}, PHI_E_FORMAT, "eos_token_id"},
         {{"phid.eos_token_ids", 1, 0, NULL}, PHI_E_FORMAT, "phid.eos_token_ids"},
         {{"phi3.vocab_size", 0, 0, NULL}, PHI_E_FORMAT, "vocab_size"},

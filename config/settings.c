@@ -169,9 +169,15 @@ static phi_status fail_unknown(const char *shown, const char *name, const origin
 {
     const phi_setting_row *near = nearest_row(name);
     if (near) {
+        bool variable = phi_str_starts(shown, ENV_PREFIX);
+        char right[64];
+        (void)snprintf(right, sizeof right, "%s%s", variable ? ENV_PREFIX : "", near->name);
+        for (char *at = right; *at && variable; at++) {
+            *at = (char)toupper((unsigned char)*at);
+        }
         return phi_fail_param(err, PHI_E_INVALID, shown,
                               "%s: there is no setting '%.*s'; did you mean '%s'?", from->text,
-                              SHOWN_BYTES, shown, near->name);
+                              SHOWN_BYTES, shown, right);
     }
     return phi_fail_param(err, PHI_E_INVALID, shown,
                           "%s: there is no setting '%.*s'; 'phid config' prints all", from->text,

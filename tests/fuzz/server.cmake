@@ -1,0 +1,1 @@
+phid_fuzz(settings LIBS phi_config)

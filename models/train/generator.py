@@ -16,11 +16,18 @@ import json
 import os
 import random
 
+import drills
 import questions
 import stories
 
 END_OF_TEXT = "<|endoftext|>"
 USER_WEIGHT = 0.1
+# The last word of a one-sentence answer is the one that has to be found out.
+LAST_WORD_WEIGHT = 4.0
+# The parts of plain stories and of asked-for stories in each stage.
+STORY_SHARES = {1: (0.10, 0.08), 2: (0.05, 0.04)}
+# The part of the second stage's documents that are drills.
+DRILL_SHARE = 0.3
 HELD_OUT_SEED = 20260101
 HELD_OUT_STORY_BYTES = 30000
 
@@ -40,6 +47,14 @@ SMALL_TALK = [
 ]
 
 
+def answer_parts(sentence):
+    """The last word of a single sentence apart from the rest; longer answers whole."""
+    head, _, last = sentence[:-1].rpartition(" ")
+    if not head or "." in head or "!" in head:
+        return [(sentence, 1.0)]
+    return [(head, 1.0), (" " + last, LAST_WORD_WEIGHT), (sentence[-1], 1.0)]
+
+
 def chat_parts(turns, system=None):
     """A chat in the template of Phi-3.5 and the current Phi-3-mini."""
     parts = []
@@ -47,7 +62,8 @@ def chat_parts(turns, system=None):
         parts.append(("<|system|>\n" + system + "<|end|>\n", USER_WEIGHT))
     for said, answered in turns:
         parts.append(("<|user|>\n" + said + "<|end|>\n<|assistant|>\n", USER_WEIGHT))
-        parts.append((answered + "<|end|>\n", 1.0))
+        parts += answer_parts(answered)
+        parts.append(("<|end|>\n", 1.0))
     parts.append((END_OF_TEXT, 1.0))
     return parts
 
@@ -61,10 +77,13 @@ def draw_turns(rng, stage):
 def draw_document(rng, stage=1):
     """One training document of the first or second stage."""
     system = rng.choice(SYSTEM_TEXTS) if rng.random() < 0.15 else None
+    if stage == 2 and rng.random() < DRILL_SHARE:
+        return drills.draw_drill(rng) + [("\n", 1.0), (END_OF_TEXT, 1.0)]
     kind = rng.random()
-    if kind < 0.10:
+    plain, asked = STORY_SHARES[stage]
+    if kind < plain:
         return [(stories.draw_story(rng, False) + "\n", 1.0), (END_OF_TEXT, 1.0)]
-    if kind < 0.18:
+    if kind < plain + asked:
         turns = [stories.draw_story_request(rng)]
         if rng.random() < 0.2:
             at = rng.randrange(2)

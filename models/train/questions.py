@@ -38,6 +38,8 @@ TRAINING_WEIGHTS = {
     2: {"sum": 18, "difference": 21, "comparison": 9, "opposite": 5, "day": 1, "month": 1,
         "fact": 45},
 }
+# How often one, two or three facts are told, in training as in the held-out questions.
+FACT_COUNT_WEIGHTS = [60, 30, 10]
 # The most questions that are asked about the same facts in the training text.
 FACT_TURNS_MAX = 4
 
@@ -170,7 +172,7 @@ def food_facts(rng, count):
 def make_facts(rng, turns):
     """Up to `turns` questions about one to three facts; only the first tells the facts."""
     maker = rng.choice([colour_facts, colour_facts, place_facts, food_facts])
-    told = maker(rng, rng.choice([1, 2, 2, 3]))
+    told = maker(rng, rng.choices([1, 2, 3], FACT_COUNT_WEIGHTS)[0])
     text = " ".join(dict.fromkeys(fact for fact, _, _, _ in told)) + " "
     made = []
     for fact, question, sentence, answer in rng.sample(told, min(turns, len(told))):

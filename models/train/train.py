@@ -82,11 +82,24 @@ def learning_rate(args, step, used):
 
 
 def make_optimizer(model, args):
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    """Only the layers' matrices decay."""
+    matrices = [p for name, p in model.named_parameters() if "_proj" in name]
+    others = [p for name, p in model.named_parameters() if "_proj" not in name]
     return torch.optim.AdamW([{"params": matrices, "weight_decay": args.decay},
-                              {"params": vectors, "weight_decay": 0.0}],
+                              {"params": others, "weight_decay": 0.0}],
                              lr=args.rate, betas=(0.9, 0.98), eps=1e-9)
+
+
+@torch.no_grad()
+def spread_words(model, size):
+    """Adds the same random vector to a word's row in the embedding and in the head.
+
+    Words that the text so far used in the same places (the colours, above all) have
+    nearly the same rows, and what looks the same cannot be looked up and said again.
+    """
+    noise = torch.randn_like(model.lm_head.weight) * size
+    model.lm_head.weight += noise
+    model.model.embed_tokens.weight += noise
 
 
 def train(args, tokenizer):
@@ -96,6 +109,8 @@ def train(args, tokenizer):
     if args.start_from:
         model.load_state_dict(export.read_safetensors(
             os.path.join(args.start_from, "model.safetensors")))
+    if args.spread:
+        spread_words(model, args.spread)
     optimizer = make_optimizer(model, args)
     batches = Batches(tokenizer, args.seed + args.stage, args.stage)
     start = time.time()
@@ -147,6 +162,8 @@ def main():
                         help="go on from the weights and the tokenizer of this folder")
     parser.add_argument("--stage", type=int, choices=[1, 2], default=1,
                         help="which mix of documents to read")
+    parser.add_argument("--spread", type=float, default=0.0,
+                        help="how far words' rows are moved apart at the start")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--report-every", type=float, default=240, help="seconds")
     parser.add_argument("--threads", type=int, default=2)

@@ -212,6 +212,11 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
         on_headers(request);
         return request->close_early ? queue_answer(request) : MHD_YES;
     }
+    if (request->working) {
+        /* libmicrohttpd goes on with the next chunk that it has, although the connection has just
+         * been suspended. What is not taken comes again after the resume. */
+        return settle(request, *bytes > 0);
+    }
     if (*bytes > 0) {
         if (request->phase == PHI_PHASE_BODY) {
             phi_body_data(request, data, *bytes);
@@ -339,6 +344,7 @@ static struct MHD_Daemon *start_daemon(phi_http *http)
         {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)options->connections_max, NULL},
         {MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)options->idle_timeout_s, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)PHI_HTTP_CONNECTION_BYTES, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
         {MHD_OPTION_END, 0, NULL},
     };
     return MHD_start_daemon(

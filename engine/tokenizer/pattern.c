@@ -164,15 +164,13 @@ phi_pattern_work *phi_pattern_work_create(void)
     /* One pair: only the whole match is looked at. */
     work->match = pcre2_match_data_create(1, NULL);
     work->context = pcre2_match_context_create(NULL);
-    work->stack = pcre2_jit_stack_create(32U << 10, 1U << 20, NULL);
-    if (!work->match || !work->context || !work->stack) {
+    if (!work->match || !work->context) {
         phi_pattern_work_destroy(work);
         return NULL;
     }
     pcre2_set_match_limit(work->context, PHI_LIMIT_PATTERN_STEPS);
     pcre2_set_depth_limit(work->context, PHI_LIMIT_PATTERN_STEPS);
     pcre2_set_heap_limit(work->context, 64U << 10); /* KiB */
-    pcre2_jit_stack_assign(work->context, NULL, work->stack);
     return work;
 }
 
@@ -186,12 +184,34 @@ void phi_pattern_work_destroy(phi_pattern_work *work)
     }
 }
 
+static int match(const phi_pattern *pattern, phi_pattern_work *work, const char *text, size_t bytes,
+                 size_t start)
+{
+    return pcre2_match(pattern->code, (PCRE2_SPTR)text, bytes, start, PCRE2_NO_UTF_CHECK,
+                       work->match, work->context);
+}
+
+/* Most matches do with the 32 KiB of the machine's stack that PCRE2 takes by itself. */
+static bool grow_stack(phi_pattern_work *work)
+{
+    if (work->stack) {
+        return false;
+    }
+    work->stack = pcre2_jit_stack_create(64U << 10, 1U << 20, NULL);
+    if (work->stack) {
+        pcre2_jit_stack_assign(work->context, NULL, work->stack);
+    }
+    return work->stack != NULL;
+}
+
 phi_status phi_pattern_find(const phi_pattern *pattern, phi_pattern_work *work, const char *text,
                             size_t bytes, size_t start, bool *out_found, size_t *out_begin,
                             size_t *out_end, phi_err *err)
 {
-    int rc = pcre2_match(pattern->code, (PCRE2_SPTR)text, bytes, start, PCRE2_NO_UTF_CHECK,
-                         work->match, work->context);
+    int rc = match(pattern, work, text, bytes, start);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT && grow_stack(work)) {
+        rc = match(pattern, work, text, bytes, start);
+    }
     if (rc == PCRE2_ERROR_NOMATCH) {
         *out_found = false;
         return PHI_OK;

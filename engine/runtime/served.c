@@ -42,8 +42,9 @@ static void describe(phi_served *served, const phi_served_options *options)
         .piece_bytes_max = longest_piece(options->tokenizer),
     };
     served->n_stop_tokens = (uint32_t)options->n_stop_tokens;
-    memcpy(served->stop_tokens, options->stop_tokens,
-           options->n_stop_tokens * sizeof *served->stop_tokens);
+    for (uint32_t i = 0; i < served->n_stop_tokens; i++) {
+        served->stop_tokens[i] = options->stop_tokens[i];
+    }
 }
 
 void phi_served_destroy(phi_served *served)

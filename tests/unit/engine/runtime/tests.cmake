@@ -7,3 +7,5 @@ target_compile_options(test_runtime_fake PRIVATE -Wno-conversion -Wno-sign-conve
 phid_test(engine.runtime.sampler ${TEST_DIR}/test_sampler.c LIBS phi_runtime)
 phid_test(engine.runtime.scheduler ${TEST_DIR}/test_scheduler.c LIBS test_runtime_fake phi_runtime)
 phid_test(engine.runtime.generation ${TEST_DIR}/test_generation.c LIBS test_runtime_fake phi_runtime)
+phid_test(engine.runtime.golden ${TEST_DIR}/test_golden.c
+    LIBS phi_runtime phi_model phi_tokenizer phi_formats PkgConfig::JANSSON)

@@ -374,6 +374,14 @@ static void end_done(void *arg)
     upload_free(arg);
 }
 
+void phi_file_upload_close(phi_file_upload *upload)
+{
+    if (upload->fd >= 0) {
+        (void)close(upload->fd);
+    }
+    upload_free(upload);
+}
+
 void phi_file_upload_end(phi_file_upload *upload)
 {
     if (upload->fd < 0 && upload->fresh) {

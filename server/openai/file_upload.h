@@ -41,6 +41,9 @@ extern const phi_body_sink phi_file_put_sink;
 phi_status phi_file_check_name(const char *filename, const char *param,
                                phi_err *err) PHI_MUST_CHECK;
 phi_status phi_file_check_purpose(const char *purpose, phi_err *err) PHI_MUST_CHECK;
+/* Ends an upload of which nothing is left to remove or to sync: it was published, or it is a part
+ * after which more is to come. The next request for it may follow at once. */
+void phi_file_upload_close(phi_file_upload *upload);
 /* Ends an upload: closes it and, unless it is incomplete and worth keeping, removes its bytes. */
 void phi_file_upload_end(phi_file_upload *upload);
 

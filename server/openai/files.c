@@ -68,15 +68,18 @@ static void publish_done(void *arg)
         phi_log(PHI_LOG_INFO, "files", "file_stored", "id=%s bytes=%" PRIu64 " purpose=%s",
                 task->file.id, task->file.bytes, task->file.purpose);
     }
+    /* Ended before the answer: whoever gets it may upload the same name again at once. */
+    if (task->status) {
+        task->upload->discard = true;
+        phi_file_upload_end(task->upload);
+    } else {
+        phi_file_upload_close(task->upload);
+    }
     if (task->request && task->status) {
         phi_respond_err(task->request, &task->err, "not_found");
     } else if (task->request) {
         phi_respond_json(task->request, 200, file_json(&task->file));
     }
-    /* Published, its part file and row have gone already; failed, both are to go. */
-    task->upload->discard = true;
-    task->upload->resumable = task->upload->resumable && task->status;
-    phi_file_upload_end(task->upload);
     phi_free(task);
 }
 
@@ -142,12 +145,12 @@ static void put_file(void *app, phi_request *request, void *sink_state)
         return;
     }
     offset_headers(request, upload->at_bytes, upload->key.total_bytes);
-    phi_respond_json(request, 202,
-                     json_pack("{s:s, s:s, s:s, s:I, s:I}", "object", "file.part", "filename",
-                               upload->key.filename, "purpose", upload->key.purpose,
-                               "bytes_received", (json_int_t)upload->at_bytes, "bytes_total",
-                               (json_int_t)upload->key.total_bytes));
-    phi_file_upload_end(upload);
+    json_t *answer =
+        json_pack("{s:s, s:s, s:s, s:I, s:I}", "object", "file.part", "filename",
+                  upload->key.filename, "purpose", upload->key.purpose, "bytes_received",
+                  (json_int_t)upload->at_bytes, "bytes_total", (json_int_t)upload->key.total_bytes);
+    phi_file_upload_close(upload);
+    phi_respond_json(request, 202, answer);
 }
 
 static void head_file(void *app_, phi_request *request, void *sink_state)

@@ -1,0 +1,144 @@
+"""llama.cpp reads what phid writes, phid reads what llama.cpp writes, and both continue a prompt
+with the same tokens.
+
+Where weights have 4 or 8 bits, both engines also round the activations to 8 bits, but each in its
+own way: there, a step whose two best tokens lie closer together than that rounding may go either
+way. At FP32 and FP16 every token must be the same.
+"""
+
+import ctypes
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+llama_cpp = pytest.importorskip("llama_cpp")
+np = pytest.importorskip("numpy")
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "models" / "phi-sample"
+PHID = os.environ.get("PHID_BIN", str(ROOT / "build" / "release" / "server" / "phid"))
+
+TOKENS = 64
+PROMPTS = [
+    "Kate lived in a small house",
+    "One day a little dog",
+    "It was a sunny day, and Sam walked to the barn.",
+    "<|user|>What is 12 + 7?<|end|><|assistant|>",
+]
+
+# How far apart, in logits, the two best tokens may be where the engines choose differently.
+MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25}
+
+KINDS = {
+    "fp32": ("fp32", []),
+    "fp16": ("fp16", []),
+    "int8": ("int8", []),
+    "int4": ("int4", []),
+    "int4-offset": ("int4", ["--asymmetric"]),
+    "int4-128": ("int4", ["--group-size", "128"]),
+}
+
+# llama.cpp's own quantizer: file type and the type of embedding and head (Q4_0 would make it Q6_K).
+LLAMA_KINDS = {
+    "fp16": ("fp16", llama_cpp.LLAMA_FTYPE_MOSTLY_F16, llama_cpp.GGML_TYPE_F16),
+    "Q8_0": ("int8", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, llama_cpp.GGML_TYPE_Q8_0),
+    "Q4_0": ("int4", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, llama_cpp.GGML_TYPE_Q8_0),
+    "Q4_1": ("int4", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_1, llama_cpp.GGML_TYPE_Q8_0),
+}
+
+def end_tokens():
+    """The ids that end an answer, as the model's own files say."""
+    path = SAMPLE / "generation_config.json"
+    ids = json.loads(path.read_text())["eos_token_id"] if path.exists() else []
+    return set(ids if isinstance(ids, list) else [ids])
+
+
+END_TOKENS = end_tokens()
+
+pytestmark = [
+    pytest.mark.skipif(not SAMPLE.is_dir(), reason="models/phi-sample is not there"),
+    pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built; see PHID_BIN"),
+]
+
+
+def phid(*args):
+    done = subprocess.run([PHID, *map(str, args)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("gguf")
+
+
+def quantized(folder, kind):
+    path = folder / f"phid-{kind}.gguf"
+    if not path.exists():
+        precision, flags = KINDS[kind]
+        phid("quantize", SAMPLE, "--precision", precision, *flags, "--no-quality", "--out", path)
+    return path
+
+
+def continued(path, prompt):
+    """What phid generates: the tokens, and why it stopped."""
+    lines = phid("generate", path, prompt, "--raw", "--temperature", 0, "--max-tokens", TOKENS,
+                 "--json").splitlines()
+    events = [json.loads(line) for line in lines]
+    return [event["token"] for event in events if "token" in event], events[-1]
+
+
+def compare(path, precision):
+    """Holds phid's greedy tokens against llama.cpp's logits for the very same text."""
+    model = llama_cpp.Llama(str(path), n_ctx=512, n_batch=512, n_threads=2, logits_all=True,
+                            verbose=False,
+                            type_k=llama_cpp.GGML_TYPE_F32 if precision == "fp32" else None,
+                            type_v=llama_cpp.GGML_TYPE_F32 if precision == "fp32" else None)
+    differing = 0
+    steps = 0
+    for prompt in PROMPTS:
+        tokens, end = continued(path, prompt)
+        head = model.tokenize(prompt.encode(), add_bos=True, special=True)
+        assert len(head) == end["prompt_tokens"], "the prompt's tokens differ"
+        assert len(tokens) == TOKENS or end["finish_reason"] == "stop"
+        model.reset()
+        model.eval(head + tokens)
+        logits = np.array(model.scores[len(head) - 1:len(head) + len(tokens)])
+        best = logits.argmax(axis=1)
+        for step, token in enumerate(tokens):
+            steps += 1
+            gap = logits[step, best[step]] - logits[step, token]
+            assert gap <= MARGIN[precision], (
+                f"{prompt!r}, step {step}: phid took {token}, llama.cpp {best[step]}, "
+                f"whose logit is {gap:.4f} higher")
+            differing += int(token != best[step])
+        if end["finish_reason"] == "stop":
+            assert int(best[len(tokens)]) in END_TOKENS, "llama.cpp would have gone on"
+    model.close()
+    print(f"{path.name}: {steps} steps, {differing} near ties taken differently")
+    assert differing <= steps // 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_continues_alike_from_our_file(folder, kind):
+    compare(quantized(folder, kind), KINDS[kind][0])
+
+
+@pytest.mark.parametrize("kind", LLAMA_KINDS)
+def test_phid_continues_alike_from_llama_cpps_file(folder, kind):
+    precision, file_type, ends_type = LLAMA_KINDS[kind]
+    path = folder / f"llama-{kind}.gguf"
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.nthread = 2
+    params.ftype = file_type
+    params.pure = True
+    params.output_tensor_type = ends_type
+    params.token_embedding_type = ends_type
+    source = str(quantized(folder, "fp32")).encode()
+    failed = llama_cpp.llama_model_quantize(source, str(path).encode(), ctypes.byref(params))
+    assert failed == 0
+    compare(path, precision)
+

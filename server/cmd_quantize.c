@@ -47,12 +47,15 @@ static void help(void)
 static void show_line(const shown *self, const phi_quantize_progress *progress)
 {
     double elapsed_s = (double)(phi_clock_ns() - self->started_ns) / 1e9;
-    double left_s =
-        progress->fraction > 0.01 ? elapsed_s * (1 - progress->fraction) / progress->fraction : 0;
+    char left[40] = "";
+    if (progress->fraction > 0.01) {
+        (void)snprintf(left, sizeof left, ", about %.0f s left",
+                       elapsed_s * (1 - progress->fraction) / progress->fraction);
+    }
     const char *stage = phi_quantize_stage_name(progress->stage);
     if (!self->tty) {
-        (void)fprintf(stderr, "%3.0f%% %-10s %6.1f s, about %.0f s left  %s\n",
-                      100 * progress->fraction, stage, elapsed_s, left_s, progress->tensor);
+        (void)fprintf(stderr, "%3.0f%% %-10s %6.1f s%s  %s\n", 100 * progress->fraction, stage,
+                      elapsed_s, left, progress->tensor);
         return;
     }
     char bar[BAR_CELLS + 1];
@@ -60,8 +63,8 @@ static void show_line(const shown *self, const phi_quantize_progress *progress)
         bar[i] = (double)i < progress->fraction * BAR_CELLS ? '#' : '.';
     }
     bar[BAR_CELLS] = '\0';
-    (void)fprintf(stderr, "\r[%s] %3.0f%% %-10s about %.0f s left  %.30s\033[K", bar,
-                  100 * progress->fraction, stage, left_s, progress->tensor);
+    (void)fprintf(stderr, "\r[%s] %3.0f%% %s%s  %.30s\033[K", bar, 100 * progress->fraction, stage,
+                  left, progress->tensor);
 }
 
 static bool on_progress(void *user, const phi_quantize_progress *progress)

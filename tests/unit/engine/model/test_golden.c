@@ -1,0 +1,229 @@
+/*
+ * The engine against Hugging Face's transformers: tests/golden/make_phi3.py made the checkpoints
+ * and the answers. Every kernel set must give logits within 1e-4 of the largest one and the same
+ * 256 greedy tokens.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <jansson.h>
+
+#include "base/file.h"
+#include "runner.h"
+
+#define ERROR_MAX 1e-4
+#define TOKENS_MAX 512
+#define GOLDEN PHID_SOURCE_DIR "/tests/golden"
+#define SAMPLE PHID_SOURCE_DIR "/models/phi-sample"
+
+typedef struct golden {
+    const char *name;
+    phi_checkpoint *checkpoint;
+    phi_weights *weights;
+    json_t *expected;
+    runner run;
+    const phi_kernels *kernels;
+} golden;
+
+static phi_team *team;
+
+static int make_team(void **state)
+{
+    (void)state;
+    return phi_team_create(2, &team, NULL) == PHI_OK ? 0 : -1;
+}
+
+static int drop_team(void **state)
+{
+    (void)state;
+    phi_team_destroy(team);
+    return 0;
+}
+
+static void open_golden(golden *g, const char *name, const char *model, const char *expected)
+{
+    phi_err err = {0};
+    json_error_t json_err;
+    *g = (golden){.name = name};
+    if (phi_checkpoint_open(model, &g->checkpoint, &err) ||
+        phi_weights_load(g->checkpoint, NULL, NULL, &g->weights, &err)) {
+        fail_msg("%s: %s", name, err.message);
+    }
+    g->expected = json_load_file(expected, 0, &json_err);
+    if (!g->expected) {
+        fail_msg("%s: %s", expected, json_err.text);
+    }
+}
+
+static void close_golden(golden *g)
+{
+    json_decref(g->expected);
+    phi_weights_destroy(g->weights);
+    phi_checkpoint_close(g->checkpoint);
+}
+
+static uint32_t read_tokens(const json_t *list, int32_t *out)
+{
+    size_t n = json_array_size(list);
+    assert_in_range(n, 1, TOKENS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    }
+    return (uint32_t)n;
+}
+
+/* Logits of the prompt's token at `position`. LongRoPE goes by the length of the whole prompt, as
+ * the reference's one pass over it does. */
+static void check_position(golden *g, const int32_t *prompt, uint32_t n_prompt, const json_t *entry,
+                           uint32_t step)
+{
+    uint32_t position = (uint32_t)json_integer_value(json_object_get(entry, "position"));
+    const json_t *values = json_object_get(entry, "values");
+    assert_int_equal(g->weights->description.n_vocab, json_array_size(values));
+    runner_restart(&g->run, n_prompt);
+    const float *logits = runner_feed(&g->run, prompt, position + 1, step);
+    double largest = 0.0;
+    double error = 0.0;
+    for (size_t i = 0; i < json_array_size(values); i++) {
+        double right = json_number_value(json_array_get(values, i));
+        double off = fabs((double)logits[i] - right);
+        largest = fmax(largest, fabs(right));
+        error = off <= error ? error : off;
+    }
+    if (!(error <= ERROR_MAX * largest)) {
+        fail_msg("%s, %s, position %u in steps of %u: off by %g of %g", g->name, g->kernels->name,
+                 position, step, error, largest);
+    }
+}
+
+static void check_greedy(golden *g, int32_t *tokens, uint32_t n_prompt, const json_t *greedy)
+{
+    int32_t right[TOKENS_MAX];
+    uint32_t n = read_tokens(greedy, right);
+    assert_true(n_prompt + n <= TOKENS_MAX);
+    runner_restart(&g->run, n_prompt);
+    for (uint32_t i = 0; i < n; i++) {
+        const float *logits = runner_extend(&g->run, tokens, n_prompt + i, 32);
+        int32_t best = runner_best(&g->run, logits);
+        if (best != right[i]) {
+            fail_msg("%s, %s: token %u is %d, %d is right", g->name, g->kernels->name, i, best,
+                     right[i]);
+        }
+        tokens[n_prompt + i] = best;
+    }
+}
+
+static void check_run(golden *g, const json_t *run)
+{
+    int32_t tokens[TOKENS_MAX];
+    uint32_t n_prompt = read_tokens(json_object_get(run, "prompt"), tokens);
+    size_t index;
+    const json_t *entry;
+    json_array_foreach(json_object_get(run, "logits"), index, entry)
+    {
+        check_position(g, tokens, n_prompt, entry, RUNNER_TOKENS);
+        check_position(g, tokens, n_prompt, entry, 1);
+        check_position(g, tokens, n_prompt, entry, 17);
+    }
+    assert_int_equal(256, json_array_size(json_object_get(run, "greedy")));
+    check_greedy(g, tokens, n_prompt, json_object_get(run, "greedy"));
+}
+
+static void test_case(void **state)
+{
+    const char *name = *state;
+    char model[512];
+    char expected[512];
+    golden g;
+    const phi_kernels *sets[8];
+    size_t n_sets = phi_kernels_available(sets, 8);
+    (void)snprintf(model, sizeof model, "%s/%s", GOLDEN, name);
+    (void)snprintf(expected, sizeof expected, "%s/%s/expected.json", GOLDEN, name);
+    open_golden(&g, name, model, expected);
+    for (size_t s = 0; s < n_sets; s++) {
+        size_t index;
+        const json_t *run;
+        g.kernels = sets[s];
+        runner_init(&g.run, g.weights, sets[s], team, PHI_KV_F32);
+        json_array_foreach(json_object_get(g.expected, "runs"), index, run)
+        {
+            check_run(&g, run);
+        }
+        runner_done(&g.run);
+    }
+    close_golden(&g);
+}
+
+/* ---- the sample model ---- */
+
+static void check_top(golden *g, const json_t *entry, const int32_t *prompt, uint32_t n_prompt)
+{
+    const json_t *ids = json_object_get(entry, "top_ids");
+    const json_t *values = json_object_get(entry, "top_logits");
+    runner_restart(&g->run, n_prompt);
+    const float *logits = runner_feed(&g->run, prompt, n_prompt, 32);
+    double largest = 0.0;
+    for (size_t i = 0; i < json_array_size(values); i++) {
+        largest = fmax(largest, fabs(json_number_value(json_array_get(values, i))));
+    }
+    assert_true(json_array_size(ids) > 0);
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        size_t id = (size_t)json_integer_value(json_array_get(ids, i));
+        double right = json_number_value(json_array_get(values, i));
+        if (!(fabs((double)logits[id] - right) <= ERROR_MAX * largest)) {
+            fail_msg("%s, %s: logit %zu is %g, %g is right", g->name, g->kernels->name, id,
+                     (double)logits[id], right);
+        }
+    }
+}
+
+static void test_sample(void **state)
+{
+    (void)state;
+    static const char expected[] = GOLDEN "/phi-sample.json";
+    const phi_kernels *sets[8];
+    size_t n_sets = phi_kernels_available(sets, 8);
+    golden g;
+    if (!phi_file_exists(SAMPLE "/model.safetensors") || !phi_file_exists(expected)) {
+        skip();
+    }
+    open_golden(&g, "phi-sample", SAMPLE, expected);
+    for (size_t s = 0; s < n_sets; s++) {
+        size_t index;
+        const json_t *entry;
+        g.kernels = sets[s];
+        runner_init(&g.run, g.weights, sets[s], team, PHI_KV_F32);
+        json_array_foreach(json_object_get(g.expected, "cases"), index, entry)
+        {
+            int32_t tokens[TOKENS_MAX];
+            uint32_t n_prompt = read_tokens(json_object_get(entry, "ids"), tokens);
+            g.name = json_string_value(json_object_get(entry, "name"));
+            check_top(&g, entry, tokens, n_prompt);
+            check_greedy(&g, tokens, n_prompt, json_object_get(entry, "greedy_ids"));
+        }
+        runner_done(&g.run);
+    }
+    close_golden(&g);
+}
+
+#define CASE(name)                                                                                 \
+    {                                                                                              \
+        name, test_case, NULL, NULL, (void *)(uintptr_t)name                                       \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE("grouped"),  CASE("heads"),  CASE("partial"),
+        CASE("longrope"), CASE("window"), CASE("tied"),
+        CASE("mini"),     CASE("split"),  cmocka_unit_test(test_sample),
+    };
+    return cmocka_run_group_tests(tests, make_team, drop_team);
+}

@@ -1,0 +1,11 @@
+add_library(test_model_runner STATIC ${TEST_DIR}/runner.c)
+target_link_libraries(test_model_runner PUBLIC phi_model phi_kernels phi_tensor phi_base
+    PRIVATE phi_options PkgConfig::CMOCKA)
+target_include_directories(test_model_runner PUBLIC ${TEST_DIR})
+target_compile_options(test_model_runner PRIVATE -Wno-conversion -Wno-sign-conversion
+    -Wno-cast-qual)
+
+phid_test(engine.model.golden ${TEST_DIR}/test_golden.c
+    LIBS test_model_runner phi_formats PkgConfig::JANSSON)
+phid_test(engine.model.forward ${TEST_DIR}/test_forward.c
+    LIBS test_model_runner test_kernels_random phi_formats)

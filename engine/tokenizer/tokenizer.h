@@ -62,7 +62,8 @@ const char *phi_tokenizer_piece(const phi_tokenizer *tokenizer, int32_t id);
 /* What may be recognised as an added token in the text. */
 typedef enum phi_parse_mode {
     PHI_PARSE_PLAIN,  /* user text: control tokens are ordinary characters; non-special added
-                         tokens (phi-2's runs of spaces) are still matched */
+                         tokens (phi-2's runs of spaces) are still matched, unless they look like
+                         a tag ("</s>", "<|tool|>") */
     PHI_PARSE_SPECIAL /* trusted text: every added token is matched */
 } phi_parse_mode;
 
@@ -89,7 +90,9 @@ phi_status phi_tokenizer_encode_spans(const phi_tokenizer *tokenizer, const phi_
                                       size_t count, phi_tokens *out_tokens,
                                       phi_err *err) PHI_MUST_CHECK;
 
-/* Whole-sequence decoding, as the reference does: invalid UTF-8 becomes U+FFFD. */
+/* Whole-sequence decoding, as the reference does: invalid UTF-8 becomes U+FFFD (for byte tokens of a
+ * SentencePiece vocabulary one for each invalid byte; the valid characters of a partly invalid run
+ * are kept, so that decoding in pieces gives the same). Nothing is "cleaned up" afterwards. */
 phi_status phi_tokenizer_decode(const phi_tokenizer *tokenizer, const int32_t *ids, size_t count,
                                 bool skip_special, phi_buf *out_text) PHI_MUST_CHECK;
 

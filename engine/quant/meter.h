@@ -25,4 +25,12 @@ void phi_meter_init(phi_meter *meter, const phi_quantize_options *options, uint6
 phi_status phi_meter_report(phi_meter *meter, phi_quantize_stage stage, double done,
                             const char *tensor, phi_err *err) PHI_MUST_CHECK;
 
+/* Something that blocks for longer than a second on a large model. */
+typedef phi_status (*phi_meter_task)(void *arg, phi_err *err);
+
+/* Runs the task on a thread of its own and reports meanwhile. A callback that says stop is obeyed
+ * when the task has ended: PHI_E_CANCELLED, whatever the task returned. */
+phi_status phi_meter_wait(phi_meter *meter, phi_quantize_stage stage, double done,
+                          phi_meter_task task, void *arg, phi_err *err) PHI_MUST_CHECK;
+
 #endif

@@ -207,26 +207,41 @@ static phi_status embed(model_pass *pass, phi_err *err)
     return status;
 }
 
+typedef struct layer_task {
+    const phi_checkpoint *checkpoint;
+    uint32_t index;
+    bool loaded;
+    phi_layer_weights layer;
+} layer_task;
+
+static phi_status load_layer(void *arg, phi_err *err)
+{
+    layer_task *task = arg;
+    phi_status status = phi_layer_weights_load(task->checkpoint, task->index, &task->layer, err);
+    task->loaded = status == PHI_OK;
+    return status;
+}
+
 static phi_status run_layer(model_pass *pass, uint32_t index, phi_err *err)
 {
     evaluation *e = pass->e;
-    phi_layer_weights layer;
-    phi_status status = phi_layer_weights_load(pass->checkpoint, index, &layer, err);
-    if (status != PHI_OK) {
-        return status;
-    }
+    layer_task task = {.checkpoint = pass->checkpoint, .index = index};
+    phi_status status = phi_meter_wait(e->meter, PHI_STAGE_EVALUATING, e->macs_done / e->macs_total,
+                                       load_layer, &task, err);
     for (uint32_t w = 0; status == PHI_OK && w < e->windows.count; w++) {
         uint32_t first = e->windows.starts[w];
         uint32_t end = e->windows.starts[w + 1];
         for (uint32_t t = first; status == PHI_OK && t < end; t += pass->chunk) {
             uint32_t n = end - t < pass->chunk ? end - t : pass->chunk;
-            phi_forward_layer(pass->ctx, e->compute, &layer,
+            phi_forward_layer(pass->ctx, e->compute, &task.layer,
                               pass->hidden + (size_t)t * e->description->n_embd, t - first, n,
                               &pass->kv);
             status = advance(e, n * layer_macs(e->description), "", err);
         }
     }
-    phi_layer_weights_done(&layer);
+    if (task.loaded) {
+        phi_layer_weights_done(&task.layer);
+    }
     return status;
 }
 

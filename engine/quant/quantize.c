@@ -129,6 +129,20 @@ static phi_status fill_file(quantize_call *call, phi_gguf_writer *writer, phi_er
     return status;
 }
 
+typedef struct commit_task {
+    quantize_call *call;
+    phi_gguf_writer *writer;
+} commit_task;
+
+/* Waits for the disk, which may take its time over a large file. */
+static phi_status commit(void *arg, phi_err *err)
+{
+    commit_task *task = arg;
+    phi_status status = phi_gguf_writer_commit(task->writer, err);
+    task->call->partial_exists = status == PHI_OK;
+    return status;
+}
+
 static phi_status write_file(quantize_call *call, phi_err *err)
 {
     char id[32];
@@ -144,9 +158,8 @@ static phi_status write_file(quantize_call *call, phi_err *err)
         phi_gguf_writer_abort(writer);
         return status;
     }
-    status = phi_gguf_writer_commit(writer, err);
-    call->partial_exists = status == PHI_OK;
-    return status;
+    commit_task task = {call, writer};
+    return phi_meter_wait(&call->meter, PHI_STAGE_WRITING, 1.0, commit, &task, err);
 }
 
 static phi_status measure_file(quantize_call *call, phi_err *err)

@@ -437,7 +437,14 @@ static void test_progress_rises_and_a_stop_leaves_nothing(void **state)
     assert_int_equal(unlink(b.out), 0);
     for (int stop_at = 1; stop_at <= calls; stop_at += stop_at < calls - 2 ? 3 : 1) {
         w = (watch){.target = b.out, .stop_at = stop_at};
-        assert_int_equal(bench_run(&b), PHI_E_CANCELLED);
+        phi_status status = bench_run(&b);
+        if (status == PHI_OK) {
+            /* A slow machine was asked more often the first time. */
+            assert_true(w.calls < stop_at);
+            assert_int_equal(unlink(b.out), 0);
+            break;
+        }
+        assert_int_equal(status, PHI_E_CANCELLED);
         assert_int_equal(w.calls, stop_at);
         assert_int_equal(files_in(b.target.dir), 0);
     }

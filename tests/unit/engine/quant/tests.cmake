@@ -1,4 +1,5 @@
 phid_test(engine.quant.encode ${TEST_DIR}/test_encode.c LIBS phi_quant phi_tensor phi_base)
+phid_test(engine.quant.meter ${TEST_DIR}/test_meter.c LIBS phi_quant phi_base)
 
 add_library(test_quant_model STATIC ${TEST_DIR}/random_model.c)
 target_link_libraries(test_quant_model

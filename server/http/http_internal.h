@@ -86,8 +86,14 @@ struct phi_request {
     phi_request *prev;
 
     phi_request_phase phase;
-    const phi_route *route;
+    unsigned status;
     bool head;
+    bool in_handler;
+    bool working; /* the worker pool has the request */
+    bool suspended;
+    bool deferred;
+    bool close_early; /* the answer comes before the end of the body */
+    const phi_route *route;
     char *method;
     char *path;
     char *parts[PHI_HTTP_PARTS_MAX];
@@ -103,22 +109,16 @@ struct phi_request {
     json_t *json;
     phi_sink_run *sink;
 
-    bool in_handler;
-    bool working; /* the worker pool has the request */
-    bool suspended;
-    bool deferred;
     void (*gone)(void *user);
     void *gone_user;
     uv_poll_t *watch;
 
     phi_stream *stream;
     struct MHD_Response *response;
-    unsigned status;
     uint64_t answer_bytes;
     phi_pair headers[PHI_HTTP_HEADERS_MAX];
     size_t n_headers;
-    bool close_early; /* the answer comes before the end of the body */
-    phi_buf plain;    /* the body of an error, for when it must be written past libmicrohttpd */
+    phi_buf plain; /* the body of an error, for when it must be written past libmicrohttpd */
 };
 
 typedef struct phi_linger phi_linger;

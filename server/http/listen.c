@@ -69,8 +69,8 @@ static uint16_t port_of(int fd)
 
 phi_status phi_http_listen(const char *address, int *out_fd, uint16_t *out_port, phi_err *err)
 {
-    char host[256];
-    char port[8];
+    char host[256] = "";
+    char port[8] = "";
     phi_status status = split(address, host, port, err);
     if (status) {
         return status;

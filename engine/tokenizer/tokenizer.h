@@ -90,9 +90,9 @@ phi_status phi_tokenizer_encode_spans(const phi_tokenizer *tokenizer, const phi_
                                       size_t count, phi_tokens *out_tokens,
                                       phi_err *err) PHI_MUST_CHECK;
 
-/* Whole-sequence decoding, as the reference does: invalid UTF-8 becomes U+FFFD (for byte tokens of a
- * SentencePiece vocabulary one for each invalid byte; the valid characters of a partly invalid run
- * are kept, so that decoding in pieces gives the same). Nothing is "cleaned up" afterwards. */
+/* Whole-sequence decoding, as the reference does: invalid UTF-8 becomes U+FFFD (for byte tokens of
+ * a SentencePiece vocabulary one for each invalid byte; the valid characters of a partly invalid
+ * run are kept, so that decoding in pieces gives the same). Nothing is "cleaned up" afterwards. */
 phi_status phi_tokenizer_decode(const phi_tokenizer *tokenizer, const int32_t *ids, size_t count,
                                 bool skip_special, phi_buf *out_text) PHI_MUST_CHECK;
 

@@ -267,12 +267,12 @@ static void load_start(slot *self)
     self->entry.state = PHI_REGISTRY_LOADING;
     self->load_started_ns = phi_clock_ns();
     self->err = (phi_err){0};
-    self->status =
+    /* Not into the slot: the worker may be writing to it already. */
+    phi_status refused =
         phi_work_submit(self->registry->app->work, PHI_WORK_LOAD, load_run, load_done, self);
-    if (self->status) {
-        (void)phi_fail(&self->err, PHI_E_BUSY,
-                       "too many models are waiting to be loaded; try "
-                       "again in a moment");
+    if (refused) {
+        self->status = phi_fail(&self->err, refused,
+                                "too many models are waiting to be loaded; try again in a moment");
         self->registry->pending--;
         self->entry.state = PHI_REGISTRY_COLD;
         answer_waiters(self);

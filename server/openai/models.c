@@ -100,10 +100,11 @@ static void delete_model(void *app_, phi_request *request, void *sink_state)
     (void)snprintf(task->name, sizeof task->name, "%s", entry->name);
     (void)snprintf(task->precision, sizeof task->precision, "%s", entry->precision);
     phi_request_defer(request, task_gone, task);
-    task->status = phi_work_submit(app->work, PHI_WORK_SHORT, delete_run, delete_done, task);
-    if (task->status) {
-        (void)phi_fail(&task->err, task->status,
-                       "too many operations are waiting; try again in a moment");
+    /* Not into the task: the worker may be writing to it already. */
+    phi_status refused = phi_work_submit(app->work, PHI_WORK_SHORT, delete_run, delete_done, task);
+    if (refused) {
+        task->status =
+            phi_fail(&task->err, refused, "too many operations are waiting; try again in a moment");
         delete_done(task);
     }
 }

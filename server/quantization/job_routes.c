@@ -45,10 +45,11 @@ static void task_free(job_task *task)
 static void task_start(job_task *task, void (*run)(void *arg), void (*done)(void *arg))
 {
     phi_request_defer(task->request, task_gone, task);
-    task->status = phi_work_submit(task->app->work, PHI_WORK_SHORT, run, done, task);
-    if (task->status) {
-        (void)phi_fail(&task->err, task->status,
-                       "too many operations are waiting; try again in a moment");
+    /* Not into the task: the worker may be writing to it already. */
+    phi_status refused = phi_work_submit(task->app->work, PHI_WORK_SHORT, run, done, task);
+    if (refused) {
+        task->status =
+            phi_fail(&task->err, refused, "too many operations are waiting; try again in a moment");
         done(task);
     }
 }

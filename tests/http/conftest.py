@@ -255,7 +255,7 @@ def tiny_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def slow_dir(tmp_path_factory):
     """Takes long enough to quantize that a test can interfere."""
-    return make_model(tmp_path_factory.mktemp("models") / "slow", layers=12, hidden=768, ffn=2048)
+    return make_model(tmp_path_factory.mktemp("models") / "slow", layers=6, hidden=512, ffn=1024)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def incoming(daemon):
     return [path.name for path in (daemon.data_dir / "incoming").iterdir()]
 
 
-def wait_until(what, timeout_s=10):
+def wait_until(what, timeout_s=30):
     deadline = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline, "it does not happen"

@@ -178,7 +178,15 @@ static phi_status take_entry(unpacking *self, struct archive_entry *entry, phi_e
     char name[PHI_LIMIT_NAME_BYTES + 1];
     (void)snprintf(name, sizeof name, "%.*s", (int)parts[count - 1].bytes, parts[count - 1].text);
     self->files++;
-    return write_member(self, name, err);
+    uint64_t before = self->bytes_done;
+    status = write_member(self, name, err);
+    if (!status && self->bytes_done - before != (uint64_t)archive_entry_size(entry)) {
+        status = phi_fail(err, PHI_E_FORMAT,
+                          "the archive's member '%s' has fewer bytes than it says; sparse members "
+                          "are not accepted",
+                          name);
+    }
+    return status;
 }
 
 static phi_status take_entries(unpacking *self, phi_err *err)

@@ -448,7 +448,7 @@ def test_sparse_archive(daemon, tmp_path):
         pytest.skip("no GNU tar")
     file = daemon.upload("sparse.tar", tmp_path / "s.tar")
     job = daemon.quantize("sparse", [file["id"]])
-    assert job["status"] == "failed" and job["error"]["code"] == "limit_exceeded", job
+    assert job["status"] == "failed" and "sparse" in job["error"]["message"], job
 
 
 @pytest.mark.parametrize("data", [b"", b"x", os.urandom(100_000), b"\0" * 10240])

@@ -225,21 +225,19 @@ static phi_status allocate(pipeline *p, phi_err *err)
     return PHI_OK;
 }
 
-phi_status phi_pipeline_run(const phi_compute *compute, const phi_checkpoint *checkpoint,
-                            const phi_recipe *recipe, phi_gguf_writer *writer, phi_meter *meter,
-                            phi_quality *quality, phi_err *err)
+phi_status phi_pipeline_run(const phi_pipeline_input *input, phi_quality *quality, phi_err *err)
 {
     pipeline p = {
-        .compute = compute,
-        .checkpoint = checkpoint,
-        .recipe = recipe,
-        .writer = writer,
-        .meter = meter,
+        .compute = input->compute,
+        .checkpoint = input->checkpoint,
+        .recipe = input->recipe,
+        .writer = input->writer,
+        .meter = input->meter,
         .quality = quality,
     };
     phi_status status = allocate(&p, err);
-    for (size_t i = 0; status == PHI_OK && i < phi_checkpoint_count(checkpoint); i++) {
-        status = write_tensor(&p, phi_checkpoint_at(checkpoint, i), err);
+    for (size_t i = 0; status == PHI_OK && i < phi_checkpoint_count(p.checkpoint); i++) {
+        status = write_tensor(&p, phi_checkpoint_at(p.checkpoint, i), err);
     }
     if (status == PHI_OK && p.total.weight > 0.0) {
         quality->weight_rmse = sqrt(p.total.error / p.total.weight);

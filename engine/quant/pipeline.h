@@ -17,9 +17,16 @@
 /* Declares every tensor with the type that the recipe gives it. */
 void phi_pipeline_declare(const phi_checkpoint *checkpoint, const phi_recipe *recipe,
                           phi_gguf_writer *writer);
+typedef struct phi_pipeline_input {
+    const phi_compute *compute;
+    const phi_checkpoint *checkpoint;
+    const phi_recipe *recipe;
+    phi_gguf_writer *writer; /* its header written */
+    phi_meter *meter;
+} phi_pipeline_input;
+
 /* Writes their data in the same order, and fills the report's figures about weights. */
-phi_status phi_pipeline_run(const phi_compute *compute, const phi_checkpoint *checkpoint,
-                            const phi_recipe *recipe, phi_gguf_writer *writer, phi_meter *meter,
-                            phi_quality *quality, phi_err *err) PHI_MUST_CHECK;
+phi_status phi_pipeline_run(const phi_pipeline_input *input, phi_quality *quality,
+                            phi_err *err) PHI_MUST_CHECK;
 
 #endif

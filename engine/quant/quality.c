@@ -111,16 +111,15 @@ static phi_status lay_out(eval_windows *windows, const phi_tokens *ids, int32_t 
     return PHI_OK;
 }
 
-static phi_status make_windows(evaluation *e, const phi_tokenizer *tokenizer,
-                               const phi_quality_text *text, phi_err *err)
+static phi_status make_windows(evaluation *e, const phi_quality_input *input, phi_err *err)
 {
     phi_tokens ids;
     phi_tokens_init(&ids);
     phi_encode_options options = {.mode = PHI_PARSE_PLAIN};
     phi_status status =
-        phi_tokenizer_encode(tokenizer, text->text, text->bytes, &options, &ids, err);
-    if (status == PHI_OK && ids.count > text->tokens_max) {
-        ids.count = text->tokens_max;
+        phi_tokenizer_encode(input->tokenizer, input->text, input->text_bytes, &options, &ids, err);
+    if (status == PHI_OK && ids.count > input->tokens_max) {
+        ids.count = input->tokens_max;
     }
     if (status == PHI_OK && ids.count < 2) {
         status = phi_fail_param(err, PHI_E_INVALID, "eval_text",
@@ -132,7 +131,8 @@ static phi_status make_windows(evaluation *e, const phi_tokenizer *tokenizer,
         uint32_t window = PHI_QUALITY_WINDOW;
         window = e->description->n_ctx < window ? e->description->n_ctx : window;
         window = window < 2 ? 2 : window;
-        int32_t bos = phi_tokenizer_adds_bos(tokenizer) ? phi_tokenizer_bos(tokenizer) : -1;
+        int32_t bos =
+            phi_tokenizer_adds_bos(input->tokenizer) ? phi_tokenizer_bos(input->tokenizer) : -1;
         status = lay_out(&e->windows, &ids, bos, window, err);
     }
     phi_tokens_done(&ids);
@@ -541,18 +541,16 @@ static void summarise(const evaluation *e, phi_quality *quality)
     phi_free(divergences);
 }
 
-phi_status phi_quality_measure(const phi_compute *compute, const phi_checkpoint *source,
-                               const phi_checkpoint *result, const phi_tokenizer *tokenizer,
-                               const phi_quality_text *text, phi_meter *meter,
-                               phi_quality *out_quality, phi_err *err)
+phi_status phi_quality_measure(const phi_quality_input *input, phi_quality *out_quality,
+                               phi_err *err)
 {
     evaluation e = {
-        .compute = compute,
-        .description = phi_checkpoint_description(source),
-        .meter = meter,
+        .compute = input->compute,
+        .description = phi_checkpoint_description(input->source),
+        .meter = input->meter,
     };
     phi_tokens_init(&e.windows.tokens);
-    phi_status status = make_windows(&e, tokenizer, text, err);
+    phi_status status = make_windows(&e, input, err);
     if (status == PHI_OK) {
         status = make_rows(&e, err);
     }
@@ -560,13 +558,13 @@ phi_status phi_quality_measure(const phi_compute *compute, const phi_checkpoint 
         double per_token =
             e.description->n_layer * layer_macs(e.description) + head_macs(e.description);
         e.macs_total = 2.0 * per_token * (double)e.windows.tokens.count;
-        status = run_model(&e, source, e.hidden[0], err);
+        status = run_model(&e, input->source, e.hidden[0], err);
     }
     if (status == PHI_OK) {
-        status = run_model(&e, result, e.hidden[1], err);
+        status = run_model(&e, input->result, e.hidden[1], err);
     }
     if (status == PHI_OK) {
-        status = run_heads(&e, source, result, err);
+        status = run_heads(&e, input->source, input->result, err);
     }
     if (status == PHI_OK) {
         summarise(&e, out_quality);

@@ -22,15 +22,18 @@
 #define PHI_QUALITY_WINDOW 256U
 #define PHI_QUALITY_TOKENS 2048U
 
-typedef struct phi_quality_text {
+typedef struct phi_quality_input {
+    const phi_compute *compute;
+    const phi_checkpoint *source;
+    const phi_checkpoint *result;
+    const phi_tokenizer *tokenizer;
     const char *text;
-    size_t bytes;
+    size_t text_bytes;
     uint32_t tokens_max;
-} phi_quality_text;
+    phi_meter *meter;
+} phi_quality_input;
 
-phi_status phi_quality_measure(const phi_compute *compute, const phi_checkpoint *source,
-                               const phi_checkpoint *result, const phi_tokenizer *tokenizer,
-                               const phi_quality_text *text, phi_meter *meter,
-                               phi_quality *out_quality, phi_err *err) PHI_MUST_CHECK;
+phi_status phi_quality_measure(const phi_quality_input *input, phi_quality *out_quality,
+                               phi_err *err) PHI_MUST_CHECK;
 
 #endif

@@ -120,8 +120,9 @@ static phi_status fill_file(quantize_call *call, phi_gguf_writer *writer, phi_er
         status = phi_gguf_write_rope_factors(writer, &description, err);
     }
     if (status == PHI_OK) {
-        status = phi_pipeline_run(&call->compute, call->source, &call->recipe, writer, &call->meter,
-                                  &call->quality, err);
+        phi_pipeline_input input = {&call->compute, call->source, &call->recipe, writer,
+                                    &call->meter};
+        status = phi_pipeline_run(&input, &call->quality, err);
     }
     if (status == PHI_OK) {
         status = phi_meter_report(&call->meter, PHI_STAGE_WRITING, 1.0, "", err);
@@ -171,13 +172,17 @@ static phi_status measure_file(quantize_call *call, phi_err *err)
         return status;
     }
     char *built_in = options->eval_text ? NULL : phi_eval_text_make();
-    phi_quality_text text = {
+    phi_quality_input input = {
+        .compute = &call->compute,
+        .source = call->source,
+        .result = result,
+        .tokenizer = call->tokenizer,
         .text = built_in ? built_in : options->eval_text,
-        .bytes = built_in ? strlen(built_in) : options->eval_text_bytes,
+        .text_bytes = built_in ? strlen(built_in) : options->eval_text_bytes,
         .tokens_max = options->eval_tokens_max ? options->eval_tokens_max : PHI_QUALITY_TOKENS,
+        .meter = &call->meter,
     };
-    status = phi_quality_measure(&call->compute, call->source, result, call->tokenizer, &text,
-                                 &call->meter, &call->quality, err);
+    status = phi_quality_measure(&input, &call->quality, err);
     phi_free(built_in);
     phi_checkpoint_close(result);
     return status;

@@ -11,7 +11,7 @@ build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-d
 tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-pytest
     python3-requests nginx-light systemd'
 container='buildah podman runc debootstrap zstd'
-peers='python3-venv g++'
+peers='python3-venv python3-torch g++'
 
 case "${1:-build}" in
 build) wanted="$build" ;;

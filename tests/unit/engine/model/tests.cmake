@@ -9,3 +9,4 @@ phid_test(engine.model.golden ${TEST_DIR}/test_golden.c
     LIBS test_model_runner phi_formats PkgConfig::JANSSON)
 phid_test(engine.model.forward ${TEST_DIR}/test_forward.c
     LIBS test_model_runner test_kernels_random phi_formats)
+phid_test(engine.model.memplan ${TEST_DIR}/test_memplan.c LIBS phi_model phi_formats phi_base)

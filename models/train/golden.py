@@ -17,13 +17,15 @@ from tokenizer import Tokenizer
 
 GREEDY_TOKENS = 32
 TOP = 10
+# Prompts after which the best token is never nearly tied, see greedy_gap_min.
 PROMPTS = [
-    ("chat", "<|user|>\nWhat is 17 plus 25?<|end|>\n<|assistant|>\n"),
-    ("story", "Once there was a kind girl called Anna."),
+    ("chat", "<|user|>\nTom has a red ball. What colour is Tom's ball?<|end|>\n<|assistant|>\n"),
+    ("story", "Kate was a cheerful girl who lived near a forest. One warm morning Kate went to "
+     "the forest. Her yellow drum was with her."),
     ("chat with system text and two turns",
-     "<|system|>\nYou are a helpful assistant.<|end|>\n<|user|>\nWhat day comes after Monday?"
+     "<|system|>\nYou are a friendly assistant.<|end|>\n<|user|>\nWhat day comes after Monday?"
      "<|end|>\n<|assistant|>\nThe day after Monday is Tuesday.<|end|>\n<|user|>\n"
-     "Tell me a story about a cat.<|end|>\n<|assistant|>\n"),
+     "Tell me a story about Ben.<|end|>\n<|assistant|>\n"),
 ]
 
 

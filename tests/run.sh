@@ -38,7 +38,7 @@ stage_lint() {
     # clang's own compile commands: gcc's warning flags would only confuse it.
     cmake --preset clang >/dev/null
     c_sources 'base/*.c' 'config/*.c' 'engine/*.c' 'server/*.c' |
-        xargs -P "$jobs" -n 4 clang-tidy -p build/clang --quiet 2>/dev/null
+        xargs -P "$jobs" -n 1 clang-tidy -p build/clang --quiet 2>/dev/null
 }
 
 stage_unit() {

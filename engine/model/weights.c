@@ -16,15 +16,14 @@ typedef struct loader {
     uint64_t bytes_total;
 } loader;
 
-static phi_status find(const loader *self, const char *name, const phi_tensor **out_tensor,
-                       phi_err *err)
+/* NULL, with the error filled in, when it is missing. */
+static const phi_tensor *find(const loader *self, const char *name, phi_err *err)
 {
     const phi_tensor *tensor = phi_checkpoint_find(self->checkpoint, name);
     if (!tensor) {
-        return phi_fail(err, PHI_E_FORMAT, "the tensor %s is missing", name);
+        (void)phi_fail(err, PHI_E_FORMAT, "the tensor %s is missing", name);
     }
-    *out_tensor = tensor;
-    return PHI_OK;
+    return tensor;
 }
 
 static phi_status advance(loader *self, uint64_t bytes, phi_err *err)
@@ -38,13 +37,12 @@ static phi_status advance(loader *self, uint64_t bytes, phi_err *err)
 
 static phi_status load_matrix(loader *self, const char *name, phi_weight *out_weight, phi_err *err)
 {
-    const phi_tensor *tensor = NULL;
-    phi_status status = find(self, name, &tensor, err);
-    if (status) {
-        return status;
+    const phi_tensor *tensor = find(self, name, err);
+    if (!tensor) {
+        return PHI_E_FORMAT;
     }
     phi_weight weight;
-    status = phi_weight_init(&weight, tensor->dtype, tensor->rows, tensor->cols, err);
+    phi_status status = phi_weight_init(&weight, tensor->dtype, tensor->rows, tensor->cols, err);
     if (status) {
         return phi_fail_context(err, status, "%s", name);
     }
@@ -74,11 +72,11 @@ static phi_status load_matrix(loader *self, const char *name, phi_weight *out_we
 
 static phi_status load_vector(loader *self, const char *name, float **out_vector, phi_err *err)
 {
-    const phi_tensor *tensor = NULL;
-    phi_status status = find(self, name, &tensor, err);
-    if (status) {
-        return status;
+    const phi_tensor *tensor = find(self, name, err);
+    if (!tensor) {
+        return PHI_E_FORMAT;
     }
+    phi_status status = PHI_OK;
     float *vector = phi_try_alloc((size_t)tensor->cols * sizeof *vector);
     void *scratch = phi_try_alloc((size_t)tensor->cols * sizeof(float));
     if (!vector || !scratch) {

@@ -46,6 +46,7 @@ typedef struct pipeline {
 
 static uint32_t rows_per_chunk(const phi_tensor *tensor)
 {
+    PHI_ASSERT(tensor->cols > 0);
     uint32_t rows = CHUNK_ELEMENTS / tensor->cols;
     rows = rows > 0 ? rows : 1;
     return rows < tensor->rows ? rows : tensor->rows;

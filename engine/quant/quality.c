@@ -409,6 +409,7 @@ static phi_status open_heads(head_pass *pass, phi_err *err)
             row_bytes = bytes;
         }
     }
+    PHI_ASSERT(row_bytes > 0);
     uint64_t rows = HEAD_BLOCK_BYTES / row_bytes;
     rows = rows > 0 ? rows : 1;
     pass->block_rows = rows < d->n_vocab ? (uint32_t)rows : d->n_vocab;

@@ -13,6 +13,7 @@ static void append_line(phi_seq_queue *queue, phi_generation *first)
 {
     first->next_client = NULL;
     if (queue->lines) {
+        PHI_ASSERT(queue->lines_last != NULL);
         queue->lines_last->next_client = first;
     } else {
         queue->lines = first;

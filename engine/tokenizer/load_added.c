@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "config/limits.h"
@@ -64,9 +65,10 @@ static phi_status read_entry(const json_t *json, int64_t id, const char *label,
 static phi_status append_entry(phi_added_list *list, const json_t *json, int64_t id,
                                const char *label, phi_err *err)
 {
-    phi_added_entry entry;
+    phi_added_entry entry = {0};
     phi_status status = read_entry(json, id, label, &entry, err);
     if (status == PHI_OK) {
+        PHI_ASSERT(entry.content != NULL);
         status = phi_added_list_append(list, &entry, err);
         phi_free(entry.content);
     }
@@ -99,11 +101,12 @@ static phi_status apply_decoder_entry(phi_added_list *list, const char *key, con
     if (!known) {
         return append_entry(list, json, (int64_t)id, label, err);
     }
-    phi_added_entry entry;
+    phi_added_entry entry = {0};
     phi_status status = read_entry(json, (int64_t)id, label, &entry, err);
     if (status != PHI_OK) {
         return status;
     }
+    PHI_ASSERT(entry.content != NULL);
     bool same = strcmp(entry.content, known->content) == 0;
     phi_free(entry.content);
     if (!same) {

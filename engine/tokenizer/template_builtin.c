@@ -55,7 +55,7 @@ static phi_value cut(const phi_value *string, size_t begin, size_t end)
 phi_status phi_template_concat(phi_render *render, const phi_value *a, const phi_value *b,
                                phi_value *out)
 {
-    draft text;
+    draft text = {0};
     if (!draft_init(render, a->as.string.bytes + b->as.string.bytes, &text)) {
         return phi_template_no_memory(render);
     }
@@ -150,7 +150,7 @@ static phi_value strip(const phi_value *string, const phi_value *set, bool left,
 static phi_status change_case(phi_render *render, const phi_node *node, const phi_value *string,
                               bool upper, phi_value *out)
 {
-    draft text;
+    draft text = {0};
     if (!draft_init(render, string->as.string.bytes, &text)) {
         return phi_template_no_memory(render);
     }
@@ -215,7 +215,7 @@ static phi_status replace(phi_render *render, const phi_node *node, const phi_va
         return phi_template_refuse(render, node, "replacing nothing is not supported");
     }
     size_t hits = count_of(string, find);
-    draft text;
+    draft text = {0};
     if (!draft_init(render, string->as.string.bytes + hits * put->as.string.bytes, &text)) {
         return phi_template_no_memory(render);
     }
@@ -370,7 +370,7 @@ phi_status phi_template_call(phi_render *render, const phi_node *node, const phi
 /* JSON as json.dumps(ensure_ascii=False) writes it. An escape has its character's mark. */
 static phi_status string_to_json(phi_render *render, const phi_value *string, phi_value *out)
 {
-    draft text;
+    draft text = {0};
     if (!draft_init(render, 6 * string->as.string.bytes + 2, &text)) {
         return phi_template_no_memory(render);
     }

@@ -189,7 +189,7 @@ static phi_status slice_bound(phi_render *render, const phi_scope *scope, const 
     if (!node) {
         return PHI_OK;
     }
-    phi_value value;
+    phi_value value = {.kind = PHI_VALUE_UNDEFINED};
     phi_status status = eval(render, scope, node, &value);
     if (status != PHI_OK || value.kind == PHI_VALUE_NONE) {
         return status;
@@ -590,7 +590,7 @@ static phi_status run_if(phi_render *render, const phi_scope *scope, const phi_n
 
 static phi_status run_for(phi_render *render, const phi_scope *scope, const phi_node *node)
 {
-    phi_value list;
+    phi_value list = {.kind = PHI_VALUE_UNDEFINED};
     phi_status status = eval(render, scope, node->a, &list);
     if (status != PHI_OK) {
         return status;
@@ -620,7 +620,7 @@ static phi_status run_for(phi_render *render, const phi_scope *scope, const phi_
 /* A loop's state lives on the stack of its for statement and must not get out. */
 static phi_status run_set(phi_render *render, const phi_scope *scope, const phi_node *node)
 {
-    phi_value value;
+    phi_value value = {.kind = PHI_VALUE_UNDEFINED};
     phi_status status = eval(render, scope, node->a, &value);
     if (status != PHI_OK) {
         return status;

@@ -326,7 +326,7 @@ static void get_events(void *app_, phi_request *request, void *sink_state)
     phi_app *app = app_;
     (void)sink_state;
     phi_store_job job;
-    phi_store_page page;
+    phi_store_page page = {0};
     uint32_t after = 0;
     bool stream = false;
     phi_err err = {0};

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -130,6 +131,7 @@ static phi_status resolve_path(phi_app *app, const char *path, phi_store_source 
     if (status) {
         return status;
     }
+    PHI_ASSERT(real != NULL);
     const char *slash = strrchr(real, '/');
     (void)snprintf(source->role, sizeof source->role, "model");
     (void)snprintf(source->filename, sizeof source->filename, "%s", slash ? slash + 1 : real);

@@ -186,8 +186,8 @@ static void check_chat(const phi_tokenizer *tokenizer, const json_t *json)
     phi_tokens tokens;
     phi_tokens_init(&tokens);
     phi_encode_options options = {.mode = PHI_PARSE_SPECIAL};
-    assert_int_equal(
-        phi_tokenizer_encode(tokenizer, want, strlen(want), &options, &tokens, NULL), PHI_OK);
+    assert_int_equal(phi_tokenizer_encode(tokenizer, want, strlen(want), &options, &tokens, NULL),
+                     PHI_OK);
     assert_ids(json_object_get(json, "ids"), &tokens, want);
     tokens.count = 0;
     assert_int_equal(phi_chat_encode(chat, messages, count, true, &tokens, NULL), PHI_OK);

@@ -1,5 +1,6 @@
 /*
- * The Jinja2 subset: expected texts are what jinja2 3.1 gives with trim_blocks and lstrip_blocks on.
+ * The Jinja2 subset: expected texts are what jinja2 3.1 gives with trim_blocks and lstrip_blocks
+ * on.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -456,7 +456,7 @@ static phi_status filter_plain(phi_render *render, const phi_node *node, const p
                                phi_value *out)
 {
     const char *name = node->text;
-    phi_value text;
+    phi_value text = {.kind = PHI_VALUE_UNDEFINED};
     if (strcmp(name, "length") == 0 || strcmp(name, "count") == 0) {
         return length_of(render, node, input, out);
     }

@@ -1,13 +1,15 @@
 /*
- * Every product goes through the table's own row kernels, whatever the number of tokens. A BLAS
- * chooses its blocking, and with it the order of its sums, by the shape it is given: a sequence
- * would then answer differently alone and in a batch.
+ * Products at inference priority go through the table's own row kernels, whatever the number of
+ * tokens: a BLAS chooses its blocking, and with it the order of its sums, by the shape it is given,
+ * and a sequence would then answer differently alone and in a batch. Products in the background
+ * (quality reports) compare whole passes and continue nothing, so OpenBLAS may have those.
  */
 #include "engine/kernels/matmul.h"
 
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/mem.h"
+#include "engine/kernels/blas.h"
 
 /* Multiply-adds of one slice at least: some ten microseconds' worth, against the one or two that
  * handing out a slice costs. */
@@ -16,6 +18,10 @@
 #define SLICE_ROWS 8U
 /* Tokens that a slice of activation quantizing has at least. */
 #define QUANTIZE_TOKENS 4U
+/* From here on OpenBLAS is the faster one; rows that it gets at once, so that a widened panel stays
+ * in the cache. */
+#define BLAS_TOKENS 32U
+#define BLAS_ROWS 64U
 
 phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_max,
                                    uint32_t cols_max, phi_err *err)
@@ -105,6 +111,16 @@ static void multiply_rows(void *arg, size_t begin, size_t end, unsigned worker)
     PHI_UNREACHABLE();
 }
 
+/* [team] The same through OpenBLAS. */
+static void multiply_rows_blas(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    const matmul_job *job = arg;
+    if (!phi_blas_rows(job->kernels, job->weight, (uint32_t)begin, (uint32_t)end, job->x,
+                       job->n_tok, job->y, job->weight->rows)) {
+        multiply_rows(arg, begin, end, worker);
+    }
+}
+
 static size_t slice_rows(const phi_weight *weight, uint32_t n_tok)
 {
     uint64_t row_macs = (uint64_t)weight->cols * n_tok;
@@ -124,6 +140,11 @@ void phi_matmul(const phi_compute *compute, const phi_weight *weight, const floa
         PHI_ASSERT(n_tok <= scratch->n_tok_max && weight->cols <= scratch->cols_max);
         phi_team_run(compute->team, compute->priority, n_tok, QUANTIZE_TOKENS, quantize_tokens,
                      &job);
+    }
+    if (!weight->group && n_tok >= BLAS_TOKENS && compute->priority == PHI_TEAM_BACKGROUND) {
+        phi_team_run(compute->team, compute->priority, weight->rows, BLAS_ROWS, multiply_rows_blas,
+                     &job);
+        return;
     }
     phi_team_run(compute->team, compute->priority, weight->rows, slice_rows(weight, n_tok),
                  multiply_rows, &job);

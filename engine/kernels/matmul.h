@@ -32,8 +32,9 @@ phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_m
                                    uint32_t cols_max, phi_err *err) PHI_MUST_CHECK;
 void phi_matmul_scratch_done(phi_matmul_scratch *scratch);
 
-/* y [n_tok, W.rows] = x [n_tok, W.cols] W^T. INT kinds quantize x on the fly. A row of y does not
- * depend on n_tok or on the number of threads. */
+/* y [n_tok, W.rows] = x [n_tok, W.cols] W^T. INT kinds quantize x on the fly. At inference priority
+ * a row of y does not depend on n_tok or on the number of threads, and nothing is allocated; at
+ * background priority OpenBLAS may sum the FP kinds in another order. */
 void phi_matmul(const phi_compute *compute, const phi_weight *weight, const float *x,
                 uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import requests
 
-START = "Once upon a time"
+START = "Once there was"
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,36 @@ static void test_independent(void **state)
     }
 }
 
+/* OpenBLAS takes the FP kinds in the background: the same products within the rounding of sums. */
+static void test_background(void **state)
+{
+    (void)state;
+    const phi_kernels *sets[8];
+    phi_team *team = NULL;
+    phi_matmul_scratch scratch;
+    assert_true(phi_kernels_available(sets, 8) > 0);
+    assert_int_equal(PHI_OK, phi_team_create(2, &team, NULL));
+    assert_int_equal(PHI_OK, phi_matmul_scratch_init(&scratch, TOKENS, COLS, NULL));
+    const phi_compute front = {sets[0], team, PHI_TEAM_INFERENCE};
+    const phi_compute back = {sets[0], team, PHI_TEAM_BACKGROUND};
+    for (size_t i = 0; i < n_random_kinds; i++) {
+        phi_weight w;
+        random_seed(300 + (uint64_t)i);
+        random_weight(&w, &random_kinds[i], ROWS, COLS, 0.1F);
+        random_floats(x, TOKENS * COLS, 2.0F);
+        phi_matmul(&front, &w, x, TOKENS, whole, &scratch);
+        memset(y, 0xff, sizeof y);
+        phi_matmul(&back, &w, x, TOKENS, y, &scratch);
+        for (size_t j = 0; j < (size_t)TOKENS * ROWS; j++) {
+            float difference = y[j] - whole[j];
+            assert_true(difference < 1e-4F && difference > -1e-4F);
+        }
+        phi_weight_done(&w);
+    }
+    phi_matmul_scratch_done(&scratch);
+    phi_team_destroy(team);
+}
+
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -73,6 +103,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_independent),
+        cmocka_unit_test(test_background),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

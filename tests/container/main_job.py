@@ -37,15 +37,16 @@ def wait_until_alive():
     sys.exit("the daemon did not answer within 10 s")
 
 
-def upload(name):
+def upload(name, purpose="model"):
     data = (SAMPLE / name).read_bytes()
-    return call("PUT", f"/v1/files?filename={name}&purpose=model", data,
+    return call("PUT", f"/v1/files?filename={name}&purpose={purpose}", data,
                 "application/octet-stream")["id"]
 
 
 def run_job(files):
     job = call("POST", "/v1/quantization/jobs",
-               {"model": "phi-sample", "precision": "int4", "source": {"files": files}})
+               {"model": "phi-sample", "precision": "int4", "source": {"files": files},
+                "quality": {"file": upload("heldout.txt", "calibration")}})
     for _ in range(600):
         job = call("GET", "/v1/quantization/jobs/" + job["id"])
         if job["status"] not in ("queued", "running"):

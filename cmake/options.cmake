@@ -28,23 +28,9 @@ endif()
 # Asserts on our own bugs stay in release builds: PHI_ASSERT does not look at NDEBUG.
 
 # phid_library(NAME SOURCES... [LINK libs...] [PRIVATE_LINK libs...])
-# A static library of one directory with the shared options. A directory whose files are not there
-# yet is an empty interface library.
+# A static library of one directory with the shared options.
 function(phid_library name)
     cmake_parse_arguments(ARG "" "" "SOURCES;LINK;PRIVATE_LINK" ${ARGN})
-    set(present "")
-    foreach(source ${ARG_SOURCES})
-        if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
-            list(APPEND present ${source})
-        else()
-            message(WARNING "${name}: ${source} is not there yet")
-        endif()
-    endforeach()
-    if(present)
-        add_library(${name} STATIC ${present})
-        target_link_libraries(${name} PUBLIC ${ARG_LINK} PRIVATE phi_options ${ARG_PRIVATE_LINK})
-    else()
-        add_library(${name} INTERFACE)
-        target_link_libraries(${name} INTERFACE ${ARG_LINK})
-    endif()
+    add_library(${name} STATIC ${ARG_SOURCES})
+    target_link_libraries(${name} PUBLIC ${ARG_LINK} PRIVATE phi_options ${ARG_PRIVATE_LINK})
 endfunction()

@@ -29,7 +29,8 @@ struct phi_engine {
     const phi_kernels *kernels;
     phi_team *team;
     phi_scheduler *scheduler;
-    uint32_t batch_tokens;
+    uint32_t batch_tokens; /* rows of a step, and those of them that get logits */
+    uint32_t logits_rows;
 };
 
 struct phi_model {
@@ -60,6 +61,7 @@ phi_status phi_engine_create(const phi_engine_options *options, phi_engine **out
         .wake = options->wake,
         .wake_user = options->wake_user,
     };
+    engine->logits_rows = phi_served_logits_rows(scheduling.running_max, engine->batch_tokens);
     phi_status status = phi_kernels_select(isa, &engine->kernels, err);
     if (status) {
         goto fail;
@@ -237,7 +239,12 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
     model->format = phi_checkpoint_format(checkpoint);
     kv = size_kv(checkpoint, options);
     /* What is cheap and may fail comes before what takes time. */
-    status = phi_memplan_make(checkpoint, kv.type, kv.tokens, engine->batch_tokens, &memory, err);
+    status = phi_memplan_make(checkpoint,
+                              &(phi_memplan_sizes){.kv_type = kv.type,
+                                                   .kv_tokens = kv.tokens,
+                                                   .n_tok_max = engine->batch_tokens,
+                                                   .n_logits_max = engine->logits_rows},
+                              &memory, err);
     if (status) {
         goto done;
     }

@@ -5,25 +5,34 @@
 /* What stays free for the system and for what this plan does not count. */
 #define RESERVE_BYTES (64ULL << 20)
 
-/* Scratch of a context, as forward.c lays it out, from the description alone. */
-static uint64_t scratch_bytes(const phi_description *desc, uint32_t n_tok_max)
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Scratch of a context, as forward.c lays it out, from the description alone: activations in
+ * floats, the widest once more in bytes with a scale and a sum for each 32, and logits. */
+static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_sizes *sizes)
 {
     uint64_t heads = desc->n_head + 2 * (uint64_t)desc->n_head_kv;
     uint64_t row = 3 * (uint64_t)desc->n_embd + (heads + desc->n_head) * desc->head_dim +
-                   3 * (uint64_t)desc->n_ffn + desc->n_rot + desc->n_vocab;
-    return row * n_tok_max * sizeof(float);
+                   3 * (uint64_t)desc->n_ffn + desc->n_rot;
+    uint64_t widest =
+        larger(larger(desc->n_embd, desc->n_ffn), (uint64_t)desc->n_head * desc->head_dim);
+    uint64_t row_bytes = row * sizeof(float) + widest + widest / 32 * 2 * sizeof(float);
+    return row_bytes * sizes->n_tok_max +
+           (uint64_t)desc->n_vocab * sizes->n_logits_max * sizeof(float);
 }
 
-phi_status phi_memplan_make(const phi_checkpoint *checkpoint, phi_kv_type kv_type,
-                            uint32_t kv_tokens, uint32_t n_tok_max, phi_memplan *out_plan,
-                            phi_err *err)
+phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,
+                            phi_memplan *out_plan, phi_err *err)
 {
     const phi_description *desc = phi_checkpoint_description(checkpoint);
-    uint64_t pages = ((uint64_t)kv_tokens + PHI_KV_PAGE_TOKENS - 1) / PHI_KV_PAGE_TOKENS;
+    uint64_t pages = ((uint64_t)sizes->kv_tokens + PHI_KV_PAGE_TOKENS - 1) / PHI_KV_PAGE_TOKENS;
     phi_memplan plan = {
         .weights_bytes = phi_checkpoint_bytes(checkpoint),
-        .kv_bytes = pages * phi_kv_page_bytes(desc, kv_type),
-        .scratch_bytes = scratch_bytes(desc, n_tok_max),
+        .kv_bytes = pages * phi_kv_page_bytes(desc, sizes->kv_type),
+        .scratch_bytes = scratch_bytes(desc, sizes),
         .available_bytes = phi_machine_memory_available(),
     };
     uint64_t need = plan.weights_bytes + plan.kv_bytes + plan.scratch_bytes + RESERVE_BYTES;
@@ -33,7 +42,7 @@ phi_status phi_memplan_make(const phi_checkpoint *checkpoint, phi_kv_type kv_typ
                         "scratch %llu), but %llu MB are available",
                         (unsigned long long)(need >> 20),
                         (unsigned long long)(plan.weights_bytes >> 20),
-                        (unsigned long long)(plan.kv_bytes >> 20), kv_tokens,
+                        (unsigned long long)(plan.kv_bytes >> 20), sizes->kv_tokens,
                         (unsigned long long)(plan.scratch_bytes >> 20),
                         (unsigned long long)(plan.available_bytes >> 20));
     }

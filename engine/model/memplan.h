@@ -18,8 +18,14 @@ typedef struct phi_memplan {
     uint64_t available_bytes;
 } phi_memplan;
 
-phi_status phi_memplan_make(const phi_checkpoint *checkpoint, phi_kv_type kv_type,
-                            uint32_t kv_tokens, uint32_t n_tok_max, phi_memplan *out_plan,
-                            phi_err *err) PHI_MUST_CHECK;
+typedef struct phi_memplan_sizes {
+    phi_kv_type kv_type;
+    uint32_t kv_tokens;
+    uint32_t n_tok_max;    /* rows of a step, and those of them that get logits: as given to */
+    uint32_t n_logits_max; /* phi_forward_ctx_create */
+} phi_memplan_sizes;
+
+phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,
+                            phi_memplan *out_plan, phi_err *err) PHI_MUST_CHECK;
 
 #endif

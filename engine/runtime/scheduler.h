@@ -47,6 +47,8 @@ typedef struct phi_served_options {
 
 phi_status phi_served_add(phi_scheduler *scheduler, const phi_served_options *options,
                           phi_served **out_served, phi_err *err) PHI_MUST_CHECK;
+/* Rows of one step that get logits, at most. */
+uint32_t phi_served_logits_rows(uint32_t running_max, uint32_t batch_tokens);
 /* Longest sequence: n_ctx, or less where the KV cache holds less. */
 uint32_t phi_served_n_ctx(const phi_served *served);
 /* Refuses new sequences and waits for the model's own to end: [job], not [loop]. */

@@ -96,6 +96,12 @@ static phi_status allocate_step(phi_served *served, phi_err *err)
     return PHI_OK;
 }
 
+uint32_t phi_served_logits_rows(uint32_t running_max, uint32_t batch_tokens)
+{
+    uint32_t rows = running_max + PROMPT_LOGITS_MIN;
+    return rows < batch_tokens ? rows : batch_tokens;
+}
+
 phi_status phi_served_add(phi_scheduler *scheduler, const phi_served_options *options,
                           phi_served **out_served, phi_err *err)
 {
@@ -107,9 +113,8 @@ phi_status phi_served_add(phi_scheduler *scheduler, const phi_served_options *op
     phi_served *served = phi_alloc_zero(1, sizeof *served);
     served->scheduler = scheduler;
     describe(served, options);
-    uint32_t n_jobs = scheduler->options.running_max + PROMPT_LOGITS_MIN;
     served->n_jobs_max =
-        n_jobs < scheduler->options.batch_tokens ? n_jobs : scheduler->options.batch_tokens;
+        phi_served_logits_rows(scheduler->options.running_max, scheduler->options.batch_tokens);
     phi_status status = allocate_step(served, err);
     if (!status) {
         status = phi_kv_pool_init(&served->pool, served->n_pages,

@@ -19,7 +19,7 @@ import time
 import pytest
 import requests
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 30
 JOB_TIMEOUT_S = 300
 

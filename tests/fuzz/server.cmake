@@ -1,1 +1,2 @@
 phid_fuzz(settings LIBS phi_config)
+phid_fuzz(request LIBS phi_server PkgConfig::JANSSON)

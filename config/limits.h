@@ -70,6 +70,9 @@
 #define PHI_LIMIT_STOP_BYTES 256U
 /* Alternatives reported for each token (OpenAI's own limit). */
 #define PHI_LIMIT_TOP_LOGPROBS 20U
+/* Tokens and alternatives in the logprobs of one answer that is not streamed: each takes about 700
+ * bytes until the answer is sent. */
+#define PHI_LIMIT_LOGPROBS 131072U
 /* Choices of one request (OpenAI's own limit is 128). */
 #define PHI_LIMIT_CHOICES 128U
 /* Entries of logit_bias (OpenAI's own limit is 300, rounded up). */
@@ -90,6 +93,11 @@
 
 /* JSON request bodies, in bytes: a prompt of the longest context fits. */
 #define PHI_LIMIT_JSON_BODY_BYTES (32U << 20)
+/* JSON bodies of all requests together, as text and parsed, in bytes: more are refused as overload.
+ */
+#define PHI_LIMIT_JSON_BODIES_BYTES (512U << 20)
+/* Bytes of a body that must arrive each second, over each idle timeout: a modem is faster. */
+#define PHI_LIMIT_BODY_RATE_MIN 128U
 /* One uploaded file, in bytes; the setting max_upload is usually lower. */
 #define PHI_LIMIT_UPLOAD_BYTES (1ULL << 40)
 /* File names, model names and other identifiers, in bytes. */

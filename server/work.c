@@ -9,8 +9,8 @@
 #include <uv.h>
 
 /* Items of one kind that may wait for a thread; each stands for a request or a job, so that the
- * caps on those usually bite first. */
-#define QUEUE_MAX 8192U
+ * caps on those usually bite first. An item whose client has left still holds its input. */
+#define QUEUE_MAX 1024U
 /* libuv's own cap on its pool. */
 #define POOL_THREADS_MAX 1024U
 

@@ -1,3 +1,7 @@
+/*
+ * Memory: the text of a JSON body counts in http->held_bytes while it arrives, what was parsed from
+ * it until the request ends. Many clients with large bodies are refused, not served by swapping.
+ */
 #include "server/http/http_internal.h"
 
 #include "base/mem.h"
@@ -9,11 +13,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 /* Bodies above this are parsed on the worker pool: they take milliseconds. */
 #define PARSE_INLINE_BYTES_MAX (1U << 20)
 /* What a form may add to its file: boundaries, part headers, text fields. */
 #define FORM_EXTRA_BYTES (1U << 20)
+/* What jansson allocates for a value in a list or an object, and for an empty list and object. */
+#define VALUE_BYTES 96U
+#define ARRAY_BYTES 160U
+#define OBJECT_BYTES 256U
 
 static const char invalid_request[] = "invalid_request_error";
 
@@ -81,6 +90,60 @@ bool phi_body_begin(phi_request *request)
     return true;
 }
 
+/* ---- memory and time ---- */
+
+/* Changes what the request holds; false, and answered, when all hold too much. */
+static bool hold(phi_request *request, uint64_t bytes)
+{
+    phi_http *http = request->http;
+    http->held_bytes += bytes - request->held_bytes;
+    request->held_bytes = bytes;
+    if (http->held_bytes <= PHI_LIMIT_JSON_BODIES_BYTES) {
+        return true;
+    }
+    phi_respond_header(request, "Retry-After", "2");
+    phi_respond_error(
+        request, 503, "server_error", "overloaded", NULL,
+        "the bodies of the requests under way fill the memory that is meant for them; "
+        "try again later");
+    return false;
+}
+
+void phi_body_release(phi_request *request)
+{
+    request->http->held_bytes -= request->held_bytes;
+    request->held_bytes = 0;
+}
+
+static bool is_receiving(const phi_request *request)
+{
+    return !request->working && !request->suspended &&
+           (request->phase == PHI_PHASE_BODY || request->phase == PHI_PHASE_DISCARD);
+}
+
+/* A byte now and then keeps libmicrohttpd's own timeout from biting. */
+void phi_bodies_tick(phi_http *http, uint64_t now_ns)
+{
+    uint64_t seconds = http->options.idle_timeout_s;
+    for (phi_request *request = http->requests; request; request = request->next) {
+        if (is_receiving(request) && now_ns - request->window_ns < seconds * 1000000000U) {
+            continue;
+        }
+        if (is_receiving(request) && request->window_bytes < seconds * PHI_LIMIT_BODY_RATE_MIN) {
+            if (!request->response) {
+                phi_respond_error(request, 408, invalid_request, "request_timeout", NULL,
+                                  "the request's body arrives too slowly");
+            }
+            phi_respond_past(request);
+            (void)shutdown(request->tcp->fd, SHUT_RDWR);
+        }
+        request->window_ns = now_ns;
+        request->window_bytes = 0;
+    }
+}
+
+/* ---- pieces ---- */
+
 void phi_body_data(phi_request *request, const char *data, size_t bytes)
 {
     if (request->response) {
@@ -95,7 +158,10 @@ void phi_body_data(phi_request *request, const char *data, size_t bytes)
         phi_sink_data(request, data, bytes);
         return;
     }
-    if (request->route->body == PHI_BODY_JSON && phi_buf_append(&request->body, data, bytes)) {
+    if (request->route->body != PHI_BODY_JSON || !hold(request, request->body_bytes)) {
+        return;
+    }
+    if (phi_buf_append(&request->body, data, bytes)) {
         phi_respond_error(request, 503, "server_error", "insufficient_memory", NULL,
                           "there is not enough memory for the request's body");
     }
@@ -103,9 +169,10 @@ void phi_body_data(phi_request *request, const char *data, size_t bytes)
 
 /* ---- JSON ---- */
 
-/* Depth and number of values, before anything is built from them. */
-static const char *scan(const char *text, size_t bytes)
+/* Depth and number of values, before anything is built from them, and what building takes. */
+static const char *scan(const char *text, size_t bytes, uint64_t *out_json_bytes)
 {
+    uint64_t json_bytes = bytes;
     size_t depth = 0;
     size_t values = 1;
     bool in_string = false;
@@ -118,6 +185,7 @@ static const char *scan(const char *text, size_t bytes)
             in_string = true;
         } else if (c == '[' || c == '{') {
             values++;
+            json_bytes += c == '[' ? ARRAY_BYTES : OBJECT_BYTES;
             if (++depth > PHI_LIMIT_JSON_DEPTH) {
                 return "the body is nested deeper than 64 levels";
             }
@@ -125,11 +193,13 @@ static const char *scan(const char *text, size_t bytes)
             depth -= depth > 0;
         } else if (c == ',') {
             values++;
+            json_bytes += VALUE_BYTES;
         }
         if (values > PHI_LIMIT_JSON_VALUES) {
             return "the body holds more than 1048576 values";
         }
     }
+    *out_json_bytes = json_bytes;
     return NULL;
 }
 
@@ -142,7 +212,7 @@ static void parse(void *arg)
     char message[256];
     const char *wrong = body->length_bytes == 0
                             ? "the body is empty; this route takes a JSON object"
-                            : scan(body->data, body->length_bytes);
+                            : scan(body->data, body->length_bytes, &request->json_bytes);
     if (wrong) {
         (void)snprintf(message, sizeof message, "%s", wrong);
     } else {
@@ -172,6 +242,9 @@ static void parse(void *arg)
 
 static void parsed(phi_request *request)
 {
+    if (!hold(request, request->json ? request->json_bytes : 0)) {
+        return;
+    }
     if (request->json) {
         phi_http_dispatch(request, NULL);
     } else {

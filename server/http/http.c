@@ -218,6 +218,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
         return settle(request, *bytes > 0);
     }
     if (*bytes > 0) {
+        request->window_bytes += *bytes;
         if (request->phase == PHI_PHASE_BODY) {
             phi_body_data(request, data, *bytes);
         }
@@ -258,6 +259,7 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
         request->next->prev = request->prev;
     }
     http->n_requests--;
+    phi_body_release(request);
     phi_stream_unlink(request);
     request->http = NULL;
     if (!request->working) {
@@ -326,6 +328,7 @@ static void on_tick(uv_timer_t *tick)
     uint64_t now_ns = phi_clock_ns();
     uint64_t limit_ns = (uint64_t)http->options.idle_timeout_s * 1000000000U;
     phi_streams_tick(http, now_ns);
+    phi_bodies_tick(http, now_ns);
     for (phi_connection *tcp = http->connections; tcp; tcp = tcp->next) {
         if (tcp->idle_since_ns && now_ns - tcp->idle_since_ns > limit_ns) {
             (void)shutdown(tcp->fd, SHUT_RDWR);

@@ -106,6 +106,10 @@ struct phi_request {
 
     phi_buf body;
     uint64_t body_bytes; /* received */
+    uint64_t held_bytes; /* of http->held_bytes */
+    uint64_t json_bytes; /* memory of `json`, an estimate from above */
+    uint64_t window_ns;  /* when the window began in which the body's rate is measured */
+    uint64_t window_bytes;
     json_t *json;
     phi_sink_run *sink;
 
@@ -136,6 +140,7 @@ struct phi_http {
     bool stopping;
     phi_request *requests;
     size_t n_requests;
+    uint64_t held_bytes; /* JSON bodies of all requests, as text or parsed */
     phi_stream *streams;
     phi_connection *connections;
     phi_linger *lingers;
@@ -187,6 +192,10 @@ void phi_respond_past(phi_request *request);
 bool phi_body_begin(phi_request *request);
 /* A piece of body. */
 void phi_body_data(phi_request *request, const char *data, size_t bytes);
+/* Closes connections whose body arrives too slowly. */
+void phi_bodies_tick(phi_http *http, uint64_t now_ns);
+/* Gives back what the request's body holds. */
+void phi_body_release(phi_request *request);
 /* The body is complete. */
 void phi_body_end(phi_request *request);
 /* Content-Length; false when absent. */

@@ -69,6 +69,7 @@ phi_request *phi_request_create(phi_http *http, struct MHD_Connection *connectio
     request->head = strcmp(method, "HEAD") == 0;
     request->path = phi_strdup(path);
     request->started_ns = phi_clock_ns();
+    request->window_ns = request->started_ns;
     phi_buf_init(&request->body, http->options.json_body_bytes_max);
     phi_buf_init(&request->plain, 1U << 16);
     const char *id = phi_request_header(request, "X-Request-Id");

@@ -174,6 +174,23 @@ static uint64_t characters(const char *text, size_t bytes)
     return count;
 }
 
+/* Whether what a whole answer collects for its logprobs stays within its bound. */
+static bool count_logprobs(phi_answer *answer, const phi_generation_event *event, phi_err *err)
+{
+    if (answer->stream || answer->params.top_logprobs < 0) {
+        return true;
+    }
+    answer->n_logprobs += 1 + event->n_top;
+    if (answer->n_logprobs <= PHI_LIMIT_LOGPROBS) {
+        return true;
+    }
+    (void)phi_fail_param(err, PHI_E_LIMIT, "logprobs",
+                         "the answer's logprobs have more than %u tokens and alternatives; ask for "
+                         "fewer tokens, choices or alternatives, or for a stream",
+                         PHI_LIMIT_LOGPROBS);
+    return false;
+}
+
 static void on_token(phi_choice *choice, const phi_generation_event *event)
 {
     phi_answer *answer = choice->answer;
@@ -225,9 +242,14 @@ static bool on_event(void *user, const phi_generation_event *event)
 {
     phi_choice *choice = user;
     phi_answer *answer = choice->answer;
+    phi_err limit;
     switch (event->kind) {
     case PHI_GENERATION_PROMPT_TOKEN:
     case PHI_GENERATION_TOKEN:
+        if (!count_logprobs(answer, event, &limit)) {
+            fail(answer, &limit);
+            return false;
+        }
         on_token(choice, event);
         break;
     case PHI_GENERATION_DONE:

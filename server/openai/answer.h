@@ -71,7 +71,8 @@ struct phi_answer {
     phi_choice *choices; /* [n_choices] = prompts x n */
     uint32_t n_choices;
     uint32_t n_done;
-    bool waiting; /* a callback (model, encode) is outstanding */
+    uint32_t n_logprobs; /* collected, with alternatives */
+    bool waiting;        /* a callback (model, encode) is outstanding */
     phi_status encode_status;
     phi_err encode_err;
 };

@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "base/str.h"
 
+#include <math.h>
 #include <string.h>
 
 static json_t *checked(json_t *value)
@@ -70,6 +71,15 @@ static json_t *token_string(const phi_buf *bytes)
     return value;
 }
 
+/* What a token has whose probability is too small for a float: JSON has no infinities, and this is
+ * OpenAI's value for "very unlikely". */
+#define LOGPROB_MIN (-9999.0)
+
+static json_t *logprob_number(float logprob)
+{
+    return checked(json_real(fmax((double)logprob, LOGPROB_MIN)));
+}
+
 static json_t *logprob_entry(const phi_model *model, int32_t token, float logprob)
 {
     phi_buf bytes;
@@ -81,7 +91,7 @@ static json_t *logprob_entry(const phi_model *model, int32_t token, float logpro
     }
     json_t *entry = checked(json_object());
     set(entry, "token", token_string(&bytes));
-    set(entry, "logprob", json_real((double)logprob));
+    set(entry, "logprob", logprob_number(logprob));
     set(entry, "bytes", numbers);
     phi_buf_done(&bytes);
     return entry;
@@ -112,12 +122,12 @@ void phi_render_completion_logprob(json_t *logprobs, const phi_model *model,
     token_bytes(model, event->token, &bytes);
     append(json_object_get(logprobs, "tokens"), token_string(&bytes));
     append(json_object_get(logprobs, "token_logprobs"),
-           event->has_logprob ? json_real((double)event->logprob) : json_null());
+           event->has_logprob ? logprob_number(event->logprob) : json_null());
     json_t *top = event->has_logprob ? checked(json_object()) : json_null();
     for (uint32_t i = 0; event->has_logprob && i < event->n_top; i++) {
         token_bytes(model, event->top[i].token, &bytes);
         json_t *name = token_string(&bytes);
-        set(top, json_string_value(name), json_real((double)event->top[i].logprob));
+        set(top, json_string_value(name), logprob_number(event->top[i].logprob));
         json_decref(name);
     }
     append(json_object_get(logprobs, "top_logprobs"), top);

@@ -1,5 +1,5 @@
 /*
- * Purpose: strict number parsing, UTF-8 and small string helpers.
+ * Purpose: strict number parsing, UTF-8 and small string functions.
  * Owns:    nothing.
  * Threads: any.
  * Errors:  parsers return false on anything but exactly one number; *out is then untouched.

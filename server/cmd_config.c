@@ -66,8 +66,9 @@ static int run(int argc, char *const *argv)
         return phi_cli_fail("config", &err, PHI_CLI_USAGE);
     }
     if (args.count > 1 || (args.count == 1 && !check)) {
-        (void)phi_fail(&err, PHI_E_INVALID, "'%.80s' is one argument too many",
-                       args.items[args.count - 1]);
+        (void)phi_fail(&err, PHI_E_INVALID, "'%.80s' is one argument too many%s",
+                       args.items[args.count - 1],
+                       check ? "" : "; to check a file: phid config --check FILE");
         return phi_cli_fail("config", &err, PHI_CLI_USAGE);
     }
     if (check) {

@@ -61,6 +61,10 @@ static phi_status read_stdin(char **out_text, size_t *out_bytes, phi_err *err)
                         "the prompt from standard input cannot be read, or is longer than %u bytes",
                         PHI_LIMIT_TEXT_BYTES);
     }
+    if (text.length_bytes == 0) {
+        phi_buf_done(&text);
+        return phi_fail(err, PHI_E_INVALID, "the prompt from standard input is empty");
+    }
     *out_bytes = text.length_bytes;
     *out_text = phi_buf_take(&text);
     return PHI_OK;
@@ -123,6 +127,11 @@ static phi_status parse(int argc, char *const *argv, arguments *out, phi_err *er
     }
     out->options.max_tokens = (uint32_t)tokens;
     out->model = args.items[0];
+    if (args.count == 1 && isatty(STDIN_FILENO) == 1) {
+        return phi_fail(err, PHI_E_INVALID,
+                        "the prompt is missing: phid generate MODEL 'PROMPT' (or - to type it, "
+                        "Ctrl-D at its end)");
+    }
     if (args.count == 1 || strcmp(args.items[1], "-") == 0) {
         status = read_stdin(&out->prompt, &out->prompt_bytes, err);
     } else {

@@ -9,9 +9,11 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define BAR_CELLS 30
+#define COLUMNS_DEFAULT 80
 #define PLAIN_LINE_NS 5000000000U
 #define TTY_LINE_NS 100000000U
 
@@ -25,23 +27,33 @@ typedef struct shown {
 
 static void help(void)
 {
-    (void)printf(
-        "phid quantize: makes a GGUF of another precision and measures what that costs.\n"
-        "\n"
-        "  phid quantize SRC --precision int4 --out model-int4.gguf\n"
-        "\n"
-        "SRC is a folder with a Hugging Face checkpoint, a .safetensors file or a .gguf file.\n"
-        "\n"
-        "  --precision P     int4, int8, fp16 or fp32\n"
-        "  --out FILE        the GGUF to write; it appears whole or not at all\n"
-        "  --group-size N    INT4: weights that share a scale: 32 (default), 64 or 128\n"
-        "  --asymmetric      INT4: groups have an offset too: larger, more exact\n"
-        "  --eval-text FILE  what quality is measured on; default: a built-in text\n"
-        "  --no-quality      do not measure\n"
-        "  --threads N       compute threads; default: one for each CPU\n"
-        "  --json            the report as JSON\n"
-        "\n"
-        "Progress goes to standard error, the report to standard output.\n");
+    (void)printf("phid quantize: makes a GGUF of another precision and measures what that costs.\n"
+                 "\n"
+                 "  phid quantize SRC --precision int4 --out model-int4.gguf\n"
+                 "\n"
+                 "SRC is a folder with a Hugging Face checkpoint (config.json, tokenizer.json and\n"
+                 "safetensors files) or a .gguf file.\n"
+                 "\n"
+                 "  --precision P     int4, int8, fp16 or fp32\n"
+                 "  --out FILE        the GGUF to write; it appears whole or not at all\n"
+                 "  --group-size N    INT4: weights that share a scale: 32 (default), 64 or 128\n"
+                 "  --asymmetric      INT4: groups have an offset too: larger, more exact\n"
+                 "  --eval-text FILE  what quality is measured on; default: a built-in text\n"
+                 "  --no-quality      do not measure\n"
+                 "  --threads N       compute threads; default: one for each CPU\n"
+                 "  --json            the report as JSON\n"
+                 "\n"
+                 "Progress goes to standard error, the report to standard output.\n");
+}
+
+/* A line that reaches the terminal's last column would wrap, and the next one not replace it. */
+static int line_columns_max(void)
+{
+    struct winsize size = {0};
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < 2) {
+        return COLUMNS_DEFAULT - 1;
+    }
+    return size.ws_col - 1;
 }
 
 static void show_line(const shown *self, const phi_quantize_progress *progress)
@@ -63,8 +75,10 @@ static void show_line(const shown *self, const phi_quantize_progress *progress)
         bar[i] = (double)i < progress->fraction * BAR_CELLS ? '#' : '.';
     }
     bar[BAR_CELLS] = '\0';
-    (void)fprintf(stderr, "\r[%s] %3.0f%% %s%s  %.30s\033[K", bar, 100 * progress->fraction, stage,
-                  left, progress->tensor);
+    char line[160];
+    (void)snprintf(line, sizeof line, "[%s] %3.0f%% %s%s  %.40s", bar, 100 * progress->fraction,
+                   stage, left, progress->tensor);
+    (void)fprintf(stderr, "\r%.*s\033[K", line_columns_max(), line);
 }
 
 static bool on_progress(void *user, const phi_quantize_progress *progress)
@@ -180,6 +194,10 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
     if (group != 32 && group != 64 && group != 128) {
         return phi_fail(err, PHI_E_INVALID, "--group-size is %" PRIu64 "; it must be 32, 64 or 128",
                         group);
+    }
+    if (options->precision != PHI_PRECISION_INT4 && (out->group_size || out->asymmetric)) {
+        return phi_fail(err, PHI_E_INVALID, "%s applies to int4 only; leave it out for %s",
+                        out->group_size ? "--group-size" : "--asymmetric", out->precision);
     }
     options->source = out->args.items[0];
     options->out_path = out->out;

@@ -341,6 +341,15 @@ static phi_status find_tensors(phi_checkpoint *checkpoint, phi_err *err)
 static phi_status open_dir(phi_checkpoint *checkpoint, const char *path, phi_err *err)
 {
     checkpoint->dir = phi_strdup(path);
+    char *config = phi_strfmt("%s/config.json", path);
+    bool has_config = phi_file_exists(config);
+    phi_free(config);
+    if (!has_config) {
+        return phi_fail(err, PHI_E_NOT_FOUND,
+                        "%s has no config.json; a model's folder holds config.json, "
+                        "tokenizer.json and its safetensors files",
+                        phi_path_label(path));
+    }
     phi_status status = phi_hf_config_read(path, &checkpoint->description, err);
     if (!status) {
         status = phi_hf_shards_open(path, &checkpoint->shards, err);
@@ -372,8 +381,10 @@ static phi_status check_magic(const char *path, phi_err *err)
     if (!status && memcmp(magic, "GGUF", sizeof magic) != 0) {
         return phi_fail(err, PHI_E_FORMAT,
                         "%s is neither a GGUF file nor a directory with config.json and "
-                        "safetensors files",
-                        phi_path_label(path));
+                        "safetensors files%s",
+                        phi_path_label(path),
+                        phi_str_ends(path, ".safetensors") ? "; name the folder that it lies in"
+                                                           : "");
     }
     return status;
 }

@@ -89,6 +89,42 @@ static phi_status open_source(quantize_call *call, phi_err *err)
     return status;
 }
 
+/* The folder that a path lies in (phi_free). */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash) {
+        return phi_strdup(".");
+    }
+    return slash == path ? phi_strdup("/") : phi_strndup(path, (size_t)(slash - path));
+}
+
+/* Before the work, not after it. */
+static phi_status check_out(const char *out_path, phi_err *err)
+{
+    size_t bytes = strlen(out_path);
+    if (bytes == 0 || out_path[bytes - 1] == '/' || phi_file_is_dir(out_path)) {
+        return phi_fail(err, PHI_E_INVALID,
+                        "the result cannot be written to '%s', a directory; name the .gguf file "
+                        "to write",
+                        out_path);
+    }
+    char *dir = folder_of(out_path);
+    phi_status status = PHI_OK;
+    if (!phi_file_is_dir(dir)) {
+        status = phi_fail(err, PHI_E_NOT_FOUND,
+                          "the result cannot be written to '%s': there is no directory '%s'",
+                          out_path, dir);
+    } else if (access(dir, W_OK) != 0) {
+        int errnum = errno;
+        status = phi_fail(err, phi_status_of_errno(errnum),
+                          "the result cannot be written to '%s': directory '%s': %s", out_path, dir,
+                          strerror(errnum));
+    }
+    phi_free(dir);
+    return status;
+}
+
 static phi_status put_metadata(quantize_call *call, const phi_description *description,
                                phi_gguf_writer *writer, phi_err *err)
 {
@@ -212,10 +248,7 @@ static phi_status publish_file(quantize_call *call, phi_err *err)
                         strerror(errnum));
     }
     call->partial_exists = false;
-    const char *slash = strrchr(out_path, '/');
-    char *dir = !slash              ? phi_strdup(".")
-                : slash == out_path ? phi_strdup("/")
-                                    : phi_strndup(out_path, (size_t)(slash - out_path));
+    char *dir = folder_of(out_path);
     phi_status status = phi_file_sync_dir(dir, err);
     phi_free(dir);
     return status;
@@ -227,7 +260,10 @@ phi_status phi_quantize(const phi_compute *compute, const phi_quantize_options *
     uint64_t start_ns = phi_clock_ns();
     quantize_call call = {.compute = *compute, .options = options};
     call.compute.priority = PHI_TEAM_BACKGROUND;
-    phi_status status = open_source(&call, err);
+    phi_status status = check_out(options->out_path, err);
+    if (status == PHI_OK) {
+        status = open_source(&call, err);
+    }
     if (status == PHI_OK) {
         fill_types(&call);
         status = write_file(&call, err);

@@ -89,8 +89,9 @@ phi_status phi_http_listen(const char *address, int *out_fd, uint16_t *out_port,
     int errnum = errno;
     freeaddrinfo(found);
     if (fd < 0) {
-        return phi_fail_param(err, PHI_E_IO, "listen", "cannot listen on %.80s: %s", address,
-                              strerror(errnum));
+        return phi_fail_param(
+            err, PHI_E_IO, "listen", "cannot listen on %.80s: %s%s", address, strerror(errnum),
+            errnum == EADDRINUSE ? "; choose another port or stop what uses it" : "");
     }
     *out_fd = fd;
     *out_port = port_of(fd);

@@ -18,8 +18,12 @@
 phi_status phi_file_check_name(const char *filename, const char *param, phi_err *err)
 {
     if (!filename || !filename[0]) {
-        return phi_fail_param(err, PHI_E_INVALID, param, "the file needs a name: '%s' is missing",
-                              param);
+        return phi_fail_param(
+            err, PHI_E_INVALID, param, "the file needs a name: %s",
+            strcmp(param, "file") == 0
+                ? "send multipart/form-data with 'purpose' and 'file', as curl -F purpose=model "
+                  "-F file=@FILE does"
+                : "add ?filename=NAME&purpose=model to the address");
     }
     size_t bytes = strlen(filename);
     if (bytes > PHI_LIMIT_NAME_BYTES) {

@@ -138,16 +138,12 @@ static phi_status check(const json_t *body, bool to_text, const char **out_model
     if (to_text && json_is_array(input) && json_array_size(input) == 0) {
         return PHI_OK;
     }
-    status = phi_prompt_check(input, field, err);
-    if (status) {
-        return status;
-    }
     if (to_text ? !json_is_integer(json_array_get(input, 0)) : !json_is_string(input)) {
-        return phi_fail_param(err, PHI_E_INVALID, field,
-                              to_text ? "'tokens' must be a list of token ids"
-                                      : "'input' must be a string");
+        return phi_fail_param(err, PHI_E_INVALID, field, "'%s' must be %s, but is %s", field,
+                              to_text ? "a list of token ids" : "a string",
+                              json_is_array(input) ? "another list" : phi_json_kind(input));
     }
-    return PHI_OK;
+    return phi_prompt_check(input, field, err);
 }
 
 static void start(phi_app *app, phi_request *request, bool to_text)

@@ -29,9 +29,9 @@ static phi_status parse_model(const json_t *body, phi_job_request *request, phi_
     if (name[0] == '\0' || name[good] != '\0' || good > MODEL_NAME_BYTES_MAX) {
         return phi_fail_param(
             err, PHI_E_INVALID, "model",
-            "'model' must be a name of 1 to %d letters, digits, '.', '_' and '-'; "
+            "'model' is '%.80s'; it must be a name of 1 to %d letters, digits, '.', '_' and '-'; "
             "the precision is added to it",
-            MODEL_NAME_BYTES_MAX);
+            name, MODEL_NAME_BYTES_MAX);
     }
     (void)snprintf(request->model, sizeof request->model, "%s", name);
     return PHI_OK;

@@ -65,6 +65,7 @@ static phi_status check_path(const phi_settings *settings, const char *path, cha
 static phi_status check_files(const phi_store_source *sources, size_t count, phi_err *err)
 {
     bool config = false;
+    bool tokenizer = false;
     bool weights = false;
     for (size_t i = 0; i < count; i++) {
         const char *name = sources[i].filename;
@@ -88,13 +89,16 @@ static phi_status check_files(const phi_store_source *sources, size_t count, phi
             }
         }
         config = config || strcmp(name, "config.json") == 0;
+        tokenizer = tokenizer || strcmp(name, "tokenizer.json") == 0;
         weights = weights || phi_str_ends(name, ".safetensors");
     }
-    if (!config || !weights) {
+    if (!config || !tokenizer || !weights) {
         return phi_fail_param(err, PHI_E_INVALID, "source.files",
                               "the source has no %s; name all of the model's files (config.json, "
                               "*.safetensors, tokenizer.json, ...), one .tar or one .gguf",
-                              config ? "*.safetensors" : "config.json");
+                              !config      ? "config.json"
+                              : !tokenizer ? "tokenizer.json"
+                                           : "*.safetensors");
     }
     return PHI_OK;
 }

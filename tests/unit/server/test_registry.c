@@ -141,7 +141,7 @@ char *phi_store_blob_path(const phi_store *store, const char *sha256)
     return phi_strfmt("/blobs/%s", sha256);
 }
 
-/* ---- helpers ---- */
+/* ---- what the tests share ---- */
 
 static phi_settings settings = {.context = 64, .kv_tokens = 128};
 static phi_app app = {.settings = &settings};

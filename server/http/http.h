@@ -42,6 +42,9 @@ void phi_respond_text(phi_request *request, unsigned status, const char *content
 /* OpenAI's error object; param and code may be NULL. */
 void phi_respond_error(phi_request *request, unsigned status, const char *type, const char *code,
                        const char *param, const char *message);
+/* A JSON string of a text that may repeat what a client or a file said: half a character at its end
+ * is left out, and if it is no UTF-8 all that is not ASCII is shown as '?'. */
+json_t *phi_text_json(const char *text);
 /* 204 or another status without a body. */
 void phi_respond_empty(phi_request *request, unsigned status);
 /* A file with Range, ETag and zero-copy (sendfile); takes the descriptor. */

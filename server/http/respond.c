@@ -66,8 +66,7 @@ void phi_respond_json(phi_request *request, unsigned status, json_t *body)
     phi_respond(request, status, response);
 }
 
-/* Texts may repeat what a client sent: cut at a character, and never invalid UTF-8. */
-static json_t *text_json(const char *text)
+json_t *phi_text_json(const char *text)
 {
     size_t bytes = phi_utf8_complete_bytes(text, strlen(text));
     json_t *value = json_stringn(text, bytes);
@@ -88,8 +87,8 @@ void phi_respond_error(phi_request *request, unsigned status, const char *type, 
                        const char *param, const char *message)
 {
     json_t *body =
-        json_pack("{s:{s:o, s:s, s:o, s:s?}}", "error", "message", text_json(message), "type", type,
-                  "param", param ? text_json(param) : json_null(), "code", code);
+        json_pack("{s:{s:o, s:s, s:o, s:s?}}", "error", "message", phi_text_json(message), "type",
+                  type, "param", param ? phi_text_json(param) : json_null(), "code", code);
     PHI_ASSERT(body != NULL);
     char *text = json_dumps(body, JSON_COMPACT);
     PHI_ASSERT(text != NULL);

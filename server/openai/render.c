@@ -3,6 +3,7 @@
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/str.h"
+#include "server/http/http.h"
 
 #include <math.h>
 #include <string.h>
@@ -137,6 +138,7 @@ void phi_render_completion_logprob(json_t *logprobs, const phi_model *model,
 
 json_t *phi_render_error(const char *type, const phi_err *err)
 {
-    return checked(json_pack("{s:{s:s, s:s, s:s?, s:n}}", "error", "message", err->message, "type",
-                             type, "param", err->param[0] ? err->param : NULL, "code"));
+    return checked(json_pack("{s:{s:o, s:s, s:o, s:n}}", "error", "message",
+                             phi_text_json(err->message), "type", type, "param",
+                             err->param[0] ? phi_text_json(err->param) : json_null(), "code"));
 }

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "server/http/http.h"
 
 /* Below this share of the work an estimate would be noise. */
 #define ETA_PROGRESS_MIN 0.02
@@ -80,11 +81,11 @@ json_t *phi_job_json(const phi_store_job *job)
 json_t *phi_job_event_json(const char *job_id, const phi_store_event *event)
 {
     json_t *data = event->data ? json_loads(event->data, 0, NULL) : NULL;
-    return json_pack("{s:o, s:s, s:I, s:s, s:s, s:s, s:o}", "id",
+    return json_pack("{s:o, s:s, s:I, s:s, s:o, s:s, s:o}", "id",
                      json_sprintf(EVENT_PREFIX "%s-%u", job_id + strlen(JOB_PREFIX), event->number),
                      "object", "quantization.job.event", "created_at", (json_int_t)event->created_s,
-                     "level", event->level, "message", event->message, "type", event->type, "data",
-                     data ? data : json_null());
+                     "level", event->level, "message", phi_text_json(event->message), "type",
+                     event->type, "data", data ? data : json_null());
 }
 
 uint32_t phi_job_event_number(const char *job_id, const char *event_id)
@@ -112,16 +113,16 @@ json_t *phi_job_quality_json(const phi_quality *quality)
         return NULL;
     }
     return json_pack(
-        "{s:{s:o, s:o}, s:{s:o, s:o}, s:o, s:I, s:I, s:I, s:o, s:{s:s, s:o}, s:{s:s, s:s, s:s},"
+        "{s:{s:o, s:o}, s:{s:o, s:o}, s:o, s:I, s:I, s:I, s:o, s:{s:o, s:o}, s:{s:s, s:s, s:s},"
         " s:I, s:I, s:o}",
         "perplexity", "source", number(quality->perplexity_source), "result",
         number(quality->perplexity_result), "kl_divergence", "mean", number(quality->kl_mean),
         "p99", number(quality->kl_p99), "top1_agreement", number(quality->top1_agreement),
         "tensors", (json_int_t)quality->tensors, "tensors_quantized",
         (json_int_t)quality->tensors_quantized, "eval_tokens", (json_int_t)quality->eval_tokens,
-        "weight_rmse", number(quality->weight_rmse), "worst_tensor", "name", quality->worst_tensor,
-        "rmse", number(quality->worst_rmse), "types", "matrices",
-        quality->matrix_type ? quality->matrix_type : "", "embedding",
+        "weight_rmse", number(quality->weight_rmse), "worst_tensor", "name",
+        phi_text_json(quality->worst_tensor), "rmse", number(quality->worst_rmse), "types",
+        "matrices", quality->matrix_type ? quality->matrix_type : "", "embedding",
         quality->embedding_type ? quality->embedding_type : "", "head",
         quality->head_type ? quality->head_type : "", "source_bytes",
         (json_int_t)quality->source_bytes, "result_bytes", (json_int_t)quality->result_bytes,
@@ -159,10 +160,9 @@ static const char *error_code(phi_status status)
 
 json_t *phi_job_error_json(const phi_err *err, const char *code)
 {
-    json_t *message = json_string(err->message);
-    return json_pack(
-        "{s:o, s:s, s:s?}", "message", message ? message : json_string("the message is not text"),
-        "code", code ? code : error_code(err->code), "param", err->param[0] ? err->param : NULL);
+    return json_pack("{s:o, s:s, s:o}", "message", phi_text_json(err->message), "code",
+                     code ? code : error_code(err->code), "param",
+                     err->param[0] ? phi_text_json(err->param) : json_null());
 }
 
 char *phi_job_result_text(json_t *artifacts, json_t *quality, json_t *error)

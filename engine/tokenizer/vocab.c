@@ -84,6 +84,11 @@ static phi_status check_piece(const phi_vocab *vocab, int64_t id, const char *pi
         return phi_fail(err, PHI_E_FORMAT, "%s: token %" PRId64 " is not valid UTF-8", vocab->label,
                         id);
     }
+    /* Pieces are handed out as C strings; their byte NUL is spelt "<0x00>" or in another letter. */
+    if (memchr(piece, '\0', bytes)) {
+        return phi_fail(err, PHI_E_FORMAT, "%s: token %" PRId64 " holds a NUL character",
+                        vocab->label, id);
+    }
     return PHI_OK;
 }
 

@@ -251,12 +251,46 @@ static void refuses_too_few_rows(void **state)
     phi_tokenizer_destroy(source);
 }
 
+/* A piece's text is counted in bytes in one place and ended by a NUL in another: it may hold none.
+ */
+static void refuses_a_nul_in_a_piece(void **state)
+{
+    (void)state;
+    const phi_gguf_string pieces[] = {{"<unk>", 5}, {"\xe2\x96\x81", 3}, {"a\0bc", 4}};
+    const int32_t types[] = {2, 1, 1};
+    const float scores[] = {0.0F, -1.0F, -2.0F};
+    char *path = phi_strdup("/tmp/phid-test-tokenizer-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    phi_err err = {.code = PHI_OK};
+    phi_gguf_writer *writer = NULL;
+    assert_int_equal(phi_gguf_writer_create(path, &writer, &err), PHI_OK);
+    phi_gguf_put_string(writer, "tokenizer.ggml.model", "llama", 5);
+    phi_gguf_put_strings(writer, "tokenizer.ggml.tokens", pieces, 3);
+    phi_gguf_put_f32s(writer, "tokenizer.ggml.scores", scores, 3);
+    phi_gguf_put_i32s(writer, "tokenizer.ggml.token_type", types, 3);
+    assert_int_equal(phi_gguf_write_header(writer, &err), PHI_OK);
+    assert_int_equal(phi_gguf_writer_commit(writer, &err), PHI_OK);
+
+    phi_gguf *gguf = NULL;
+    phi_tokenizer *tokenizer = NULL;
+    assert_int_equal(phi_gguf_open(path, &gguf, &err), PHI_OK);
+    assert_int_equal(phi_tokenizer_open_gguf(gguf, &tokenizer, &err), PHI_E_FORMAT);
+    assert_non_null(strstr(err.message, "token 2"));
+    assert_non_null(strstr(err.message, "NUL"));
+    phi_gguf_close(gguf);
+    (void)unlink(path);
+    phi_free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_llama_cpp_vocabulary), cmocka_unit_test(round_trip_of_sample),
         cmocka_unit_test(round_trip_of_phi_3),        cmocka_unit_test(round_trip_of_phi_4),
         cmocka_unit_test(round_trip_of_phi_4_mini),   cmocka_unit_test(refuses_too_few_rows),
+        cmocka_unit_test(refuses_a_nul_in_a_piece),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

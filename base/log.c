@@ -66,6 +66,14 @@ const char *phi_log_value(const char *value, char *out, size_t out_bytes)
     return out;
 }
 
+/* A line stays one line, and a terminal is told nothing, whatever was not quoted. */
+static void mask_controls(char *text)
+{
+    for (unsigned char *p = (unsigned char *)text; *p; p++) {
+        *p = *p < 0x20 || *p == 0x7F ? '?' : *p;
+    }
+}
+
 static size_t format_time(char *out, size_t out_bytes)
 {
     struct timespec now;
@@ -99,6 +107,7 @@ void phi_log(phi_log_level level, const char *module, const char *event, const c
                           "\"detail\":\"%s\"}\n",
                           stamp, level_names[level], module, event, escaped);
     } else {
+        mask_controls(detail);
         length = snprintf(line, sizeof line, "%s %s %s %s%s%s\n", stamp, level_names[level], module,
                           event, *detail ? " " : "", detail);
     }

@@ -42,6 +42,9 @@ static void test_text(void **state)
     assert_int_equal(line[10], 'T');
     assert_int_equal(line[23], 'Z');
     assert_int_equal(capture(line, sizeof line, PHI_LOG_DEBUG, "x"), 0);
+    /* What a file or a client wrote must not look like a line of ours. */
+    (void)capture(line, sizeof line, PHI_LOG_INFO, "reason=a\nb\r\x1b[2Jc\x7f");
+    assert_string_equal(strstr(line, "reason"), "reason=a?b??[2Jc?\n");
     phi_log_setup(PHI_LOG_OFF, false);
     assert_int_equal(capture(line, sizeof line, PHI_LOG_ERROR, "x"), 0);
     assert_false(phi_log_enabled(PHI_LOG_OFF));

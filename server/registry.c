@@ -204,6 +204,20 @@ static void answer_waiters(slot *self)
     slot_settle(self);
 }
 
+/* Clients are not told where files lie; and a model whose file is missing is still known. */
+static void tell_clients(slot *self)
+{
+    const char *message = self->err.message;
+    const char *path = strstr(message, self->entry.path);
+    if (path) {
+        char *text = phi_strfmt("%.*sthe file of model '%s'%s", (int)(path - message), message,
+                                self->entry.id, path + strlen(self->entry.path));
+        self->status = phi_fail(
+            &self->err, self->status == PHI_E_NOT_FOUND ? PHI_E_IO : self->status, "%s", text);
+        phi_free(text);
+    }
+}
+
 static void load_run(void *arg)
 {
     slot *self = arg;
@@ -212,6 +226,9 @@ static void load_run(void *arg)
                                        .kv_tokens = (uint32_t)settings->kv_tokens};
     self->status = phi_model_load(self->registry->app->engine, self->entry.path, &options,
                                   &self->loaded, &self->err);
+    if (self->status) {
+        tell_clients(self);
+    }
 }
 
 static void load_failed(slot *self)

@@ -375,6 +375,17 @@ def test_bodies_of_many_clients_are_bounded(start_daemon):
     assert daemon.stop() == 0
 
 
+def test_errors_do_not_tell_where_files_lie(start_daemon, tiny_dir):
+    daemon = start_daemon()
+    job = daemon.quantize("tiny", daemon.upload_dir(tiny_dir), "int8")
+    for blob in (daemon.data_dir / "blobs").iterdir():
+        blob.unlink()
+    answer = daemon.post("/v1/completions", json={"model": job["result_model"], "prompt": "a"})
+    assert answer.status_code == 500
+    assert "tiny:int8" in answer.json()["error"]["message"]
+    assert str(daemon.data_dir) not in answer.text
+
+
 def test_stops_cleanly_under_fire(target):
     """The last test of this file: SIGTERM while clients come and go."""
     requests = requests_to_leave(target)

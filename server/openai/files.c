@@ -210,14 +210,23 @@ static void list_files(void *app_, phi_request *request, void *sink_state)
     phi_respond_json(request, 200, phi_page_json(data, more));
 }
 
+/* False: the request has been answered. */
+static bool find_file(phi_app *app, phi_request *request, phi_store_file *out_file)
+{
+    phi_err err = {0};
+    if (phi_store_file_get(app->store, phi_request_part(request, 0), out_file, &err)) {
+        phi_respond_err(request, &err, "not_found");
+        return false;
+    }
+    return true;
+}
+
 static void get_file(void *app_, phi_request *request, void *sink_state)
 {
     phi_app *app = app_;
     (void)sink_state;
     phi_store_file file;
-    phi_err err = {0};
-    if (phi_store_file_get(app->store, phi_request_part(request, 0), &file, &err)) {
-        phi_respond_err(request, &err, "not_found");
+    if (!find_file(app, request, &file)) {
         return;
     }
     phi_respond_json(request, 200, file_json(&file));
@@ -228,9 +237,7 @@ static void get_content(void *app_, phi_request *request, void *sink_state)
     phi_app *app = app_;
     (void)sink_state;
     phi_store_file file;
-    phi_err err = {0};
-    if (phi_store_file_get(app->store, phi_request_part(request, 0), &file, &err)) {
-        phi_respond_err(request, &err, "not_found");
+    if (!find_file(app, request, &file)) {
         return;
     }
     char *path = phi_store_blob_path(app->store, file.sha256);
@@ -238,6 +245,7 @@ static void get_content(void *app_, phi_request *request, void *sink_state)
     phi_free(path);
     if (fd < 0) {
         phi_log(PHI_LOG_ERROR, "files", "bytes_missing", "id=%s sha256=%s", file.id, file.sha256);
+        phi_err err = {0};
         (void)phi_fail(&err, PHI_E_IO, "the bytes of file '%s' cannot be read", file.id);
         phi_respond_err(request, &err, "not_found");
         return;

@@ -29,15 +29,24 @@ static void list_models(void *app_, phi_request *request, void *sink_state)
     phi_respond_json(request, 200, json_pack("{s:s, s:o}", "object", "list", "data", data));
 }
 
-static void get_model(void *app_, phi_request *request, void *sink_state)
+/* NULL: the request has been answered. */
+static const phi_registry_entry *find_model(phi_app *app, phi_request *request)
 {
-    phi_app *app = app_;
-    (void)sink_state;
     phi_err err = {0};
     const phi_registry_entry *entry =
         phi_registry_find(app->registry, phi_request_part(request, 0), NULL, &err);
     if (!entry) {
         phi_respond_err(request, &err, "model_not_found");
+    }
+    return entry;
+}
+
+static void get_model(void *app_, phi_request *request, void *sink_state)
+{
+    phi_app *app = app_;
+    (void)sink_state;
+    const phi_registry_entry *entry = find_model(app, request);
+    if (!entry) {
         return;
     }
     phi_respond_json(request, 200, model_json(entry));
@@ -87,11 +96,8 @@ static void delete_model(void *app_, phi_request *request, void *sink_state)
 {
     phi_app *app = app_;
     (void)sink_state;
-    phi_err err = {0};
-    const phi_registry_entry *entry =
-        phi_registry_find(app->registry, phi_request_part(request, 0), NULL, &err);
+    const phi_registry_entry *entry = find_model(app, request);
     if (!entry) {
-        phi_respond_err(request, &err, "model_not_found");
         return;
     }
     delete_task *task = phi_alloc_zero(1, sizeof *task);

@@ -141,7 +141,8 @@ static phi_status check(const json_t *body, bool to_text, const char **out_model
     if (to_text ? !json_is_integer(json_array_get(input, 0)) : !json_is_string(input)) {
         return phi_fail_param(err, PHI_E_INVALID, field, "'%s' must be %s, but is %s", field,
                               to_text ? "a list of token ids" : "a string",
-                              json_is_array(input) ? "another list" : phi_json_kind(input));
+                              json_is_array(input) ? "a list of something else"
+                                                   : phi_json_kind(input));
     }
     return phi_prompt_check(input, field, err);
 }

@@ -210,6 +210,8 @@ def test_files_are_checked(daemon, tiny_files, tiny_dir):
     assert "safetensors" in error_of(daemon.submit("m", [config]), 400)["message"]
     weights = daemon.upload("model.safetensors", b"x")["id"]
     assert "config.json" in error_of(daemon.submit("m", [weights]), 400)["message"]
+    error = error_of(daemon.submit("m", [config, weights]), 400, "source.files")
+    assert "no tokenizer.json" in error["message"]
     archive = daemon.upload("m.tar.gz", b"x")["id"]
     assert "compressed" in error_of(daemon.submit("m", [archive]), 400)["message"]
     gguf = daemon.upload("m.gguf", b"x")["id"]

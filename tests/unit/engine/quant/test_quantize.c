@@ -325,6 +325,9 @@ static void test_wrong_options_are_named(void **state)
     b.options.out_path = missing;
     assert_int_equal(bench_run(&b), PHI_E_NOT_FOUND);
     assert_non_null(strstr(b.err.message, "none/out.gguf"));
+    b.options.out_path = b.target.dir;
+    assert_int_equal(bench_run(&b), PHI_E_INVALID);
+    assert_non_null(strstr(b.err.message, "a directory"));
     assert_int_equal(files_in(b.target.dir), 0);
     bench_done(&b);
 }

@@ -333,6 +333,9 @@ static void submit_all(phi_answer *answer)
     if (answer->params.stream) {
         answer->stream = phi_respond_stream(answer->request, on_gone, answer);
         phi_stream_on_drained(answer->stream, on_drained, answer);
+        for (uint32_t i = 0; answer->style->opens_with_role && i < answer->n_choices; i++) {
+            send_chunk(&answer->choices[i], "", 0, NULL, NULL);
+        }
     }
 }
 

@@ -42,6 +42,7 @@ typedef struct phi_answer_style {
     const char *id_prefix;
     const char *object;
     const char *chunk_object;
+    bool opens_with_role;     /* a stream begins with a chunk that has the role and no text */
     const char *prompt_field; /* what the request calls the prompt, for errors */
     /* [job] Fills `prompts` from `source`. */
     phi_status (*encode)(phi_answer *answer, phi_err *err);

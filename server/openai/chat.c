@@ -197,6 +197,7 @@ static const phi_answer_style style = {
     .id_prefix = "chatcmpl-",
     .object = "chat.completion",
     .chunk_object = "chat.completion.chunk",
+    .opens_with_role = true,
     .prompt_field = "messages",
     .encode = encode,
     .whole = whole,

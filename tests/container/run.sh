@@ -27,7 +27,7 @@ END
 printf '[storage]\ndriver = "overlay"\ngraphroot = "%s/store"\nrunroot = "%s/run"\n' \
     "$work" "$work" >"$CONTAINERS_STORAGE_CONF"
 
-base=docker.io/library/debian:bookworm-slim
+base=localhost/debian:bookworm-slim
 make_base() {
     local root=$work/rootfs sources=/etc/apt/sources.list.d/debian.sources mirror
     mirror=$(awk '/^URIs:/ {print $2; exit}' $sources)

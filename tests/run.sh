@@ -55,9 +55,12 @@ stage_http() {
 stage_sanitize() {
     build asan
     ctest --preset asan -j "$jobs"
+    PHID_BIN=$PWD/build/asan/server/phid pytest tests/http
     build tsan
     # Only what has threads is worth the wait under the thread sanitizer.
-    ctest --preset tsan -j "$jobs" -R '(runtime|kernels|server|engine\.engine)'
+    ctest --preset tsan -j "$jobs" -R '(runtime|kernels|server|facade)'
+    PHID_BIN=$PWD/build/tsan/server/phid pytest tests/http/test_chat.py \
+        tests/http/test_completions.py tests/http/test_shutdown.py tests/http/test_jobs.py
 }
 
 stage_clang() {

@@ -32,6 +32,10 @@ typedef struct phi_http phi_http;
 typedef struct phi_request phi_request;
 typedef struct phi_stream phi_stream;
 
+/* How JSON is written for clients: fractions with ten digits, which is more than a float holds and
+ * without the noise that a double's seventeen show. */
+#define PHI_JSON_TEXT (JSON_COMPACT | JSON_REAL_PRECISION(10))
+
 /* ---- answers ---- */
 
 /* Takes the reference. */

@@ -54,7 +54,7 @@ void phi_respond_text(phi_request *request, unsigned status, const char *content
 void phi_respond_json(phi_request *request, unsigned status, json_t *body)
 {
     PHI_ASSERT(body != NULL);
-    char *text = json_dumps(body, JSON_COMPACT);
+    char *text = json_dumps(body, PHI_JSON_TEXT);
     json_decref(body);
     PHI_ASSERT(text != NULL);
     size_t bytes = strlen(text);
@@ -90,7 +90,7 @@ void phi_respond_error(phi_request *request, unsigned status, const char *type, 
         json_pack("{s:{s:o, s:s, s:o, s:s?}}", "error", "message", phi_text_json(message), "type",
                   type, "param", param ? phi_text_json(param) : json_null(), "code", code);
     PHI_ASSERT(body != NULL);
-    char *text = json_dumps(body, JSON_COMPACT);
+    char *text = json_dumps(body, PHI_JSON_TEXT);
     PHI_ASSERT(text != NULL);
     phi_buf_clear(&request->plain);
     (void)phi_buf_append_str(&request->plain, text);

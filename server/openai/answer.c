@@ -67,7 +67,7 @@ static void fail(phi_answer *answer, const phi_err *err)
     if (answer->stream) {
         json_t *body = phi_render_error(
             err->code == PHI_E_INVALID ? "invalid_request_error" : "server_error", err);
-        char *text = json_dumps(body, JSON_COMPACT);
+        char *text = json_dumps(body, PHI_JSON_TEXT);
         PHI_ASSERT(text != NULL);
         phi_stream_event(answer->stream, "error", text, strlen(text));
         phi_stream_end(answer->stream);
@@ -109,7 +109,7 @@ static json_t *usage(const phi_answer *answer)
 
 static void send_body(phi_answer *answer, json_t *body)
 {
-    char *text = json_dumps(body, JSON_COMPACT);
+    char *text = json_dumps(body, PHI_JSON_TEXT);
     PHI_ASSERT(text != NULL);
     phi_stream_event(answer->stream, NULL, text, strlen(text));
     phi_free(text);

@@ -224,7 +224,7 @@ static void send_new(follower *self)
         }
         for (size_t i = 0; i < count; i++) {
             json_t *object = phi_job_event_json(self->job_id, &events[i]);
-            char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+            char *text = object ? json_dumps(object, PHI_JSON_TEXT) : NULL;
             if (text) {
                 phi_stream_event(self->stream, NULL, text, strlen(text));
             }

@@ -27,9 +27,31 @@
 
 static void on_timer(uv_timer_t *timer);
 
+static bool awaits_body(const phi_request *request)
+{
+    return request->phase == PHI_PHASE_BODY || request->phase == PHI_PHASE_DISCARD;
+}
+
+/* libmicrohttpd (0.9.75) takes a read that did not fill its buffer for the last one until epoll
+ * reports more, but the end of a connection that arrived with those bytes was reported already: it
+ * would never be seen. A resumed connection is read again in any case. Returns whether there are
+ * connections to be read on. */
+static bool read_on(phi_http *http)
+{
+    bool any = false;
+    for (phi_request *at = http->n_half_closed ? http->requests : NULL; at; at = at->next) {
+        if (at->half_closed && !at->suspended && awaits_body(at)) {
+            MHD_suspend_connection(at->connection);
+            MHD_resume_connection(at->connection);
+            any = true;
+        }
+    }
+    return any;
+}
+
 static void turn(phi_http *http)
 {
-    http->kicked = false;
+    http->kicked = read_on(http);
     (void)MHD_run(http->daemon);
     MHD_UNSIGNED_LONG_LONG wait_ms = 0;
     if (http->kicked) {
@@ -96,6 +118,13 @@ static void on_disconnect(uv_poll_t *watch, int status, int events)
         return;
     }
     phi_http_unwatch(request);
+    if (awaits_body(request)) {
+        /* What it sent before may be the rest of the body: read on to the end. */
+        request->half_closed = true;
+        request->http->n_half_closed++;
+        phi_http_kick(request->http);
+        return;
+    }
     if (request->stream && request->stream->ended) {
         return; /* Complete as far as its owner is concerned: libmicrohttpd sees to the rest. */
     }
@@ -196,6 +225,16 @@ static enum MHD_Result settle(phi_request *request, bool body_pending)
     return queue_answer(request);
 }
 
+/* A body that did not come whole with its headers may stop coming. */
+static void watch_body(phi_request *request)
+{
+    uint64_t bytes = 0;
+    bool whole = phi_body_length(request, &bytes) && request->body_bytes >= bytes;
+    if (awaits_body(request) && !whole && !request->half_closed) {
+        phi_http_watch(request);
+    }
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
                                   const char *method, const char *version, const char *data,
                                   size_t *bytes, void **state)
@@ -223,9 +262,12 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
             phi_body_data(request, data, *bytes);
         }
         *bytes = 0;
+        watch_body(request);
         return settle(request, true);
     }
     if (request->phase == PHI_PHASE_BODY) {
+        /* A client that leaves now has said all; whether that counts is for the route. */
+        phi_http_unwatch(request);
         phi_body_end(request);
     }
     return settle(request, false);
@@ -259,6 +301,7 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
         request->next->prev = request->prev;
     }
     http->n_requests--;
+    http->n_half_closed -= request->half_closed;
     phi_body_release(request);
     phi_stream_unlink(request);
     request->http = NULL;

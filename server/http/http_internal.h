@@ -93,6 +93,7 @@ struct phi_request {
     bool suspended;
     bool deferred;
     bool close_early; /* the answer comes before the end of the body */
+    bool half_closed; /* the client sends no more, though its body has not ended here yet */
     const phi_route *route;
     char *method;
     char *path;
@@ -140,6 +141,7 @@ struct phi_http {
     bool stopping;
     phi_request *requests;
     size_t n_requests;
+    size_t n_half_closed; /* of these */
     uint64_t held_bytes; /* JSON bodies of all requests, as text or parsed */
     phi_stream *streams;
     phi_connection *connections;

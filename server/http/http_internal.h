@@ -142,7 +142,7 @@ struct phi_http {
     phi_request *requests;
     size_t n_requests;
     size_t n_half_closed; /* of these */
-    uint64_t held_bytes; /* JSON bodies of all requests, as text or parsed */
+    uint64_t held_bytes;  /* JSON bodies of all requests, as text or parsed */
     phi_stream *streams;
     phi_connection *connections;
     phi_linger *lingers;

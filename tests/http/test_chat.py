@@ -200,14 +200,14 @@ def running(daemon):
 
 def test_a_client_that_leaves_frees_its_place(daemon, model):
     body = json.dumps({"model": model, "stream": True, "ignore_eos": True, "max_tokens": 900,
-                       "messages": STORY}).encode()
+                       "n": 16, "messages": STORY}).encode()
     host, port = daemon.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
                      b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
                      + body)
         assert b"200 OK" in sock.recv(4096)
-        assert running(daemon) == 1
+        assert running(daemon) > 0
     deadline = time.monotonic() + 3
     while running(daemon) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -75,7 +75,7 @@ def test_two_requests_share_the_steps(served):
 
     def ask():
         daemon.post("/v1/chat/completions", json={
-            "model": model, "messages": STORY, "max_tokens": 200, "ignore_eos": True,
+            "model": model, "messages": STORY, "max_tokens": 900, "ignore_eos": True,
             "temperature": 0})
 
     before = steps()

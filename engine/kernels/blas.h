@@ -1,7 +1,7 @@
 /*
- * Purpose: floating-point products of many tokens through OpenBLAS.
+ * Purpose: floating-point products of many tokens through OpenBLAS, where that is the faster way.
  * Owns:    nothing; OpenBLAS's own threads are switched off, the team is the only pool.
- * Threads: [team]; any number of calls at a time.
+ * Threads: [team] for products, any number of calls at a time; [any] for the choice.
  * Errors:  none.
  * Limits:  OpenBLAS chooses the order of its sums by the shape it is given: see matmul.h for where
  *          that is allowed.
@@ -15,9 +15,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* y[t * ldy + r] = sum_k W[r, k] x[t, k] for r in [row_begin, row_end). FP16 and BF16 rows are
- * widened into a panel first. False, with nothing done, when there is no memory for it. */
-bool phi_blas_rows(const phi_kernels *kernels, const phi_weight *weight, uint32_t row_begin,
-                   uint32_t row_end, const float *x, uint32_t n_tok, float *y, size_t ldy);
+/* Blocks of rows that it gets at once, so that the widened panel stays in the cache. */
+#define PHI_BLAS_BLOCKS 8U
+
+/* y[t * ldy + r] = sum_k W[r, k] x[t, k] for the rows r of blocks [block_begin, block_end), which
+ * may end beyond the last; x [n_tok, cols]. FP kinds only; they are put into rows and widened
+ * first. False, with nothing done, when there is no memory for that. */
+bool phi_blas_rows(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                   const float *x, uint32_t n_tok, float *y, size_t ldy);
+
+/* Whether OpenBLAS multiplies FP32 faster than the set's own kernel, as measured on this machine
+ * (about a millisecond, once per set). */
+bool phi_blas_is_faster(const phi_kernels *kernels);
 
 #endif

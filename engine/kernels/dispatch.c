@@ -4,9 +4,9 @@
 #include "engine/kernels/sets.h"
 
 #include <string.h>
-#ifdef PHID_KERNELS_AVX2
+#ifdef PHID_KERNELS_X86
 #include <cpuid.h>
-#define SET_NAMES "avx2 and portable"
+#define SET_NAMES "avx512-vnni, avx2 and portable"
 #else
 #define SET_NAMES "portable"
 #endif
@@ -23,7 +23,7 @@ static bool anywhere(void)
     return true;
 }
 
-#ifdef PHID_KERNELS_AVX2
+#ifdef PHID_KERNELS_X86
 static bool has_avx2(void)
 {
     unsigned eax;
@@ -35,10 +35,18 @@ static bool has_avx2(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+
+static bool has_avx512_vnni(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
 #endif
 
 static const set_entry sets[] = {
-#ifdef PHID_KERNELS_AVX2
+#ifdef PHID_KERNELS_X86
+    {&phi_kernels_avx512_vnni, has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
     {&phi_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
 #endif
     {&phi_kernels_portable, anywhere, "nothing"},

@@ -6,8 +6,15 @@
  * Limits:  shapes are stated per argument. Vectors need no alignment.
  *
  * ref/ is plain C and the truth. Every other set is held to a stated bound of it by
- * tests/unit/engine/kernels. Each output element is summed in an order that depends on nothing but
- * the number of columns, so that batch size and thread count change no result.
+ * tests/unit/engine/kernels.
+ *
+ * Order of sums. A lane of a vector is one output, and its columns are taken in order: batch size,
+ * tiles and thread count change no result. With s = weight scale * activation scale,
+ *   INT kinds: acc = fma(float(dot), s, acc) run by run, dot being the exact integer sum over a run
+ *              of 16 or 32 columns; then, with offsets, acc = fma(offset, shift, acc).
+ *   FP kinds:  acc = fma(w, x, acc) over pieces of PHI_FLOAT_PIECE columns, each from zero; the
+ *              pieces are added in order.
+ * So all sets that have a fused multiply-add give the same bits.
  */
 #ifndef PHI_ENGINE_KERNELS_KERNELS_H
 #define PHI_ENGINE_KERNELS_KERNELS_H
@@ -19,33 +26,48 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Activations quantized to int8 in groups of 32 columns: x ~ scale * q, |q| <= 127. */
+/* Columns of the FP kinds that are summed before they are added to the rest. */
+#define PHI_FLOAT_PIECE 256U
+/* Tokens that lie together in an activation tile, except in AMX's. */
+#define PHI_ACT_QUAD 4U
+
+/*
+ * The right-hand side of a product, in tiles of tokens: tile i holds tokens [i * tile, ...), `tile`
+ * of them but in the last one. For the FP kinds `x` is set, for the INT kinds the rest: int8 codes,
+ * |q| <= 127, in runs of columns that share a scale, x ~ scale * q.
+ * A tile of `width` tokens lies at element i * tile * cols (codes, x) or i * tile * (cols / run):
+ *   codes  [cols / 4][width][4]     scales, starts, shifts  [cols / run][width]     x [cols][width]
+ * so that a kernel reads each tile as one stream.
+ */
 typedef struct phi_act {
     uint32_t n_tok;
-    uint32_t cols;       /* multiple of 32 */
-    const int8_t *codes; /* [n_tok, cols] */
-    const float *scales; /* [n_tok, cols / 32] */
-    const float *sums;   /* [n_tok, cols / 32]: scale * (sum of the group's codes) */
+    uint32_t cols;
+    uint32_t run;  /* 16 or 32 */
+    uint32_t tile; /* the set's act_tile; PHI_ACT_QUAD for x */
+    int centre;    /* phi_weight_centre of the weight */
+    int8_t *codes;
+    float *scales;
+    int32_t *starts; /* -centre * (sum of the run's codes): where its integer sum starts */
+    float *shifts;   /* scale * (sum of the run's codes) */
+    const float *x;
 } phi_act;
 
 typedef struct phi_kernels {
     const char *name; /* "portable", "avx2" */
+    /* Tokens of a tile of codes; a set whose tiles are not PHI_ACT_QUAD wide may order the codes
+     * inside a full tile as it likes. */
+    size_t act_tile;
 
-    /* x [cols] -> codes [cols], scales [cols / 32], sums [cols / 32]. */
-    void (*quantize_row)(const float *x, size_t cols, int8_t *codes, float *scales, float *sums);
+    /* x [cols] rows of tile `tile` -> its codes, scales, starts and shifts. */
+    void (*quantize_tile)(const float *x, uint32_t tile, const phi_act *act);
 
-    /* y[t * ldy + r] = sum_k W[r, k] x[t, k] for r in [row_begin, row_end) and every token t. */
-    void (*rows_int4)(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                      const phi_act *act, float *y, size_t ldy);
-    void (*rows_int8)(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                      const phi_act *act, float *y, size_t ldy);
-    /* x [n_tok, cols] float; kinds FP16, BF16 and FP32. */
-    void (*rows_fp16)(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                      const float *x, uint32_t n_tok, float *y, size_t ldy);
-    void (*rows_bf16)(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                      const float *x, uint32_t n_tok, float *y, size_t ldy);
-    void (*rows_fp32)(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                      const float *x, uint32_t n_tok, float *y, size_t ldy);
+    /* y[t * ldy + r] = sum_k W[r, k] x[t, k] for the rows r of blocks [block_begin, block_end) and
+     * every token t. INT4 and INT8. */
+    void (*rows_int)(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                     const phi_act *act, float *y, size_t ldy);
+    /* The same for FP16, BF16 and FP32. */
+    void (*rows_float)(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                       const phi_act *act, float *y, size_t ldy);
 
     /* out[i] = weight[i] * x[i] / sqrt(mean(x^2) + eps); Zhang and Sennrich, arXiv:1910.07467 */
     void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *out);

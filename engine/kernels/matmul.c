@@ -11,37 +11,70 @@
 #include "base/mem.h"
 #include "engine/kernels/blas.h"
 
+/* Blocks of rows that a slice is whole numbers of: large tiles are two blocks wide. */
+#define SLICE_BLOCKS 2U
 /* Multiply-adds of one slice at least: some ten microseconds' worth, against the one or two that
  * handing out a slice costs. */
-#define SLICE_MACS (256U << 10)
-/* Rows of one slice at least: whole register blocks. */
-#define SLICE_ROWS 8U
-/* Tokens that a slice of activation quantizing has at least. */
-#define QUANTIZE_TOKENS 4U
-/* From here on OpenBLAS is the faster one; rows that it gets at once, so that a widened panel stays
- * in the cache. */
+#define SLICE_MACS (512U << 10)
+/* From here on OpenBLAS may be the faster one. */
 #define BLAS_TOKENS 32U
-#define BLAS_ROWS 64U
+/* Runs are at least this long: what the side arrays have room for. */
+#define RUN_MIN 16U
+#define PART_ALIGN 64U
+
+/* ---- scratch ---- */
+
+/* Hands out the parts of scratch->memory; with memory NULL it only counts. */
+static uint64_t lay_out(phi_matmul_scratch *scratch)
+{
+    uint64_t cells = (uint64_t)scratch->n_tok_max * scratch->cols_max;
+    uint64_t runs = (uint64_t)scratch->n_tok_max * (scratch->cols_max / RUN_MIN + 1);
+    struct {
+        void **part;
+        uint64_t bytes;
+    } parts[] = {
+        {(void **)&scratch->codes, cells},
+        {(void **)&scratch->scales, runs * sizeof(float)},
+        {(void **)&scratch->starts, runs * sizeof(int32_t)},
+        {(void **)&scratch->shifts, runs * sizeof(float)},
+        {(void **)&scratch->x, cells * sizeof(float)},
+    };
+    uint64_t used = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (scratch->memory) {
+            *parts[i].part = (uint8_t *)scratch->memory + used;
+        }
+        used += (parts[i].bytes + PART_ALIGN - 1) / PART_ALIGN * PART_ALIGN;
+    }
+    return used;
+}
+
+uint64_t phi_matmul_scratch_bytes(uint32_t n_tok_max, uint32_t cols_max)
+{
+    phi_matmul_scratch sizes = {.n_tok_max = n_tok_max, .cols_max = cols_max};
+    uint64_t cells;
+    if (!phi_checked_mul(n_tok_max, (uint64_t)cols_max + RUN_MIN, &cells) ||
+        cells > UINT64_MAX / 16) {
+        return 0;
+    }
+    return lay_out(&sizes);
+}
 
 phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_max,
                                    uint32_t cols_max, phi_err *err)
 {
-    uint64_t codes;
     phi_matmul_scratch fresh = {.n_tok_max = n_tok_max, .cols_max = cols_max};
-    uint64_t groups_per_row = (uint64_t)cols_max / 32 + 1;
-    if (!phi_checked_mul(n_tok_max, groups_per_row * 32, &codes) || codes > SIZE_MAX / 2) {
+    uint64_t bytes = phi_matmul_scratch_bytes(n_tok_max, cols_max);
+    if (bytes == 0 || bytes > SIZE_MAX / 2) {
         return phi_fail(err, PHI_E_LIMIT, "activations of %u x %u are too large", n_tok_max,
                         cols_max);
     }
-    size_t groups = (size_t)(n_tok_max * groups_per_row);
-    fresh.codes = phi_try_alloc_aligned((size_t)codes);
-    fresh.scales = phi_try_alloc_aligned(groups * sizeof *fresh.scales);
-    fresh.sums = phi_try_alloc_aligned(groups * sizeof *fresh.sums);
-    if (!fresh.codes || !fresh.scales || !fresh.sums) {
-        phi_matmul_scratch_done(&fresh);
+    fresh.memory = phi_try_alloc_aligned((size_t)bytes);
+    if (!fresh.memory) {
         return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for activations of %u x %u",
                         n_tok_max, cols_max);
     }
+    (void)lay_out(&fresh);
     *scratch = fresh;
     return PHI_OK;
 }
@@ -49,103 +82,134 @@ phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_m
 void phi_matmul_scratch_done(phi_matmul_scratch *scratch)
 {
     if (scratch) {
-        phi_free(scratch->codes);
-        phi_free(scratch->scales);
-        phi_free(scratch->sums);
+        phi_free(scratch->memory);
         *scratch = (phi_matmul_scratch){0};
     }
 }
 
+/* ---- the product ---- */
+
 typedef struct matmul_job {
     const phi_kernels *kernels;
     const phi_weight *weight;
-    const float *x;
+    const float *x; /* [n_tok, cols] */
     float *y;
-    uint32_t n_tok;
-    phi_matmul_scratch *scratch;
+    float *packed; /* where the quads of x go */
+    phi_act act;
 } matmul_job;
 
-/* [team] Tokens [begin, end). */
-static void quantize_tokens(void *arg, size_t begin, size_t end, unsigned worker)
+/* [team] Tiles [begin, end) of tokens as codes. */
+static void quantize_tiles(void *arg, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const matmul_job *job = arg;
-    size_t cols = job->weight->cols;
-    for (size_t t = begin; t < end; t++) {
-        job->kernels->quantize_row(job->x + t * cols, cols, job->scratch->codes + t * cols,
-                                   job->scratch->scales + t * (cols / 32),
-                                   job->scratch->sums + t * (cols / 32));
+    size_t tile_cells = (size_t)job->act.tile * job->act.cols;
+    for (size_t i = begin; i < end; i++) {
+        job->kernels->quantize_tile(job->x + i * tile_cells, (uint32_t)i, &job->act);
     }
 }
 
-/* [team] Rows [begin, end) of the weight. */
-static void multiply_rows(void *arg, size_t begin, size_t end, unsigned worker)
+/* [team] Tiles [begin, end) of tokens as floats, four tokens column by column. */
+static void pack_tiles(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const matmul_job *job = arg;
+    size_t cols = job->act.cols;
+    for (size_t first = begin * PHI_ACT_QUAD; first < end * PHI_ACT_QUAD; first += PHI_ACT_QUAD) {
+        size_t left = first < job->act.n_tok ? job->act.n_tok - first : 0;
+        size_t width = left < PHI_ACT_QUAD ? left : PHI_ACT_QUAD;
+        const float *from = job->x + first * cols;
+        float *to = job->packed + first * cols;
+        for (size_t k = 0; k < cols; k++) {
+            for (size_t t = 0; t < width; t++) {
+                to[k * width + t] = from[t * cols + k];
+            }
+        }
+    }
+}
+
+/* [team] Pairs of blocks [begin, end) of the weight. */
+static void multiply_blocks(void *arg, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const matmul_job *job = arg;
     const phi_weight *weight = job->weight;
-    const phi_kernels *kernels = job->kernels;
-    const phi_act act = {job->n_tok, weight->cols, job->scratch->codes, job->scratch->scales,
-                         job->scratch->sums};
-    uint32_t first = (uint32_t)begin;
-    uint32_t last = (uint32_t)end;
-    switch (weight->kind) {
-    case PHI_WEIGHT_INT4:
-        kernels->rows_int4(weight, first, last, &act, job->y, weight->rows);
-        return;
-    case PHI_WEIGHT_INT8:
-        kernels->rows_int8(weight, first, last, &act, job->y, weight->rows);
-        return;
-    case PHI_WEIGHT_FP16:
-        kernels->rows_fp16(weight, first, last, job->x, job->n_tok, job->y, weight->rows);
-        return;
-    case PHI_WEIGHT_BF16:
-        kernels->rows_bf16(weight, first, last, job->x, job->n_tok, job->y, weight->rows);
-        return;
-    case PHI_WEIGHT_FP32:
-        kernels->rows_fp32(weight, first, last, job->x, job->n_tok, job->y, weight->rows);
-        return;
-    case PHI_WEIGHT_KIND_COUNT:
-        break;
+    uint32_t first = (uint32_t)begin * SLICE_BLOCKS;
+    uint32_t last = (uint32_t)end * SLICE_BLOCKS;
+    last = last < weight->n_blocks ? last : weight->n_blocks;
+    if (weight->group) {
+        job->kernels->rows_int(weight, first, last, &job->act, job->y, weight->rows);
+    } else {
+        job->kernels->rows_float(weight, first, last, &job->act, job->y, weight->rows);
     }
-    PHI_UNREACHABLE();
 }
 
 /* [team] The same through OpenBLAS. */
-static void multiply_rows_blas(void *arg, size_t begin, size_t end, unsigned worker)
+static void multiply_blocks_blas(void *arg, size_t begin, size_t end, unsigned worker)
 {
     const matmul_job *job = arg;
-    if (!phi_blas_rows(job->kernels, job->weight, (uint32_t)begin, (uint32_t)end, job->x,
-                       job->n_tok, job->y, job->weight->rows)) {
-        multiply_rows(arg, begin, end, worker);
+    if (!phi_blas_rows(job->weight, (uint32_t)begin * PHI_BLAS_BLOCKS,
+                       (uint32_t)end * PHI_BLAS_BLOCKS, job->x, job->act.n_tok, job->y,
+                       job->weight->rows)) {
+        multiply_blocks(arg, begin * (PHI_BLAS_BLOCKS / SLICE_BLOCKS),
+                        end * (PHI_BLAS_BLOCKS / SLICE_BLOCKS), worker);
     }
 }
 
-static size_t slice_rows(const phi_weight *weight, uint32_t n_tok)
+static size_t slice_grain(const phi_weight *weight, uint32_t n_tok)
 {
-    uint64_t row_macs = (uint64_t)weight->cols * n_tok;
-    uint64_t rows = SLICE_MACS / (row_macs > 0 ? row_macs : 1);
-    rows -= rows % SLICE_ROWS;
-    return rows > SLICE_ROWS ? (size_t)rows : SLICE_ROWS;
+    uint64_t macs = (uint64_t)weight->cols * n_tok * PHI_WEIGHT_BLOCK * SLICE_BLOCKS;
+    return (size_t)(SLICE_MACS / (macs > 0 ? macs : 1)) + 1;
+}
+
+/* Turns x into what the kernels read. */
+static void prepare(const phi_compute *compute, matmul_job *job, phi_matmul_scratch *scratch)
+{
+    phi_act *act = &job->act;
+    const phi_weight *weight = job->weight;
+    if (weight->group) {
+        act->tile = (uint32_t)compute->kernels->act_tile;
+        act->run = weight->group < 32 ? 16 : 32;
+        act->centre = phi_weight_centre(weight);
+        act->codes = scratch->codes;
+        act->scales = scratch->scales;
+        act->starts = scratch->starts;
+        act->shifts = scratch->shifts;
+        phi_team_run(compute->team, compute->priority,
+                     act->n_tok / act->tile + (act->n_tok % act->tile != 0), 1, quantize_tiles,
+                     job);
+        return;
+    }
+    act->tile = PHI_ACT_QUAD;
+    act->x = job->x;
+    if (act->n_tok > 1) {
+        job->packed = scratch->x;
+        act->x = scratch->x;
+        phi_team_run(compute->team, compute->priority,
+                     act->n_tok / PHI_ACT_QUAD + (act->n_tok % PHI_ACT_QUAD != 0), 1, pack_tiles,
+                     job);
+    }
 }
 
 void phi_matmul(const phi_compute *compute, const phi_weight *weight, const float *x,
                 uint32_t n_tok, float *y, phi_matmul_scratch *scratch)
 {
-    matmul_job job = {compute->kernels, weight, x, y, n_tok, scratch};
+    matmul_job job = {.kernels = compute->kernels, .weight = weight, .x = x, .y = y};
     if (n_tok == 0) {
         return;
     }
-    if (weight->group) {
-        PHI_ASSERT(n_tok <= scratch->n_tok_max && weight->cols <= scratch->cols_max);
-        phi_team_run(compute->team, compute->priority, n_tok, QUANTIZE_TOKENS, quantize_tokens,
-                     &job);
-    }
-    if (!weight->group && n_tok >= BLAS_TOKENS && compute->priority == PHI_TEAM_BACKGROUND) {
-        phi_team_run(compute->team, compute->priority, weight->rows, BLAS_ROWS, multiply_rows_blas,
-                     &job);
+    PHI_ASSERT(n_tok <= scratch->n_tok_max && weight->cols <= scratch->cols_max);
+    job.act.n_tok = n_tok;
+    job.act.cols = weight->cols;
+    prepare(compute, &job, scratch);
+    if (!weight->group && n_tok >= BLAS_TOKENS && compute->priority == PHI_TEAM_BACKGROUND &&
+        phi_blas_is_faster(compute->kernels)) {
+        phi_team_run(compute->team, compute->priority,
+                     (weight->n_blocks + PHI_BLAS_BLOCKS - 1) / PHI_BLAS_BLOCKS, 1,
+                     multiply_blocks_blas, &job);
         return;
     }
-    phi_team_run(compute->team, compute->priority, weight->rows, slice_rows(weight, n_tok),
-                 multiply_rows, &job);
+    phi_team_run(compute->team, compute->priority,
+                 (weight->n_blocks + SLICE_BLOCKS - 1) / SLICE_BLOCKS, slice_grain(weight, n_tok),
+                 multiply_blocks, &job);
 }

@@ -23,14 +23,19 @@ typedef struct phi_compute {
 typedef struct phi_matmul_scratch {
     uint32_t n_tok_max;
     uint32_t cols_max;
+    void *memory; /* all of the following, one allocation */
     int8_t *codes;
     float *scales;
-    float *sums;
+    int32_t *starts;
+    float *shifts;
+    float *x;
 } phi_matmul_scratch;
 
 phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_max,
                                    uint32_t cols_max, phi_err *err) PHI_MUST_CHECK;
 void phi_matmul_scratch_done(phi_matmul_scratch *scratch);
+/* What phi_matmul_scratch_init allocates; 0 if it is too large to be counted. */
+uint64_t phi_matmul_scratch_bytes(uint32_t n_tok_max, uint32_t cols_max);
 
 /* y [n_tok, W.rows] = x [n_tok, W.cols] W^T. INT kinds quantize x on the fly. At inference priority
  * a row of y does not depend on n_tok or on the number of threads, and nothing is allocated; at

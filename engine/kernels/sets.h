@@ -10,7 +10,8 @@
 #include "engine/kernels/kernels.h"
 
 extern const phi_kernels phi_kernels_portable;
-/* x86 builds only; needs AVX2, FMA and F16C. */
-extern const phi_kernels phi_kernels_avx2;
+/* x86 builds only. */
+extern const phi_kernels phi_kernels_avx2;        /* AVX2, FMA and F16C */
+extern const phi_kernels phi_kernels_avx512_vnni; /* also AVX-512 F, BW, DQ, VL and VNNI */
 
 #endif

@@ -116,8 +116,8 @@ void phi_forward_ctx_destroy(phi_forward_ctx *ctx)
 
 uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx)
 {
-    uint64_t activations = (uint64_t)ctx->scratch.n_tok_max * ctx->scratch.cols_max;
-    return ctx->memory_bytes + activations + activations / 32 * 2 * sizeof(float);
+    return ctx->memory_bytes +
+           phi_matmul_scratch_bytes(ctx->scratch.n_tok_max, ctx->scratch.cols_max);
 }
 
 /* ---- element-wise stages, over rows ---- */

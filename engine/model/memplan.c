@@ -11,7 +11,7 @@ static uint64_t larger(uint64_t a, uint64_t b)
 }
 
 /* Scratch of a context, as forward.c lays it out, from the description alone: activations in
- * floats, the widest once more in bytes with a scale and a sum for each 32, and logits. */
+ * floats, the widest once more as the products read them, and logits. */
 static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_sizes *sizes)
 {
     uint64_t heads = desc->n_head + 2 * (uint64_t)desc->n_head_kv;
@@ -19,8 +19,8 @@ static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_siz
                    3 * (uint64_t)desc->n_ffn + desc->n_rot;
     uint64_t widest =
         larger(larger(desc->n_embd, desc->n_ffn), (uint64_t)desc->n_head * desc->head_dim);
-    uint64_t row_bytes = row * sizeof(float) + widest + widest / 32 * 2 * sizeof(float);
-    return row_bytes * sizes->n_tok_max +
+    return row * sizeof(float) * sizes->n_tok_max +
+           phi_matmul_scratch_bytes(sizes->n_tok_max, (uint32_t)widest) +
            (uint64_t)desc->n_vocab * sizes->n_logits_max * sizeof(float);
 }
 

@@ -7,6 +7,14 @@
 
 #include <string.h>
 
+/* Columns that the codes of an INT row come in. */
+#define RUN 32U
+/* Bytes of a block's run, and of one row's share of it. */
+#define RUN_BYTES_INT4 256U
+#define RUN_BYTES_INT8 512U
+/* Planes begin on a cache line. */
+#define PLANE_ALIGN 64U
+
 phi_weight_kind phi_weight_kind_of(phi_dtype dtype)
 {
     switch (dtype) {
@@ -35,166 +43,340 @@ const char *phi_weight_kind_name(phi_weight_kind kind)
     return names[kind];
 }
 
-static uint64_t code_row_bytes(phi_weight_kind kind, uint32_t cols)
+/* ---- shape and memory ---- */
+
+static uint64_t code_bits(phi_weight_kind kind)
 {
     switch (kind) {
     case PHI_WEIGHT_INT4:
-        return cols / 2;
+        return 4;
     case PHI_WEIGHT_INT8:
-        return cols;
+        return 8;
     case PHI_WEIGHT_FP16:
     case PHI_WEIGHT_BF16:
-        return (uint64_t)cols * 2;
+        return 16;
     case PHI_WEIGHT_FP32:
-        return (uint64_t)cols * 4;
+        return 32;
     case PHI_WEIGHT_KIND_COUNT:
         break;
     }
     PHI_UNREACHABLE();
 }
 
-phi_status phi_weight_init(phi_weight *weight, phi_dtype dtype, uint32_t rows, uint32_t cols,
-                           phi_err *err)
+static bool is_grouped(phi_weight_kind kind)
 {
-    phi_weight fresh = {.kind = phi_weight_kind_of(dtype), .rows = rows, .cols = cols};
-    bool grouped = fresh.kind == PHI_WEIGHT_INT4 || fresh.kind == PHI_WEIGHT_INT8;
-    if (grouped) {
-        fresh.group = PHI_BLOCK_ELEMENTS;
-        if (cols % fresh.group != 0) {
-            return phi_fail(err, PHI_E_UNSUPPORTED, "%u columns are not a multiple of %u", cols,
-                            fresh.group);
-        }
+    return kind == PHI_WEIGHT_INT4 || kind == PHI_WEIGHT_INT8;
+}
+
+static phi_status check_group(uint32_t group, uint32_t cols, phi_err *err)
+{
+    if (cols % RUN != 0) {
+        return phi_fail(err, PHI_E_UNSUPPORTED, "%u columns are not a multiple of %u", cols, RUN);
     }
-    fresh.row_bytes = code_row_bytes(fresh.kind, cols);
+    if (group == 0 || cols % group != 0 || (group != RUN / 2 && group % RUN != 0)) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        "groups of %u do not divide %u columns into groups of 16 or of whole runs "
+                        "of %u",
+                        group, cols, RUN);
+    }
+    return PHI_OK;
+}
+
+/* Bytes of the codes of all blocks, and of one plane of scales. */
+static uint64_t codes_bytes(const phi_weight *weight)
+{
+    uint64_t bytes = weight->block_bytes * weight->n_blocks;
+    return (bytes + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
+}
+
+static uint64_t plane_bytes(const phi_weight *weight)
+{
+    if (!weight->group) {
+        return 0;
+    }
+    uint64_t groups = (uint64_t)weight->n_blocks * (weight->cols / weight->group);
+    uint64_t bytes = groups * PHI_WEIGHT_BLOCK * sizeof(uint16_t);
+    return (bytes + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
+}
+
+phi_status phi_weight_shape(phi_weight *weight, phi_weight_kind kind, uint32_t group,
+                            bool has_offsets, uint32_t rows, uint32_t cols, phi_err *err)
+{
+    phi_weight fresh = {.kind = kind, .rows = rows, .cols = cols};
+    if (is_grouped(kind)) {
+        phi_status status = check_group(group, cols, err);
+        if (status) {
+            return status;
+        }
+        fresh.group = group;
+        fresh.has_offsets = has_offsets;
+    }
+    fresh.n_blocks = rows / PHI_WEIGHT_BLOCK + (rows % PHI_WEIGHT_BLOCK != 0);
+    fresh.block_bytes = (uint64_t)cols * PHI_WEIGHT_BLOCK * code_bits(kind) / 8;
     uint64_t bytes;
-    if (!phi_checked_mul(fresh.row_bytes, rows, &bytes) || bytes > SIZE_MAX / 2) {
+    /* Three planes at most, none larger than the codes. */
+    if (!phi_checked_mul(fresh.block_bytes, fresh.n_blocks, &bytes) || bytes > SIZE_MAX / 8) {
         return phi_fail(err, PHI_E_LIMIT, "a matrix of %u x %u is too large", rows, cols);
-    }
-    fresh.codes = phi_try_alloc_aligned((size_t)bytes);
-    if (grouped) {
-        size_t groups = (size_t)rows * (cols / fresh.group);
-        fresh.scales = phi_try_alloc_aligned(groups * sizeof(uint16_t));
-        if (dtype == PHI_DTYPE_Q4_1) {
-            fresh.offsets = phi_try_alloc_aligned(groups * sizeof(uint16_t));
-        }
-    }
-    if (!fresh.codes || (grouped && !fresh.scales) || (dtype == PHI_DTYPE_Q4_1 && !fresh.offsets)) {
-        phi_weight_done(&fresh);
-        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for a matrix of %u x %u", rows,
-                        cols);
     }
     *weight = fresh;
     return PHI_OK;
 }
 
+phi_status phi_weight_shape_of(phi_weight *weight, phi_dtype dtype, uint32_t rows, uint32_t cols,
+                               phi_err *err)
+{
+    return phi_weight_shape(weight, phi_weight_kind_of(dtype), PHI_BLOCK_ELEMENTS,
+                            dtype == PHI_DTYPE_Q4_1, rows, cols, err);
+}
+
+uint64_t phi_weight_bytes(const phi_weight *weight)
+{
+    return codes_bytes(weight) + plane_bytes(weight) * (weight->has_offsets ? 2 : 1);
+}
+
+void phi_weight_bind(phi_weight *weight, void *memory)
+{
+    uint8_t *at = memory;
+    PHI_ASSERT((uintptr_t)memory % PLANE_ALIGN == 0);
+    weight->codes = at;
+    at += codes_bytes(weight);
+    if (weight->group) {
+        weight->scales = (uint16_t *)(void *)at;
+        at += plane_bytes(weight);
+        weight->offsets = weight->has_offsets ? (uint16_t *)(void *)at : NULL;
+    }
+}
+
+/* The rows that fill the last block up. */
+static void clear_last_block(phi_weight *weight)
+{
+    if (weight->rows % PHI_WEIGHT_BLOCK == 0) {
+        return;
+    }
+    size_t last = weight->n_blocks - 1;
+    memset((uint8_t *)weight->codes + last * weight->block_bytes, 0, (size_t)weight->block_bytes);
+    if (weight->group) {
+        size_t groups = (size_t)(weight->cols / weight->group) * PHI_WEIGHT_BLOCK;
+        memset(weight->scales + last * groups, 0, groups * sizeof *weight->scales);
+        if (weight->offsets) {
+            memset(weight->offsets + last * groups, 0, groups * sizeof *weight->offsets);
+        }
+    }
+}
+
+phi_status phi_weight_alloc(phi_weight *weight, phi_err *err)
+{
+    PHI_ASSERT(!weight->memory);
+    weight->memory = phi_try_alloc_aligned((size_t)phi_weight_bytes(weight));
+    if (!weight->memory) {
+        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for a matrix of %u x %u",
+                        weight->rows, weight->cols);
+    }
+    phi_weight_bind(weight, weight->memory);
+    clear_last_block(weight);
+    return PHI_OK;
+}
+
+phi_status phi_weight_init(phi_weight *weight, phi_dtype dtype, uint32_t rows, uint32_t cols,
+                           phi_err *err)
+{
+    phi_weight fresh;
+    phi_status status = phi_weight_shape_of(&fresh, dtype, rows, cols, err);
+    status = status ? status : phi_weight_alloc(&fresh, err);
+    if (!status) {
+        *weight = fresh;
+    }
+    return status;
+}
+
 void phi_weight_done(phi_weight *weight)
 {
     if (weight) {
-        phi_free(weight->codes);
-        phi_free(weight->scales);
-        phi_free(weight->offsets);
+        phi_free(weight->memory);
         *weight = (phi_weight){0};
     }
 }
 
-/* Splits file blocks [d (m) codes] into the three planes. */
-static void split_blocks(phi_weight *weight, phi_dtype dtype, uint64_t first_group, size_t groups,
-                         const uint8_t *src)
+/* ---- filling ---- */
+
+/* Where row `row`'s scale of group 0 is in its plane; group g is 16 further each. */
+static size_t scale_index(const phi_weight *weight, uint32_t row)
 {
-    size_t block_bytes = phi_dtype_get(dtype)->block_bytes;
+    size_t groups = weight->cols / weight->group;
+    return row / PHI_WEIGHT_BLOCK * groups * PHI_WEIGHT_BLOCK + row % PHI_WEIGHT_BLOCK;
+}
+
+static uint8_t *block_of(const phi_weight *weight, uint32_t row)
+{
+    return (uint8_t *)weight->codes + row / PHI_WEIGHT_BLOCK * weight->block_bytes;
+}
+
+/* Word j of a run's codes goes to [j][row]: 16 bytes of nibbles already pair the right columns. */
+static void put_int4(uint8_t *run, size_t lane, const uint8_t *nibbles)
+{
+    for (size_t j = 0; j < 4; j++) {
+        memcpy(run + j * 64 + lane * 4, nibbles + j * 4, 4);
+    }
+}
+
+static void put_int8(uint8_t *run, size_t lane, const uint8_t *codes)
+{
+    for (size_t j = 0; j < 8; j++) {
+        uint32_t word;
+        memcpy(&word, codes + j * 4, 4);
+        /* q + 128 of four codes at once. */
+        word ^= 0x80808080U;
+        memcpy(run + j * 64 + lane * 4, &word, 4);
+    }
+}
+
+/* Rows [row, row + count) of one block from file blocks [d (m) codes]. Runs are outside: what is
+ * written lies together, and what is read comes from `count` streams. */
+static void put_file_blocks(phi_weight *weight, phi_dtype dtype, uint32_t row, uint32_t count,
+                            const uint8_t *src)
+{
+    size_t file_block = phi_dtype_get(dtype)->block_bytes;
     size_t head_bytes = dtype == PHI_DTYPE_Q4_1 ? 4 : 2;
-    size_t code_bytes = block_bytes - head_bytes;
-    uint8_t *codes = (uint8_t *)weight->codes + first_group * code_bytes;
-    for (size_t g = 0; g < groups; g++, src += block_bytes) {
-        memcpy(&weight->scales[first_group + g], src, 2);
-        if (weight->offsets) {
-            memcpy(&weight->offsets[first_group + g], src + 2, 2);
+    size_t n_runs = weight->cols / RUN;
+    size_t lane = row % PHI_WEIGHT_BLOCK;
+    uint8_t *codes = block_of(weight, row);
+    uint16_t *scales = weight->scales + scale_index(weight, row);
+    uint16_t *offsets = weight->offsets ? weight->offsets + scale_index(weight, row) : NULL;
+    for (size_t run = 0; run < n_runs; run++) {
+        for (size_t r = 0; r < count; r++) {
+            const uint8_t *from = src + (r * n_runs + run) * file_block;
+            memcpy(&scales[run * PHI_WEIGHT_BLOCK + r], from, 2);
+            if (offsets) {
+                memcpy(&offsets[run * PHI_WEIGHT_BLOCK + r], from + 2, 2);
+            }
+            if (weight->kind == PHI_WEIGHT_INT4) {
+                put_int4(codes + run * RUN_BYTES_INT4, lane + r, from + head_bytes);
+            } else {
+                put_int8(codes + run * RUN_BYTES_INT8, lane + r, from + head_bytes);
+            }
         }
-        memcpy(codes + g * code_bytes, src + head_bytes, code_bytes);
+    }
+}
+
+static void put_floats(phi_weight *weight, uint32_t row, uint32_t count, const uint8_t *src)
+{
+    size_t bytes = code_bits(weight->kind) / 8;
+    size_t cols = weight->cols;
+    uint8_t *to = block_of(weight, row) + row % PHI_WEIGHT_BLOCK * bytes;
+    for (size_t k = 0; k < cols; k++) {
+        for (size_t r = 0; r < count; r++) {
+            uint8_t *out = to + (k * PHI_WEIGHT_BLOCK + r) * bytes;
+            const uint8_t *from = src + (r * cols + k) * bytes;
+            /* Constant sizes become single moves. */
+            if (bytes == 2) {
+                memcpy(out, from, 2);
+            } else {
+                memcpy(out, from, 4);
+            }
+        }
     }
 }
 
 void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint32_t count,
                          const void *src)
 {
+    uint64_t row_bytes = 0;
+    const uint8_t *from = src;
     PHI_ASSERT(row <= weight->rows && count <= weight->rows - row);
     PHI_ASSERT(phi_weight_kind_of(dtype) == weight->kind);
-    if (weight->group) {
-        size_t per_row = weight->cols / weight->group;
-        PHI_ASSERT((dtype == PHI_DTYPE_Q4_1) == (weight->offsets != NULL));
-        split_blocks(weight, dtype, (uint64_t)row * per_row, count * per_row, src);
-        return;
+    PHI_ASSERT(!weight->group || (weight->group == PHI_BLOCK_ELEMENTS &&
+                                  (dtype == PHI_DTYPE_Q4_1) == weight->has_offsets));
+    (void)phi_dtype_row_bytes(dtype, weight->cols, &row_bytes);
+    while (count > 0) {
+        uint32_t room = PHI_WEIGHT_BLOCK - row % PHI_WEIGHT_BLOCK;
+        uint32_t now = count < room ? count : room;
+        if (weight->group) {
+            put_file_blocks(weight, dtype, row, now, from);
+        } else {
+            put_floats(weight, row, now, from);
+        }
+        from += now * row_bytes;
+        row += now;
+        count -= now;
     }
-    memcpy((uint8_t *)weight->codes + row * weight->row_bytes, src,
-           (size_t)(count * weight->row_bytes));
 }
 
-static void widen_int4(const phi_weight *weight, uint32_t row, float *out)
+void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes,
+                          const uint16_t *scales, const uint16_t *offsets)
 {
-    const uint8_t *codes = (const uint8_t *)weight->codes + row * weight->row_bytes;
-    size_t groups = weight->cols / weight->group;
-    for (size_t run = 0; run < weight->cols / 32; run++) {
-        size_t g = row * groups + run * 32 / weight->group;
-        float scale = phi_half_to_float(weight->scales[g]);
-        for (size_t j = 0; j < 16; j++) {
-            int low = codes[run * 16 + j] & 15;
-            int high = codes[run * 16 + j] >> 4;
-            float *at = out + run * 32 + j;
-            if (weight->offsets) {
-                float offset = phi_half_to_float(weight->offsets[g]);
-                at[0] = scale * (float)low + offset;
-                at[16] = scale * (float)high + offset;
-            } else {
-                at[0] = scale * (float)(low - 8);
-                at[16] = scale * (float)(high - 8);
+    size_t lane = row % PHI_WEIGHT_BLOCK;
+    uint8_t *block = block_of(weight, row);
+    PHI_ASSERT(row < weight->rows && weight->group && (offsets != NULL) == weight->has_offsets);
+    for (size_t run = 0; run < weight->cols / RUN; run++, codes += RUN) {
+        if (weight->kind == PHI_WEIGHT_INT4) {
+            uint8_t nibbles[RUN / 2];
+            for (size_t i = 0; i < RUN / 2; i++) {
+                nibbles[i] = (uint8_t)((codes[i] & 15) | codes[i + RUN / 2] << 4);
             }
+            put_int4(block + run * RUN_BYTES_INT4, lane, nibbles);
+        } else {
+            put_int8(block + run * RUN_BYTES_INT8, lane, codes);
+        }
+    }
+    size_t at = scale_index(weight, row);
+    for (size_t g = 0; g < weight->cols / weight->group; g++) {
+        weight->scales[at + g * PHI_WEIGHT_BLOCK] = scales[g];
+        if (offsets) {
+            weight->offsets[at + g * PHI_WEIGHT_BLOCK] = offsets[g];
         }
     }
 }
 
-static void widen_int8(const phi_weight *weight, uint32_t row, float *out)
+/* ---- widening ---- */
+
+/* Code of column k, without what the kind adds to it in memory: INT4 0..15, INT8 signed. */
+static int code_at(const phi_weight *weight, const uint8_t *block, size_t lane, size_t k)
 {
-    const int8_t *codes = (const int8_t *)weight->codes + row * weight->row_bytes;
-    size_t groups = weight->cols / weight->group;
-    for (size_t i = 0; i < weight->cols; i++) {
-        size_t g = row * groups + i / weight->group;
-        float offset = weight->offsets ? phi_half_to_float(weight->offsets[g]) : 0.0F;
-        out[i] = phi_half_to_float(weight->scales[g]) * (float)codes[i] + offset;
+    size_t in_run = k % RUN;
+    if (weight->kind == PHI_WEIGHT_INT4) {
+        const uint8_t *run = block + k / RUN * RUN_BYTES_INT4;
+        size_t half = in_run % 16;
+        uint8_t pair = run[half / 4 * 64 + lane * 4 + half % 4];
+        return in_run < 16 ? pair & 15 : pair >> 4;
+    }
+    return (int)block[k / 4 * 64 + lane * 4 + k % 4] - 128;
+}
+
+static void widen_codes(const phi_weight *weight, uint32_t row, float *out)
+{
+    const uint8_t *block = block_of(weight, row);
+    size_t lane = row % PHI_WEIGHT_BLOCK;
+    size_t first = scale_index(weight, row);
+    bool centred = weight->kind == PHI_WEIGHT_INT4 && !weight->offsets;
+    for (size_t g = 0; g < weight->cols / weight->group; g++) {
+        size_t at = first + g * PHI_WEIGHT_BLOCK;
+        float scale = phi_half_to_float(weight->scales[at]);
+        float offset = weight->offsets ? phi_half_to_float(weight->offsets[at]) : 0.0F;
+        for (size_t k = g * weight->group; k < (g + 1) * weight->group; k++) {
+            int code = code_at(weight, block, lane, k);
+            out[k] = centred ? scale * (float)(code - 8) : scale * (float)code + offset;
+        }
     }
 }
 
 void phi_weight_row(const phi_weight *weight, uint32_t row, float *out)
 {
     PHI_ASSERT(row < weight->rows);
-    const uint8_t *codes = (const uint8_t *)weight->codes + row * weight->row_bytes;
-    switch (weight->kind) {
-    case PHI_WEIGHT_INT4:
-        widen_int4(weight, row, out);
-        return;
-    case PHI_WEIGHT_INT8:
-        widen_int8(weight, row, out);
-        return;
-    case PHI_WEIGHT_FP16:
-        phi_dtype_widen(PHI_DTYPE_F16, codes, weight->cols, out);
-        return;
-    case PHI_WEIGHT_BF16:
-        phi_dtype_widen(PHI_DTYPE_BF16, codes, weight->cols, out);
-        return;
-    case PHI_WEIGHT_FP32:
-        phi_dtype_widen(PHI_DTYPE_F32, codes, weight->cols, out);
-        return;
-    case PHI_WEIGHT_KIND_COUNT:
-        break;
-    }
-    PHI_UNREACHABLE();
-}
-
-uint64_t phi_weight_bytes(const phi_weight *weight)
-{
-    uint64_t bytes = weight->row_bytes * weight->rows;
     if (weight->group) {
-        uint64_t groups = (uint64_t)weight->rows * (weight->cols / weight->group);
-        bytes += groups * sizeof(uint16_t) * (weight->offsets ? 2 : 1);
+        widen_codes(weight, row, out);
+        return;
     }
-    return bytes;
+    const uint8_t *block = block_of(weight, row);
+    size_t lane = row % PHI_WEIGHT_BLOCK;
+    for (size_t k = 0; k < weight->cols; k++) {
+        size_t at = k * PHI_WEIGHT_BLOCK + lane;
+        if (weight->kind == PHI_WEIGHT_FP32) {
+            memcpy(&out[k], block + at * sizeof(float), sizeof(float));
+        } else {
+            uint16_t half;
+            memcpy(&half, block + at * sizeof half, sizeof half);
+            out[k] =
+                weight->kind == PHI_WEIGHT_FP16 ? phi_half_to_float(half) : phi_bf16_to_float(half);
+        }
+    }
 }

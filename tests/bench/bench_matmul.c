@@ -1,7 +1,7 @@
 /*
- * How fast one weight matrix of [8192, 3072] multiplies one token (decode) and 64 (prefill), for
- * each kind and kernel set, and what share of the machine's own reading speed decode reaches.
- *   bench_matmul [THREADS]
+ * How fast one weight matrix of [8192, 3072] multiplies one token (decode), 8 and 512 (prefill),
+ * for each kind and kernel set, and what share of the machine's own reading speed decode reaches.
+ *   bench_matmul [THREADS [SET]]
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -15,10 +15,11 @@
 
 #define ROWS 8192U
 #define COLS 3072U
-#define PREFILL 64U
+#define PREFILL 512U
+#define BATCH 8U
 #define SECONDS_NS 300000000U
 /* Large enough that no cache holds it. */
-#define READ_BYTES (256U << 20)
+#define READ_BYTES (1U << 30)
 
 typedef struct bench {
     phi_compute compute;
@@ -58,7 +59,8 @@ static double reading_speed(bench *b)
     return best;
 }
 
-/* Best time of one product, in seconds. Several matrices take turns, so that none stays cached. */
+/* Best time of one product, in seconds. The matrices take turns, so that many do not stay cached.
+ */
 static double product_time(bench *b, const phi_weight *weights, size_t n_weights, uint32_t n_tok)
 {
     double best = 1e9;
@@ -79,40 +81,48 @@ static bool make_weights(phi_weight *weights, size_t n, phi_dtype dtype)
             return false;
         }
         /* Small numbers in every kind: 0x1111 is 6.5e-4 as fp16, 1.1e-28 as bf16 and fp32. */
-        memset(weights[i].codes, 0x11, (size_t)(weights[i].row_bytes * ROWS));
-        if (weights[i].group) {
-            memset(weights[i].scales, 0x11, (size_t)ROWS * (COLS / weights[i].group) * 2);
-        }
+        memset(weights[i].codes, 0x11, (size_t)phi_weight_bytes(&weights[i]));
     }
     return true;
 }
 
+static void run_kind(bench *b, double reading, phi_dtype dtype)
+{
+    enum { WEIGHTS_MAX = 64 };
+    static phi_weight weights[WEIGHTS_MAX];
+    uint64_t row_bytes = 0;
+    (void)phi_dtype_row_bytes(dtype, COLS, &row_bytes);
+    size_t n = READ_BYTES / (row_bytes * ROWS) + 1;
+    n = n < WEIGHTS_MAX ? n : WEIGHTS_MAX;
+    if (!make_weights(weights, n, dtype)) {
+        (void)printf("not enough memory\n");
+    } else {
+        double decode = product_time(b, weights, n, 1);
+        double batch = product_time(b, weights, n, BATCH);
+        double prefill = product_time(b, weights, 1, PREFILL);
+        b->compute.priority = PHI_TEAM_BACKGROUND;
+        double background = product_time(b, weights, 1, PREFILL);
+        b->compute.priority = PHI_TEAM_INFERENCE;
+        double bytes = (double)phi_weight_bytes(&weights[0]);
+        (void)printf(
+            "%-12s %-5s decode %7.3f ms %6.2f GB/s %4.0f%% of reading   of %u %5.2f times "
+            "the tokens/s   prefill of %u %8.2f ms %6.1f GMAC/s, in the background %6.1f\n",
+            b->compute.kernels->name, phi_weight_kind_name(weights[0].kind), decode * 1e3,
+            bytes / decode * 1e-9, 100.0 * bytes / decode / reading, BATCH, BATCH * decode / batch,
+            PREFILL, prefill * 1e3, 1e-9 * ROWS * COLS * PREFILL / prefill,
+            1e-9 * ROWS * COLS * PREFILL / background);
+    }
+    for (size_t i = 0; i < n; i++) {
+        phi_weight_done(&weights[i]);
+    }
+}
+
 static void run_set(bench *b, double reading)
 {
-    static const phi_dtype dtypes[] = {PHI_DTYPE_Q4_0, PHI_DTYPE_Q8_0, PHI_DTYPE_F16,
-                                       PHI_DTYPE_BF16, PHI_DTYPE_F32};
+    static const phi_dtype dtypes[] = {PHI_DTYPE_Q4_0, PHI_DTYPE_Q4_1, PHI_DTYPE_Q8_0,
+                                       PHI_DTYPE_F16,  PHI_DTYPE_BF16, PHI_DTYPE_F32};
     for (size_t k = 0; k < sizeof dtypes / sizeof dtypes[0]; k++) {
-        enum { WEIGHTS = 4 };
-        phi_weight weights[WEIGHTS] = {{0}};
-        if (!make_weights(weights, WEIGHTS, dtypes[k])) {
-            (void)printf("not enough memory\n");
-        } else {
-            double decode = product_time(b, weights, WEIGHTS, 1);
-            double prefill = product_time(b, weights, WEIGHTS, PREFILL);
-            b->compute.priority = PHI_TEAM_BACKGROUND;
-            double background = product_time(b, weights, WEIGHTS, PREFILL);
-            b->compute.priority = PHI_TEAM_INFERENCE;
-            double bytes = (double)phi_weight_bytes(&weights[0]);
-            (void)printf("%-9s %-5s decode %7.3f ms %6.2f GB/s %4.0f%% of reading   "
-                         "prefill of %u %8.2f ms %6.1f GMAC/s, in the background %6.1f\n",
-                         b->compute.kernels->name, phi_weight_kind_name(weights[0].kind),
-                         decode * 1e3, bytes / decode * 1e-9, 100.0 * bytes / decode / reading,
-                         PREFILL, prefill * 1e3, 1e-9 * ROWS * COLS * PREFILL / prefill,
-                         1e-9 * ROWS * COLS * PREFILL / background);
-        }
-        for (size_t i = 0; i < WEIGHTS; i++) {
-            phi_weight_done(&weights[i]);
-        }
+        run_kind(b, reading, dtypes[k]);
     }
 }
 
@@ -122,7 +132,7 @@ int main(int argc, char **argv)
     phi_err err = {0};
     uint64_t threads = 0;
     if (argc > 1 && !phi_str_parse_u64(argv[1], PHI_LIMIT_TEAM_THREADS, &threads)) {
-        (void)fprintf(stderr, "usage: bench_matmul [THREADS]\n");
+        (void)fprintf(stderr, "usage: bench_matmul [THREADS [SET]]\n");
         return 2;
     }
     if (phi_team_create((unsigned)threads, &b.compute.team, &err) ||
@@ -141,7 +151,16 @@ int main(int argc, char **argv)
     double reading = reading_speed(&b);
     (void)printf("%u threads, [%u, %u], reading at %.2f GB/s\n", phi_team_size(b.compute.team),
                  ROWS, COLS, reading * 1e-9);
-    const phi_kernels *sets[8];
+    const phi_kernels *sets[8] = {NULL};
+    if (argc > 2) {
+        if (phi_kernels_select(argv[2], &sets[0], &err)) {
+            (void)fprintf(stderr, "%s\n", err.message);
+            return 1;
+        }
+        b.compute.kernels = sets[0];
+        run_set(&b, reading);
+        return 0;
+    }
     size_t n_sets = phi_kernels_available(sets, 8);
     for (size_t s = 0; s < n_sets; s++) {
         b.compute.kernels = sets[s];

@@ -9,16 +9,24 @@
 
 #include "engine/kernels/kernels.h"
 
-void phi_avx2_quantize_row(const float *x, size_t cols, int8_t *codes, float *scales, float *sums);
-void phi_avx2_rows_int4(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                        const phi_act *act, float *y, size_t ldy);
-void phi_avx2_rows_int8(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                        const phi_act *act, float *y, size_t ldy);
-void phi_avx2_rows_fp16(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                        const float *x, uint32_t n_tok, float *y, size_t ldy);
-void phi_avx2_rows_bf16(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                        const float *x, uint32_t n_tok, float *y, size_t ldy);
-void phi_avx2_rows_fp32(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                        const float *x, uint32_t n_tok, float *y, size_t ldy);
+void phi_avx2_rms_norm(const float *x, const float *weight, size_t n, float eps, float *out);
+void phi_avx2_swiglu(const float *gate, const float *up, size_t n, float *out);
+void phi_avx2_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot);
+void phi_avx2_add(float *x, const float *y, size_t n);
+float phi_avx2_dot_f32(const float *q, const float *k, size_t n);
+float phi_avx2_dot_f16(const float *q, const uint16_t *k, size_t n);
+void phi_avx2_axpy_f32(float a, const float *v, float *acc, size_t n);
+void phi_avx2_axpy_f16(float a, const uint16_t *v, float *acc, size_t n);
+void phi_avx2_scale(float a, float *acc, size_t n);
+void phi_avx2_narrow_f16(const float *x, uint16_t *out, size_t n);
+float phi_avx2_max(const float *x, size_t n);
+float phi_avx2_exp_sum(float *x, size_t n, float shift);
+
+/* The slots of a table that these fill. */
+#define PHI_AVX2_VECTOR_SLOTS                                                                      \
+    .rms_norm = phi_avx2_rms_norm, .swiglu = phi_avx2_swiglu, .rope = phi_avx2_rope,               \
+    .add = phi_avx2_add, .dot_f32 = phi_avx2_dot_f32, .dot_f16 = phi_avx2_dot_f16,                 \
+    .axpy_f32 = phi_avx2_axpy_f32, .axpy_f16 = phi_avx2_axpy_f16, .scale = phi_avx2_scale,         \
+    .narrow_f16 = phi_avx2_narrow_f16, .max = phi_avx2_max, .exp_sum = phi_avx2_exp_sum
 
 #endif

@@ -2,6 +2,7 @@
 #include "engine/kernels/avx2/avx2.h"
 
 #include "engine/kernels/avx2/lanes.h"
+#include "engine/kernels/ref/ref.h"
 #include "engine/kernels/sets.h"
 #include "engine/tensor/half.h"
 
@@ -57,7 +58,7 @@ static __m256 load_halves(const uint16_t *from)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from));
 }
 
-static void rms_norm(const float *x, const float *weight, size_t n, float eps, float *out)
+void phi_avx2_rms_norm(const float *x, const float *weight, size_t n, float eps, float *out)
 {
     size_t whole = n - n % 8;
     /* In double: as exact as the portable set, and a small part of a layer's time. */
@@ -94,7 +95,7 @@ static __m256 swiglu_eight(__m256 gate, __m256 up)
     return _mm256_mul_ps(up, silu);
 }
 
-static void swiglu(const float *gate, const float *up, size_t n, float *out)
+void phi_avx2_swiglu(const float *gate, const float *up, size_t n, float *out)
 {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -103,7 +104,7 @@ static void swiglu(const float *gate, const float *up, size_t n, float *out)
     store_some(swiglu_eight(load_some(gate + i, n - i), load_some(up + i, n - i)), out + i, n - i);
 }
 
-static void rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot)
+void phi_avx2_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot)
 {
     size_t half = n_rot / 2;
     size_t i = 0;
@@ -123,7 +124,7 @@ static void rope(float *x, const float *cos_row, const float *sin_row, size_t n_
     }
 }
 
-static void add(float *x, const float *y, size_t n)
+void phi_avx2_add(float *x, const float *y, size_t n)
 {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -134,7 +135,7 @@ static void add(float *x, const float *y, size_t n)
     }
 }
 
-static float dot_f32(const float *q, const float *k, size_t n)
+float phi_avx2_dot_f32(const float *q, const float *k, size_t n)
 {
     __m256 even = _mm256_setzero_ps();
     __m256 odd = _mm256_setzero_ps();
@@ -150,7 +151,7 @@ static float dot_f32(const float *q, const float *k, size_t n)
     return sum;
 }
 
-static float dot_f16(const float *q, const uint16_t *k, size_t n)
+float phi_avx2_dot_f16(const float *q, const uint16_t *k, size_t n)
 {
     __m256 even = _mm256_setzero_ps();
     __m256 odd = _mm256_setzero_ps();
@@ -166,7 +167,7 @@ static float dot_f16(const float *q, const uint16_t *k, size_t n)
     return sum;
 }
 
-static void axpy_f32(float a, const float *v, float *acc, size_t n)
+void phi_avx2_axpy_f32(float a, const float *v, float *acc, size_t n)
 {
     __m256 factor = _mm256_set1_ps(a);
     size_t i = 0;
@@ -179,7 +180,7 @@ static void axpy_f32(float a, const float *v, float *acc, size_t n)
     }
 }
 
-static void axpy_f16(float a, const uint16_t *v, float *acc, size_t n)
+void phi_avx2_axpy_f16(float a, const uint16_t *v, float *acc, size_t n)
 {
     __m256 factor = _mm256_set1_ps(a);
     size_t i = 0;
@@ -192,7 +193,7 @@ static void axpy_f16(float a, const uint16_t *v, float *acc, size_t n)
     }
 }
 
-static void scale(float a, float *acc, size_t n)
+void phi_avx2_scale(float a, float *acc, size_t n)
 {
     __m256 factor = _mm256_set1_ps(a);
     size_t i = 0;
@@ -204,7 +205,7 @@ static void scale(float a, float *acc, size_t n)
     }
 }
 
-static void narrow_f16(const float *x, uint16_t *out, size_t n)
+void phi_avx2_narrow_f16(const float *x, uint16_t *out, size_t n)
 {
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -216,7 +217,7 @@ static void narrow_f16(const float *x, uint16_t *out, size_t n)
     }
 }
 
-static float largest(const float *x, size_t n)
+float phi_avx2_max(const float *x, size_t n)
 {
     __m256 lanes = _mm256_set1_ps(-INFINITY);
     size_t i = 0;
@@ -231,7 +232,7 @@ static float largest(const float *x, size_t n)
     return best;
 }
 
-static float exp_sum(float *x, size_t n, float shift)
+float phi_avx2_exp_sum(float *x, size_t n, float shift)
 {
     __m256 minus = _mm256_set1_ps(shift);
     __m256 sums = _mm256_setzero_ps();
@@ -253,22 +254,9 @@ static float exp_sum(float *x, size_t n, float shift)
 
 const phi_kernels phi_kernels_avx2 = {
     .name = "avx2",
-    .quantize_row = phi_avx2_quantize_row,
-    .rows_int4 = phi_avx2_rows_int4,
-    .rows_int8 = phi_avx2_rows_int8,
-    .rows_fp16 = phi_avx2_rows_fp16,
-    .rows_bf16 = phi_avx2_rows_bf16,
-    .rows_fp32 = phi_avx2_rows_fp32,
-    .rms_norm = rms_norm,
-    .swiglu = swiglu,
-    .rope = rope,
-    .add = add,
-    .dot_f32 = dot_f32,
-    .dot_f16 = dot_f16,
-    .axpy_f32 = axpy_f32,
-    .axpy_f16 = axpy_f16,
-    .scale = scale,
-    .narrow_f16 = narrow_f16,
-    .max = largest,
-    .exp_sum = exp_sum,
+    .act_tile = PHI_ACT_QUAD,
+    .quantize_tile = phi_ref_quantize_tile,
+    .rows_int = phi_ref_rows_int,
+    .rows_float = phi_ref_rows_float,
+    PHI_AVX2_VECTOR_SLOTS,
 };

@@ -8,16 +8,10 @@
 
 #include "engine/kernels/kernels.h"
 
-void phi_ref_quantize_row(const float *x, size_t cols, int8_t *codes, float *scales, float *sums);
-void phi_ref_rows_int4(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const phi_act *act, float *y, size_t ldy);
-void phi_ref_rows_int8(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const phi_act *act, float *y, size_t ldy);
-void phi_ref_rows_fp16(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const float *x, uint32_t n_tok, float *y, size_t ldy);
-void phi_ref_rows_bf16(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const float *x, uint32_t n_tok, float *y, size_t ldy);
-void phi_ref_rows_fp32(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const float *x, uint32_t n_tok, float *y, size_t ldy);
+void phi_ref_quantize_tile(const float *x, uint32_t tile, const phi_act *act);
+void phi_ref_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                      const phi_act *act, float *y, size_t ldy);
+void phi_ref_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                        const phi_act *act, float *y, size_t ldy);
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * The portable matrix products. Plain loops: what they compute is the definition that the other
- * sets are tested against. The floating-point kinds sum in eight lanes, which compilers turn into
+ * sets are tested against. The inner loops run over a block's 16 rows, which compilers turn into
  * whatever vectors the target has without reordering anything.
  */
 #include "engine/kernels/ref/ref.h"
@@ -12,224 +12,222 @@
 #include <math.h>
 #include <string.h>
 
-#define LANES 8
-/* A group whose largest value is below this is zero: its scale's inverse would overflow. */
+#define BLOCK PHI_WEIGHT_BLOCK
+/* Tokens that share a widened piece. */
+#define TOKENS 16U
+/* A run whose largest value is below this is zero: its scale's inverse would overflow. */
 #define ACT_TINY 1e-35F
 
-static void quantize_group(const float *x, int8_t *codes, float *scale, float *sum)
+/* ---- activations ---- */
+
+typedef struct quantized {
+    int8_t codes[32];
+    float scale;
+    int sum;
+    float shift;
+} quantized;
+
+static void quantize_run(const float *x, size_t run, quantized *out)
 {
     float largest = 0.0F;
     bool finite = true;
-    for (size_t i = 0; i < 32; i++) {
+    for (size_t i = 0; i < run; i++) {
         float size = fabsf(x[i]);
         finite = finite && size <= FLT_MAX;
         largest = size > largest ? size : largest;
     }
+    memset(out, 0, sizeof *out);
     if (!finite || largest < ACT_TINY) {
         /* What is not a number must not silently become one. */
-        memset(codes, 0, 32);
-        *scale = finite ? 0.0F : NAN;
-        *sum = *scale;
+        out->scale = finite ? 0.0F : NAN;
+        out->shift = out->scale;
         return;
     }
     float inverse = 127.0F / largest;
-    int total = 0;
-    for (size_t i = 0; i < 32; i++) {
+    for (size_t i = 0; i < run; i++) {
         int code = (int)lrintf(x[i] * inverse);
-        codes[i] = (int8_t)code;
-        total += code;
+        out->codes[i] = (int8_t)code;
+        out->sum += code;
     }
-    *scale = largest / 127.0F;
-    *sum = *scale * (float)total;
+    out->scale = largest / 127.0F;
+    out->shift = out->scale * (float)out->sum;
 }
 
-void phi_ref_quantize_row(const float *x, size_t cols, int8_t *codes, float *scales, float *sums)
+void phi_ref_quantize_tile(const float *x, uint32_t tile, const phi_act *act)
 {
-    PHI_ASSERT(cols % 32 == 0);
-    for (size_t g = 0; g < cols / 32; g++) {
-        quantize_group(x + g * 32, codes + g * 32, &scales[g], &sums[g]);
-    }
-}
-
-static int dot_int4(const uint8_t *nibbles, const int8_t *codes)
-{
-    int sum = 0;
-    for (size_t j = 0; j < 16; j++) {
-        sum += (nibbles[j] & 15) * codes[j] + (nibbles[j] >> 4) * codes[j + 16];
-    }
-    return sum;
-}
-
-static int dot_int8(const int8_t *weights, const int8_t *codes)
-{
-    int sum = 0;
-    for (size_t j = 0; j < 32; j++) {
-        sum += weights[j] * codes[j];
-    }
-    return sum;
-}
-
-/* One output: group by group, integer sums inside, the offsets' share beside. */
-static float row_int(const phi_weight *weight, uint32_t row, const phi_act *act, uint32_t token)
-{
-    size_t runs = weight->cols / 32;
-    size_t runs_per_group = weight->group / 32;
-    size_t first_group = (size_t)row * (weight->cols / weight->group);
-    const uint8_t *codes = (const uint8_t *)weight->codes + row * weight->row_bytes;
-    const int8_t *act_codes = act->codes + (size_t)token * act->cols;
-    const float *act_scales = act->scales + token * runs;
-    const float *act_sums = act->sums + token * runs;
-    bool is_int4 = weight->kind == PHI_WEIGHT_INT4;
-    float sum = 0.0F;
-    float shift = 0.0F;
-    for (size_t run = 0; run < runs; run++) {
-        size_t g = first_group + run / runs_per_group;
-        float scale = phi_half_to_float(weight->scales[g]);
-        int dot = is_int4 ? dot_int4(codes + run * 16, act_codes + run * 32)
-                          : dot_int8((const int8_t *)codes + run * 32, act_codes + run * 32);
-        sum += (float)dot * (scale * act_scales[run]);
-        if (weight->offsets) {
-            shift += phi_half_to_float(weight->offsets[g]) * act_sums[run];
-        } else if (is_int4) {
-            shift += -8.0F * scale * act_sums[run];
-        }
-    }
-    return sum + shift;
-}
-
-static void rows_int(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                     const phi_act *act, float *y, size_t ldy)
-{
-    PHI_ASSERT(weight->cols == act->cols && weight->group % 32 == 0);
-    for (uint32_t row = row_begin; row < row_end; row++) {
-        for (uint32_t token = 0; token < act->n_tok; token++) {
-            y[token * ldy + row] = row_int(weight, row, act, token);
+    size_t first = (size_t)tile * PHI_ACT_QUAD;
+    size_t width = act->n_tok - first < PHI_ACT_QUAD ? act->n_tok - first : PHI_ACT_QUAD;
+    size_t n_runs = act->cols / act->run;
+    int8_t *codes = act->codes + first * act->cols;
+    size_t side = first * n_runs;
+    for (size_t t = 0; t < width; t++) {
+        for (size_t i = 0; i < n_runs; i++) {
+            quantized q;
+            quantize_run(x + t * act->cols + i * act->run, act->run, &q);
+            act->scales[side + i * width + t] = q.scale;
+            act->starts[side + i * width + t] = -act->centre * q.sum;
+            act->shifts[side + i * width + t] = q.shift;
+            for (size_t k = 0; k < act->run; k += 4) {
+                memcpy(codes + ((i * act->run + k) / 4 * width + t) * 4, q.codes + k, 4);
+            }
         }
     }
 }
 
-void phi_ref_rows_int4(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const phi_act *act, float *y, size_t ldy)
+/* ---- INT4 and INT8 ---- */
+
+/* One token of a tile: where its codes begin, and how far its columns and runs are apart. */
+typedef struct token {
+    const phi_act *act;
+    const int8_t *codes; /* [cols / 4], `width` words apart */
+    size_t width;
+    size_t side; /* index of run 0 in scales, starts and shifts */
+} token;
+
+static token token_of(const phi_act *act, uint32_t t)
 {
-    PHI_ASSERT(weight->kind == PHI_WEIGHT_INT4);
-    rows_int(weight, row_begin, row_end, act, y, ldy);
+    size_t first = t - t % PHI_ACT_QUAD;
+    size_t width = act->n_tok - first < PHI_ACT_QUAD ? act->n_tok - first : PHI_ACT_QUAD;
+    return (token){
+        .act = act,
+        .codes = act->codes + first * act->cols + (t - first) * 4,
+        .width = width,
+        .side = first * (act->cols / act->run) + (t - first),
+    };
 }
 
-void phi_ref_rows_int8(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const phi_act *act, float *y, size_t ldy)
+/* dot[r] += codes of four columns [16 rows][4] times one token's. */
+static void add_word(const uint8_t *codes, int shift, int mask, const int8_t *x, int dot[BLOCK])
 {
-    PHI_ASSERT(weight->kind == PHI_WEIGHT_INT8);
-    rows_int(weight, row_begin, row_end, act, y, ldy);
-}
-
-static float lanes_sum(const float lanes[LANES])
-{
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-           ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-}
-
-/* Columns widened at a time: one piece of a row serves every token before it is left. */
-#define PIECE 256
-
-/* y[token] (+)= piece of a row times piece of x, for all tokens; the lanes of each token live in
- * `lanes`, [TOKENS][LANES]. */
-#define TOKENS 16
-
-typedef void (*widen_fn)(const void *src, size_t count, float *out);
-
-static void widen_fp16(const void *src, size_t count, float *out)
-{
-    const uint16_t *half = src;
-    for (size_t i = 0; i < count; i++) {
-        out[i] = phi_half_to_float(half[i]);
-    }
-}
-
-static void widen_bf16(const void *src, size_t count, float *out)
-{
-    const uint16_t *brain = src;
-    for (size_t i = 0; i < count; i++) {
-        out[i] = phi_bf16_to_float(brain[i]);
-    }
-}
-
-static void widen_fp32(const void *src, size_t count, float *out)
-{
-    memcpy(out, src, count * sizeof *out);
-}
-
-static void add_piece(const float *w, const float *x, size_t count, float lanes[LANES])
-{
-    size_t whole = count - count % LANES;
-    for (size_t i = 0; i < whole; i += LANES) {
-        for (size_t lane = 0; lane < LANES; lane++) {
-            lanes[lane] += w[i + lane] * x[i + lane];
+    for (size_t r = 0; r < BLOCK; r++) {
+        for (size_t c = 0; c < 4; c++) {
+            dot[r] += ((codes[r * 4 + c] >> shift) & mask) * x[c];
         }
     }
-    for (size_t i = whole; i < count; i++) {
-        lanes[i - whole] += w[i] * x[i];
-    }
 }
 
-static void row_float(const uint8_t *row, size_t element_bytes, widen_fn widen, size_t cols,
-                      const float *x, uint32_t n_tok, float *y, size_t ldy)
+/* The integer sums of columns [k, k + run) of a block. */
+static void dot_run(const phi_weight *weight, const uint8_t *block, const token *tok, size_t k,
+                    int dot[BLOCK])
 {
-    float piece[PIECE];
-    float lanes[TOKENS][LANES] = {{0}};
-    for (size_t k = 0; k < cols; k += PIECE) {
-        size_t count = cols - k < PIECE ? cols - k : PIECE;
-        widen(row + k * element_bytes, count, piece);
-        for (uint32_t t = 0; t < n_tok; t++) {
-            add_piece(piece, x + t * cols + k, count, lanes[t]);
+    for (size_t end = k + tok->act->run; k < end; k += 4) {
+        const int8_t *x = tok->codes + k / 4 * tok->width * 4;
+        if (weight->kind == PHI_WEIGHT_INT4) {
+            const uint8_t *word = block + k / 32 * 256 + k % 16 / 4 * 64;
+            add_word(word, k % 32 < 16 ? 0 : 4, 15, x, dot);
+        } else {
+            add_word(block + k / 4 * 64, 0, 255, x, dot);
         }
     }
-    for (uint32_t t = 0; t < n_tok; t++) {
-        y[t * ldy] = lanes_sum(lanes[t]);
+}
+
+static void block_int(const phi_weight *weight, uint32_t block, const token *tok, float acc[BLOCK])
+{
+    size_t run = tok->act->run;
+    size_t groups = weight->cols / weight->group;
+    const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
+    memset(acc, 0, BLOCK * sizeof *acc);
+    for (size_t i = 0; i < weight->cols / run; i++) {
+        size_t g = (block * groups + i * run / weight->group) * BLOCK;
+        size_t side = tok->side + i * tok->width;
+        int dot[BLOCK] = {0};
+        dot_run(weight, codes, tok, i * run, dot);
+        for (size_t r = 0; r < BLOCK; r++) {
+            float s = phi_half_to_float(weight->scales[g + r]) * tok->act->scales[side];
+            acc[r] = (float)(dot[r] + tok->act->starts[side]) * s + acc[r];
+            if (weight->offsets) {
+                float offset = phi_half_to_float(weight->offsets[g + r]);
+                acc[r] = offset * tok->act->shifts[side] + acc[r];
+            }
+        }
     }
 }
 
-typedef struct float_rows {
-    const phi_weight *weight;
-    size_t element_bytes;
-    widen_fn widen;
-    uint32_t begin;
-    uint32_t end;
-} float_rows;
-
-static void rows_float(const float_rows *rows, const float *x, uint32_t n_tok, float *y, size_t ldy)
+static void store_block(const phi_weight *weight, uint32_t block, const float acc[BLOCK], float *y)
 {
-    const phi_weight *weight = rows->weight;
+    uint32_t left = weight->rows - block * BLOCK;
+    memcpy(y + (size_t)block * BLOCK, acc, (left < BLOCK ? left : BLOCK) * sizeof *acc);
+}
+
+void phi_ref_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                      const phi_act *act, float *y, size_t ldy)
+{
+    PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
+               act->centre == phi_weight_centre(weight));
+    for (uint32_t block = block_begin; block < block_end; block++) {
+        for (uint32_t t = 0; t < act->n_tok; t++) {
+            token tok = token_of(act, t);
+            float acc[BLOCK];
+            block_int(weight, block, &tok, acc);
+            store_block(weight, block, acc, y + t * ldy);
+        }
+    }
+}
+
+/* ---- FP16, BF16 and FP32 ---- */
+
+/* [count][16] of a block as floats. */
+static void widen(const phi_weight *weight, const uint8_t *src, size_t count, float *out)
+{
+    if (weight->kind == PHI_WEIGHT_FP32) {
+        memcpy(out, src, count * BLOCK * sizeof *out);
+        return;
+    }
+    const uint16_t *half = (const uint16_t *)(const void *)src;
+    for (size_t i = 0; i < count * BLOCK; i++) {
+        out[i] = weight->kind == PHI_WEIGHT_FP16 ? phi_half_to_float(half[i])
+                                                 : phi_bf16_to_float(half[i]);
+    }
+}
+
+/* y (+)= a piece of a block times a piece of one token's x, whose columns are `width` apart. */
+static void add_piece(const float *w, const float *x, size_t width, size_t count, float y[BLOCK])
+{
+    float acc[BLOCK] = {0};
+    for (size_t k = 0; k < count; k++) {
+        float value = x[k * width];
+        for (size_t r = 0; r < BLOCK; r++) {
+            acc[r] += w[k * BLOCK + r] * value;
+        }
+    }
+    for (size_t r = 0; r < BLOCK; r++) {
+        y[r] += acc[r];
+    }
+}
+
+/* Tokens [t, t + n) of a block: a widened piece serves them all before it is left. */
+static void block_float(const phi_weight *weight, uint32_t block, const phi_act *act, uint32_t t,
+                        uint32_t n, float acc[TOKENS][BLOCK])
+{
     size_t cols = weight->cols;
-    for (uint32_t row = rows->begin; row < rows->end; row++) {
-        const uint8_t *codes = (const uint8_t *)weight->codes + row * weight->row_bytes;
-        for (uint32_t t = 0; t < n_tok; t += TOKENS) {
-            uint32_t n = n_tok - t < TOKENS ? n_tok - t : TOKENS;
-            row_float(codes, rows->element_bytes, rows->widen, cols, x + t * cols, n,
-                      y + t * ldy + row, ldy);
+    size_t row_bytes = (size_t)weight->block_bytes / cols;
+    const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
+    float piece[PHI_FLOAT_PIECE * BLOCK];
+    memset(acc, 0, n * sizeof *acc);
+    for (size_t k = 0; k < cols; k += PHI_FLOAT_PIECE) {
+        size_t count = cols - k < PHI_FLOAT_PIECE ? cols - k : PHI_FLOAT_PIECE;
+        widen(weight, codes + k * row_bytes, count, piece);
+        for (uint32_t i = 0; i < n; i++) {
+            size_t first = t + i - (t + i) % PHI_ACT_QUAD;
+            size_t width = act->n_tok - first < PHI_ACT_QUAD ? act->n_tok - first : PHI_ACT_QUAD;
+            add_piece(piece, act->x + first * cols + (t + i - first) + k * width, width, count,
+                      acc[i]);
         }
     }
 }
 
-void phi_ref_rows_fp16(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const float *x, uint32_t n_tok, float *y, size_t ldy)
+void phi_ref_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                        const phi_act *act, float *y, size_t ldy)
 {
-    PHI_ASSERT(weight->kind == PHI_WEIGHT_FP16);
-    const float_rows rows = {weight, 2, widen_fp16, row_begin, row_end};
-    rows_float(&rows, x, n_tok, y, ldy);
-}
-
-void phi_ref_rows_bf16(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const float *x, uint32_t n_tok, float *y, size_t ldy)
-{
-    PHI_ASSERT(weight->kind == PHI_WEIGHT_BF16);
-    const float_rows rows = {weight, 2, widen_bf16, row_begin, row_end};
-    rows_float(&rows, x, n_tok, y, ldy);
-}
-
-void phi_ref_rows_fp32(const phi_weight *weight, uint32_t row_begin, uint32_t row_end,
-                       const float *x, uint32_t n_tok, float *y, size_t ldy)
-{
-    PHI_ASSERT(weight->kind == PHI_WEIGHT_FP32);
-    const float_rows rows = {weight, 4, widen_fp32, row_begin, row_end};
-    rows_float(&rows, x, n_tok, y, ldy);
+    PHI_ASSERT(!weight->group && weight->cols == act->cols);
+    for (uint32_t block = block_begin; block < block_end; block++) {
+        for (uint32_t t = 0; t < act->n_tok; t += TOKENS) {
+            uint32_t n = act->n_tok - t < TOKENS ? act->n_tok - t : TOKENS;
+            float acc[TOKENS][BLOCK];
+            block_float(weight, block, act, t, n, acc);
+            for (uint32_t i = 0; i < n; i++) {
+                store_block(weight, block, acc[i], y + (t + i) * ldy);
+            }
+        }
+    }
 }

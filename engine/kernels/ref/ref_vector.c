@@ -110,12 +110,10 @@ static float exp_sum(float *x, size_t n, float shift)
 
 const phi_kernels phi_kernels_portable = {
     .name = "portable",
-    .quantize_row = phi_ref_quantize_row,
-    .rows_int4 = phi_ref_rows_int4,
-    .rows_int8 = phi_ref_rows_int8,
-    .rows_fp16 = phi_ref_rows_fp16,
-    .rows_bf16 = phi_ref_rows_bf16,
-    .rows_fp32 = phi_ref_rows_fp32,
+    .act_tile = PHI_ACT_QUAD,
+    .quantize_tile = phi_ref_quantize_tile,
+    .rows_int = phi_ref_rows_int,
+    .rows_float = phi_ref_rows_float,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
     .rope = rope,

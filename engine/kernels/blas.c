@@ -16,25 +16,52 @@ static void set_up(void)
     openblas_set_num_threads(1);
 }
 
+/* Columns of a block that are widened at a time, so that a piece is read and written in the
+ * first-level cache. */
+#define PIECE 64U
+
+/* A block's columns as floats, `ld` apart: the layout has them as rows of [cols, 16] already, so
+ * nothing is transposed. */
+static void widen_block(const phi_weight *weight, uint32_t block, float *out, size_t ld)
+{
+    static const phi_dtype dtypes[PHI_WEIGHT_KIND_COUNT] = {
+        [PHI_WEIGHT_FP16] = PHI_DTYPE_F16,
+        [PHI_WEIGHT_BF16] = PHI_DTYPE_BF16,
+        [PHI_WEIGHT_FP32] = PHI_DTYPE_F32,
+    };
+    size_t column_bytes = (size_t)weight->block_bytes / weight->cols;
+    const uint8_t *from = (const uint8_t *)weight->codes + block * weight->block_bytes;
+    float piece[PIECE * PHI_WEIGHT_BLOCK];
+    for (size_t k = 0; k < weight->cols; k += PIECE) {
+        size_t n = weight->cols - k < PIECE ? weight->cols - k : PIECE;
+        phi_dtype_widen(dtypes[weight->kind], from + k * column_bytes, n * PHI_WEIGHT_BLOCK, piece);
+        for (size_t i = 0; i < n; i++) {
+            memcpy(out + (k + i) * ld, piece + i * PHI_WEIGHT_BLOCK,
+                   PHI_WEIGHT_BLOCK * sizeof *out);
+        }
+    }
+}
+
 bool phi_blas_rows(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                    const float *x, uint32_t n_tok, float *y, size_t ldy)
 {
     (void)pthread_once(&once, set_up);
     size_t cols = weight->cols;
     uint32_t row_begin = block_begin * PHI_WEIGHT_BLOCK;
+    block_end = block_end < weight->n_blocks ? block_end : weight->n_blocks;
     uint32_t row_end = block_end * PHI_WEIGHT_BLOCK;
     row_end = row_end < weight->rows ? row_end : weight->rows;
-    uint32_t rows = row_end - row_begin;
-    float *panel = phi_try_alloc_aligned(rows * cols * sizeof *panel);
+    size_t ld = (size_t)(block_end - block_begin) * PHI_WEIGHT_BLOCK;
+    float *panel = phi_try_alloc_aligned(ld * cols * sizeof *panel);
     if (!panel) {
         return false;
     }
-    for (uint32_t r = 0; r < rows; r++) {
-        phi_weight_row(weight, row_begin + r, panel + r * cols);
+    for (uint32_t block = block_begin; block < block_end; block++) {
+        widen_block(weight, block, panel + (block - block_begin) * PHI_WEIGHT_BLOCK, ld);
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n_tok, (blasint)rows,
-                (blasint)cols, 1.0F, x, (blasint)cols, panel, (blasint)cols, 0.0F, y + row_begin,
-                (blasint)ldy);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)n_tok,
+                (blasint)(row_end - row_begin), (blasint)cols, 1.0F, x, (blasint)cols, panel,
+                (blasint)ld, 0.0F, y + row_begin, (blasint)ldy);
     phi_free(panel);
     return true;
 }

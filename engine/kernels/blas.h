@@ -19,7 +19,7 @@
 #define PHI_BLAS_BLOCKS 8U
 
 /* y[t * ldy + r] = sum_k W[r, k] x[t, k] for the rows r of blocks [block_begin, block_end), which
- * may end beyond the last; x [n_tok, cols]. FP kinds only; they are put into rows and widened
+ * may end beyond the last; x [n_tok, cols]. FP kinds only; they are widened into a panel of columns
  * first. False, with nothing done, when there is no memory for that. */
 bool phi_blas_rows(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                    const float *x, uint32_t n_tok, float *y, size_t ldy);

@@ -11,14 +11,26 @@
 #include "engine/tensor/half.h"
 
 const random_kind random_kinds[] = {
-    {"INT4", PHI_WEIGHT_INT4, 32, false},
-    {"INT4 with offsets", PHI_WEIGHT_INT4, 32, true},
+    {"INT4 by 32", PHI_WEIGHT_INT4, 32, false},
+    {"INT4 by 32 with offsets", PHI_WEIGHT_INT4, 32, true},
+    {"INT4 by 16", PHI_WEIGHT_INT4, 16, false},
+    {"INT4 by 16 with offsets", PHI_WEIGHT_INT4, 16, true},
     {"INT4 by 64", PHI_WEIGHT_INT4, 64, false},
+    {"INT4 by 64 with offsets", PHI_WEIGHT_INT4, 64, true},
+    {"INT4 by 128", PHI_WEIGHT_INT4, 128, false},
     {"INT4 by 128 with offsets", PHI_WEIGHT_INT4, 128, true},
-    {"INT8", PHI_WEIGHT_INT8, 32, false},
-    {"INT8 with offsets", PHI_WEIGHT_INT8, 32, true},
+    {"INT4 by the row", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, false},
+    {"INT4 by the row with offsets", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, true},
+    {"INT8 by 32", PHI_WEIGHT_INT8, 32, false},
+    {"INT8 by 32 with offsets", PHI_WEIGHT_INT8, 32, true},
+    {"INT8 by 16", PHI_WEIGHT_INT8, 16, false},
+    {"INT8 by 16 with offsets", PHI_WEIGHT_INT8, 16, true},
     {"INT8 by 64", PHI_WEIGHT_INT8, 64, false},
+    {"INT8 by 64 with offsets", PHI_WEIGHT_INT8, 64, true},
     {"INT8 by 128", PHI_WEIGHT_INT8, 128, false},
+    {"INT8 by 128 with offsets", PHI_WEIGHT_INT8, 128, true},
+    {"INT8 by the row", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, false},
+    {"INT8 by the row with offsets", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, true},
     {"FP16", PHI_WEIGHT_FP16, 0, false},
     {"BF16", PHI_WEIGHT_BF16, 0, false},
     {"FP32", PHI_WEIGHT_FP32, 0, false},
@@ -51,54 +63,80 @@ void random_floats(float *out, size_t n, float size)
     }
 }
 
-static void fill_grouped(phi_weight *weight, bool offsets, float size)
+bool random_kind_fits(const random_kind *kind, uint32_t cols)
 {
-    size_t groups = (size_t)weight->rows * (weight->cols / weight->group);
-    float steps = weight->kind == PHI_WEIGHT_INT4 ? 8.0F : 128.0F;
-    uint8_t *codes = weight->codes;
-    for (size_t i = 0; i < weight->rows * weight->row_bytes; i++) {
-        codes[i] = (uint8_t)random_u32();
+    if (!kind->group) {
+        return true;
     }
-    /* One row of nothing but the lowest code (INT8: -128; INT4: 0) and one of the highest. */
-    memset(codes, weight->kind == PHI_WEIGHT_INT4 ? 0 : 0x80, weight->row_bytes);
-    if (weight->rows > 1) {
-        memset(codes + weight->row_bytes, weight->kind == PHI_WEIGHT_INT4 ? 0xFF : 0x7F,
-               weight->row_bytes);
+    return cols % 32 == 0 && (kind->group == RANDOM_WHOLE_ROW || cols % kind->group == 0);
+}
+
+/* Row 0 is nothing but the lowest code, row 1 nothing but the highest. */
+static void fill_codes(uint8_t *codes, size_t n, bool is_int4, uint32_t row)
+{
+    for (size_t i = 0; i < n; i++) {
+        codes[i] = (uint8_t)(is_int4 ? random_u32() >> 28 : random_u32() >> 24);
     }
-    for (size_t g = 0; g < groups; g++) {
-        weight->scales[g] = phi_half_of_float((1.5F + random_float(1.0F)) * size / steps);
-        if (offsets) {
-            weight->offsets[g] = phi_half_of_float(random_float(size));
+    if (row == 0) {
+        memset(codes, is_int4 ? 0 : 0x80, n);
+    } else if (row == 1) {
+        memset(codes, is_int4 ? 15 : 0x7F, n);
+    }
+}
+
+static void fill_grouped(phi_weight *weight, float size)
+{
+    bool is_int4 = weight->kind == PHI_WEIGHT_INT4;
+    float steps = is_int4 ? 8.0F : 128.0F;
+    size_t groups = weight->cols / weight->group;
+    uint8_t *codes = phi_alloc(weight->cols);
+    uint16_t *scales = phi_alloc(groups * sizeof *scales);
+    uint16_t *offsets = phi_alloc(groups * sizeof *offsets);
+    for (uint32_t row = 0; row < weight->rows; row++) {
+        fill_codes(codes, weight->cols, is_int4, row);
+        for (size_t g = 0; g < groups; g++) {
+            scales[g] = phi_half_of_float((1.5F + random_float(1.0F)) * size / steps);
+            offsets[g] = phi_half_of_float(random_float(size));
         }
+        phi_weight_set_codes(weight, row, codes, scales, weight->has_offsets ? offsets : NULL);
     }
+    phi_free(codes);
+    phi_free(scales);
+    phi_free(offsets);
+}
+
+static void fill_floats(phi_weight *weight, float size)
+{
+    static const phi_dtype dtypes[PHI_WEIGHT_KIND_COUNT] = {
+        [PHI_WEIGHT_FP16] = PHI_DTYPE_F16,
+        [PHI_WEIGHT_BF16] = PHI_DTYPE_BF16,
+        [PHI_WEIGHT_FP32] = PHI_DTYPE_F32,
+    };
+    float *wide = phi_alloc(weight->cols * sizeof *wide);
+    uint16_t *halves = phi_alloc(weight->cols * sizeof *halves);
+    for (uint32_t row = 0; row < weight->rows; row++) {
+        random_floats(wide, weight->cols, size);
+        for (size_t i = 0; i < weight->cols; i++) {
+            halves[i] = weight->kind == PHI_WEIGHT_FP16 ? phi_half_of_float(wide[i])
+                                                        : phi_bf16_of_float(wide[i]);
+        }
+        const void *src = weight->kind == PHI_WEIGHT_FP32 ? (void *)wide : (void *)halves;
+        phi_weight_set_rows(weight, dtypes[weight->kind], row, 1, src);
+    }
+    phi_free(wide);
+    phi_free(halves);
 }
 
 void random_weight(phi_weight *weight, const random_kind *kind, uint32_t rows, uint32_t cols,
                    float size)
 {
-    static const phi_dtype dtypes[PHI_WEIGHT_KIND_COUNT] = {
-        [PHI_WEIGHT_INT4] = PHI_DTYPE_Q4_0, [PHI_WEIGHT_INT8] = PHI_DTYPE_Q8_0,
-        [PHI_WEIGHT_FP16] = PHI_DTYPE_F16,  [PHI_WEIGHT_BF16] = PHI_DTYPE_BF16,
-        [PHI_WEIGHT_FP32] = PHI_DTYPE_F32,
-    };
-    assert_int_equal(PHI_OK, phi_weight_init(weight, dtypes[kind->kind], rows, cols, NULL));
+    uint32_t group = kind->group == RANDOM_WHOLE_ROW ? cols : kind->group;
+    assert_int_equal(PHI_OK,
+                     phi_weight_shape(weight, kind->kind, group, kind->offsets, rows, cols, NULL));
+    assert_int_equal(PHI_OK, phi_weight_alloc(weight, NULL));
     if (kind->group) {
-        weight->group = kind->group;
-        if (kind->offsets) {
-            size_t groups = (size_t)rows * (cols / kind->group);
-            weight->offsets = phi_try_alloc_aligned(groups * sizeof *weight->offsets);
-            assert_non_null(weight->offsets);
-        }
-        fill_grouped(weight, kind->offsets, size);
-        return;
-    }
-    for (size_t i = 0; i < (size_t)rows * cols; i++) {
-        float value = random_float(size);
-        if (kind->kind == PHI_WEIGHT_FP32) {
-            ((float *)weight->codes)[i] = value;
-        } else {
-            ((uint16_t *)weight->codes)[i] =
-                kind->kind == PHI_WEIGHT_FP16 ? phi_half_of_float(value) : phi_bf16_of_float(value);
-        }
+        fill_grouped(weight, size);
+    } else {
+        fill_floats(weight, size);
     }
 }

@@ -10,22 +10,26 @@
 
 #include <cmocka.h>
 
+#include "base/mem.h"
 #include "engine/kernels/kernels.h"
 #include "random_weight.h"
 
 #define SETS_MAX 8
 #define COLS_MAX 640
-#define ROWS_MAX 13
-#define TOKENS_MAX 21
+#define ROWS_MAX 33
+#define TOKENS_MAX 61
+/* Between the rows of y: must never change. */
+#define GAP 3
+#define GUARD 12345.0F
 
 static const phi_kernels *sets[SETS_MAX];
 static size_t n_sets;
 
-static int8_t codes[TOKENS_MAX * COLS_MAX];
-static float scales[TOKENS_MAX * COLS_MAX / 32];
-static float sums[TOKENS_MAX * COLS_MAX / 32];
 static float x[TOKENS_MAX * COLS_MAX];
-static float y[TOKENS_MAX * ROWS_MAX];
+static float y[TOKENS_MAX * (ROWS_MAX + GAP)];
+/* What is right, and the size of what was summed for it. */
+static double right[TOKENS_MAX * ROWS_MAX];
+static double sizes[TOKENS_MAX * ROWS_MAX];
 
 static int find_sets(void **state)
 {
@@ -34,71 +38,181 @@ static int find_sets(void **state)
     return n_sets > 0 ? 0 : -1;
 }
 
-/* Rows [begin, end) for every token of x, by whichever function the kind wants. */
-static void multiply(const phi_kernels *k, const phi_weight *w, uint32_t begin, uint32_t end,
-                     uint32_t n_tok)
+/* ---- activations ---- */
+
+static void *aligned(size_t bytes)
 {
-    size_t cols = w->cols;
-    const phi_act act = {n_tok, w->cols, codes, scales, sums};
+    void *memory = phi_try_alloc_aligned(bytes);
+    assert_non_null(memory);
+    return memory;
+}
+
+/* x in four tokens column by column, as matmul.c puts it. */
+static float *pack(uint32_t n_tok, size_t cols)
+{
+    float *packed = aligned(n_tok * cols * sizeof *packed);
+    for (uint32_t t = 0; t < n_tok; t++) {
+        uint32_t first = t - t % PHI_ACT_QUAD;
+        uint32_t width = n_tok - first < PHI_ACT_QUAD ? n_tok - first : PHI_ACT_QUAD;
+        for (size_t k = 0; k < cols; k++) {
+            packed[first * cols + k * width + (t - first)] = x[t * cols + k];
+        }
+    }
+    return packed;
+}
+
+/* The first n_tok tokens of `from` for an INT kind, in memory of exactly their size. */
+static phi_act quantize(const phi_kernels *k, const float *from, uint32_t n_tok, uint32_t cols,
+                        uint32_t run, int centre)
+{
+    uint32_t tile = (uint32_t)k->act_tile;
+    size_t runs = (size_t)n_tok * (cols / run);
+    phi_act act = {.n_tok = n_tok, .cols = cols, .run = run, .tile = tile, .centre = centre};
+    act.codes = aligned((size_t)n_tok * cols);
+    act.scales = aligned(runs * sizeof *act.scales);
+    act.starts = aligned(runs * sizeof *act.starts);
+    act.shifts = aligned(runs * sizeof *act.shifts);
+    for (uint32_t i = 0; i * tile < n_tok; i++) {
+        k->quantize_tile(from + (size_t)i * tile * cols, i, &act);
+    }
+    return act;
+}
+
+static void free_act(phi_act *act)
+{
+    phi_free(act->codes);
+    phi_free(act->scales);
+    phi_free(act->starts);
+    phi_free(act->shifts);
+}
+
+static uint32_t run_of(const phi_weight *w)
+{
+    return w->group < 32 ? 16 : 32;
+}
+
+/* ---- products ---- */
+
+/* Blocks [begin, end) of every token of x into y, whose rows are GAP wider than the weight's. */
+static void multiply_blocks(const phi_kernels *k, const phi_weight *w, uint32_t begin, uint32_t end,
+                            uint32_t n_tok)
+{
+    size_t ldy = w->rows + GAP;
     if (w->group) {
-        for (uint32_t t = 0; t < n_tok; t++) {
-            k->quantize_row(x + t * cols, cols, codes + t * cols, scales + t * (cols / 32),
-                            sums + t * (cols / 32));
+        phi_act act = quantize(k, x, n_tok, w->cols, run_of(w), phi_weight_centre(w));
+        k->rows_int(w, begin, end, &act, y, ldy);
+        free_act(&act);
+        return;
+    }
+    float *packed = pack(n_tok, w->cols);
+    const phi_act act = {.n_tok = n_tok, .cols = w->cols, .tile = PHI_ACT_QUAD, .x = packed};
+    k->rows_float(w, begin, end, &act, y, ldy);
+    phi_free(packed);
+}
+
+static void multiply(const phi_kernels *k, const phi_weight *w, uint32_t n_tok)
+{
+    size_t n = (size_t)n_tok * (w->rows + GAP);
+    for (size_t i = 0; i < n; i++) {
+        y[i] = GUARD;
+    }
+    multiply_blocks(k, w, 0, w->n_blocks, n_tok);
+    for (size_t i = 0; i < n; i++) {
+        if (i % (w->rows + GAP) >= w->rows) {
+            assert_true(y[i] == GUARD);
         }
     }
-    switch (w->kind) {
-    case PHI_WEIGHT_INT4:
-        k->rows_int4(w, begin, end, &act, y, w->rows);
-        return;
-    case PHI_WEIGHT_INT8:
-        k->rows_int8(w, begin, end, &act, y, w->rows);
-        return;
-    case PHI_WEIGHT_FP16:
-        k->rows_fp16(w, begin, end, x, n_tok, y, w->rows);
-        return;
-    case PHI_WEIGHT_BF16:
-        k->rows_bf16(w, begin, end, x, n_tok, y, w->rows);
-        return;
-    case PHI_WEIGHT_FP32:
-        k->rows_fp32(w, begin, end, x, n_tok, y, w->rows);
-        return;
-    case PHI_WEIGHT_KIND_COUNT:
-        break;
-    }
-    fail();
 }
 
-/* What the input of column c counts as: itself, or what its code stands for. */
-static double input(const phi_weight *w, uint32_t token, size_t c)
+/* What the columns of a token count as: themselves, or what their codes stand for. */
+static void input(const phi_weight *w, uint32_t token, double *out)
 {
-    size_t at = token * (size_t)w->cols + c;
-    return w->group ? (double)scales[at / 32] * codes[at] : (double)x[at];
-}
-
-/* Every output within FLT_EPSILON * (a few) of the sum of its terms' sizes. The offsets of INT4 are
- * summed apart and may be as large as the codes' share. */
-static void check(const phi_weight *w, uint32_t n_tok, const char *what)
-{
-    float row[COLS_MAX];
-    for (uint32_t r = 0; r < w->rows; r++) {
-        phi_weight_row(w, r, row);
-        double largest = 0.0;
+    const float *from = x + token * (size_t)w->cols;
+    if (!w->group) {
         for (size_t c = 0; c < w->cols; c++) {
-            largest = fmax(largest, fabs((double)row[c]));
+            out[c] = (double)from[c];
         }
-        for (uint32_t t = 0; t < n_tok; t++) {
+        return;
+    }
+    /* A tile of one token has its columns in order. */
+    phi_act act = quantize(sets[n_sets - 1], from, 1, w->cols, run_of(w), 0);
+    for (size_t c = 0; c < w->cols; c++) {
+        out[c] = (double)act.scales[c / act.run] * act.codes[c];
+    }
+    free_act(&act);
+}
+
+/* right and sizes of the first n_tok tokens. With offsets the codes' share and the offsets' may be
+ * much larger than what they make together. */
+static void find_right(const phi_weight *w, uint32_t n_tok)
+{
+    static float rows[ROWS_MAX * COLS_MAX];
+    double in[COLS_MAX];
+    double largest[ROWS_MAX] = {0};
+    for (uint32_t r = 0; r < w->rows; r++) {
+        phi_weight_row(w, r, rows + r * (size_t)w->cols);
+        for (size_t c = 0; c < w->cols; c++) {
+            largest[r] = fmax(largest[r], fabs((double)rows[r * (size_t)w->cols + c]));
+        }
+    }
+    for (uint32_t t = 0; t < n_tok; t++) {
+        input(w, t, in);
+        for (uint32_t r = 0; r < w->rows; r++) {
+            const float *row = rows + r * (size_t)w->cols;
             double sum = 0.0;
             double size = 0.0;
             for (size_t c = 0; c < w->cols; c++) {
-                double in = input(w, t, c);
-                sum += (double)row[c] * in;
-                size += (w->group ? 3.0 * largest : fabs((double)row[c])) * fabs(in);
+                sum += (double)row[c] * in[c];
+                size += (w->group ? 3.0 * largest[r] : fabs((double)row[c])) * fabs(in[c]);
             }
-            double error = fabs((double)y[t * w->rows + r] - sum);
-            if (!(error <= 8.0 * (double)FLT_EPSILON * size + 1e-30)) {
-                fail_msg("%s, row %u, token %u: %g, %g is right (off by %g, %g allowed)", what, r,
-                         t, (double)y[t * w->rows + r], sum, error,
-                         8.0 * (double)FLT_EPSILON * size);
+            right[t * w->rows + r] = sum;
+            sizes[t * w->rows + r] = size;
+        }
+    }
+}
+
+/* Every output within FLT_EPSILON * (a few) of the sum of its terms' sizes. */
+static void check(const phi_weight *w, uint32_t n_tok, const char *what)
+{
+    for (uint32_t t = 0; t < n_tok; t++) {
+        for (uint32_t r = 0; r < w->rows; r++) {
+            double got = (double)y[t * (w->rows + GAP) + r];
+            double wanted = right[t * w->rows + r];
+            double allowed = 8.0 * (double)FLT_EPSILON * sizes[t * w->rows + r] + 1e-30;
+            if (!(fabs(got - wanted) <= allowed)) {
+                fail_msg("%s, %u x %u, row %u, token %u of %u: %g, %g is right (%g allowed)", what,
+                         w->rows, w->cols, r, t, n_tok, got, wanted, allowed);
+            }
+        }
+    }
+}
+
+/* Whether a set's products are its own: all but the portable ones have a fused multiply-add. */
+static bool is_fused(const phi_kernels *k, const phi_weight *w)
+{
+    const phi_kernels *portable = sets[n_sets - 1];
+    return w->group ? k->rows_int != portable->rows_int : k->rows_float != portable->rows_float;
+}
+
+/* One matrix times every number of tokens, by every set. Sets that have a fused multiply-add give
+ * the same bits. */
+static void check_sets(const phi_weight *w, const char *kind)
+{
+    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 24, 25, 37, 61};
+    static float first[TOKENS_MAX * (ROWS_MAX + GAP)];
+    find_right(w, TOKENS_MAX);
+    for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
+        size_t bytes = (size_t)tokens[i] * (w->rows + GAP) * sizeof *y;
+        for (size_t s = 0; s < n_sets; s++) {
+            char what[128];
+            (void)snprintf(what, sizeof what, "%s: %s", sets[s]->name, kind);
+            multiply(sets[s], w, tokens[i]);
+            check(w, tokens[i], what);
+            if (s == 0) {
+                memcpy(first, y, bytes);
+            } else if (is_fused(sets[s], w) && memcmp(first, y, bytes) != 0) {
+                fail_msg("%s, %u x %u, %u tokens: not the bits of %s", what, w->rows, w->cols,
+                         tokens[i], sets[0]->name);
             }
         }
     }
@@ -107,48 +221,20 @@ static void check(const phi_weight *w, uint32_t n_tok, const char *what)
 static void test_products(void **state)
 {
     (void)state;
-    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 8, 21};
-    static const uint32_t cols_float[] = {1, 7, 8, 33, 100, 640};
-    static const uint32_t cols_int[] = {128, 256, 384, 640};
+    static const uint32_t rows[] = {1, 5, 16, 17, 33};
+    static const uint32_t cols_float[] = {1, 7, 33, 100, 256, 257, 640};
+    static const uint32_t cols_int[] = {32, 64, 96, 128, 160, 256, 384, 640};
     random_seed(1);
-    for (size_t s = 0; s < n_sets; s++) {
-        for (size_t i = 0; i < n_random_kinds; i++) {
-            const random_kind *kind = &random_kinds[i];
-            const uint32_t *cols = kind->group ? cols_int : cols_float;
-            size_t n_cols = kind->group ? 4 : 6;
-            for (size_t c = 0; c < n_cols; c++) {
+    random_floats(x, sizeof x / sizeof *x, 3.0F);
+    for (size_t i = 0; i < n_random_kinds; i++) {
+        const random_kind *kind = &random_kinds[i];
+        const uint32_t *cols = kind->group ? cols_int : cols_float;
+        size_t n_cols = kind->group ? 8 : 7;
+        for (size_t c = 0; c < n_cols; c++) {
+            for (size_t r = 0; r < 5 && random_kind_fits(kind, cols[c]); r++) {
                 phi_weight w;
-                random_weight(&w, kind, ROWS_MAX, cols[c], 0.1F);
-                for (size_t t = 0; t < sizeof tokens / sizeof tokens[0]; t++) {
-                    random_floats(x, tokens[t] * (size_t)cols[c], 3.0F);
-                    multiply(sets[s], &w, 0, w.rows, tokens[t]);
-                    char what[128];
-                    (void)snprintf(what, sizeof what, "%s: %s, %u columns", sets[s]->name,
-                                   kind->name, cols[c]);
-                    check(&w, tokens[t], what);
-                }
-                phi_weight_done(&w);
-            }
-        }
-    }
-}
-
-/* INT matrices of 32 and 96 columns have no whole batch of runs. */
-static void test_short_rows(void **state)
-{
-    (void)state;
-    static const random_kind kinds[] = {{"INT4", PHI_WEIGHT_INT4, 32, true},
-                                        {"INT4", PHI_WEIGHT_INT4, 32, false},
-                                        {"INT8", PHI_WEIGHT_INT8, 32, false}};
-    random_seed(2);
-    for (size_t s = 0; s < n_sets; s++) {
-        for (size_t i = 0; i < 3; i++) {
-            for (uint32_t cols = 32; cols <= 288; cols += 32) {
-                phi_weight w;
-                random_weight(&w, &kinds[i], 5, cols, 0.1F);
-                random_floats(x, 6 * (size_t)cols, 3.0F);
-                multiply(sets[s], &w, 0, 5, 6);
-                check(&w, 6, sets[s]->name);
+                random_weight(&w, kind, rows[r], cols[c], 0.1F);
+                check_sets(&w, kind->name);
                 phi_weight_done(&w);
             }
         }
@@ -161,19 +247,20 @@ static void test_extremes(void **state)
 {
     (void)state;
     random_seed(3);
-    for (size_t s = 0; s < n_sets; s++) {
-        for (size_t i = 0; i < n_random_kinds; i++) {
-            phi_weight w;
-            random_weight(&w, &random_kinds[i], 7, 256, 0.5F);
-            for (int sign = -1; sign <= 1; sign += 2) {
-                for (size_t c = 0; c < 4 * 256; c++) {
-                    x[c] = (float)sign * 1000.0F;
-                }
-                multiply(sets[s], &w, 0, 7, 4);
-                check(&w, 4, random_kinds[i].name);
+    for (size_t i = 0; i < n_random_kinds; i++) {
+        phi_weight w;
+        random_weight(&w, &random_kinds[i], 7, 256, 0.5F);
+        for (int sign = -1; sign <= 1; sign += 2) {
+            for (size_t c = 0; c < TOKENS_MAX * 256; c++) {
+                x[c] = (float)sign * 1000.0F;
             }
-            phi_weight_done(&w);
+            check_sets(&w, random_kinds[i].name);
         }
+        for (size_t c = 0; c < TOKENS_MAX * 256; c++) {
+            x[c] = random_u32() % 2 ? 1000.0F : -1000.0F;
+        }
+        check_sets(&w, random_kinds[i].name);
+        phi_weight_done(&w);
     }
 }
 
@@ -181,54 +268,75 @@ static void test_extremes(void **state)
 static void test_order(void **state)
 {
     (void)state;
+    static float whole[TOKENS_MAX * (ROWS_MAX + GAP)];
     random_seed(4);
+    random_floats(x, sizeof x / sizeof *x, 1.0F);
     for (size_t s = 0; s < n_sets; s++) {
         for (size_t i = 0; i < n_random_kinds; i++) {
             phi_weight w;
-            float whole[TOKENS_MAX * ROWS_MAX];
             random_weight(&w, &random_kinds[i], ROWS_MAX, 384, 0.1F);
-            random_floats(x, TOKENS_MAX * 384, 1.0F);
-            multiply(sets[s], &w, 0, w.rows, TOKENS_MAX);
+            multiply(sets[s], &w, TOKENS_MAX);
             memcpy(whole, y, sizeof whole);
-            for (uint32_t n_tok = 1; n_tok < TOKENS_MAX; n_tok += 3) {
-                memset(y, 0, sizeof y);
-                multiply(sets[s], &w, 0, 3, n_tok);
-                multiply(sets[s], &w, 3, 9, n_tok);
-                multiply(sets[s], &w, 9, ROWS_MAX, n_tok);
-                assert_memory_equal(whole, y, (size_t)n_tok * ROWS_MAX * sizeof *y);
+            for (uint32_t n_tok = 1; n_tok < TOKENS_MAX; n_tok += n_tok < 13 ? 1 : 5) {
+                multiply_blocks(sets[s], &w, 2, 3, n_tok);
+                multiply_blocks(sets[s], &w, 0, 1, n_tok);
+                multiply_blocks(sets[s], &w, 1, 2, n_tok);
+                assert_memory_equal(whole, y, (size_t)n_tok * (ROWS_MAX + GAP) * sizeof *y);
             }
             phi_weight_done(&w);
         }
     }
 }
 
+/* Codes, scales and sums of one run against their definition. */
+static void check_run(const phi_act *act, size_t i, int centre)
+{
+    int sum = 0;
+    for (size_t c = i * act->run; c < (i + 1) * act->run; c++) {
+        assert_in_range(act->codes[c] + 127, 0, 254);
+        float error = fabsf((float)act->codes[c] * act->scales[i] - x[c]);
+        assert_true(error <= 0.51F * act->scales[i] + 1e-35F);
+        sum += act->codes[c];
+    }
+    assert_int_equal(act->starts[i], -centre * sum);
+    assert_true(act->shifts[i] == act->scales[i] * (float)sum);
+}
+
+/* The portable codes stand for x; the other sets' are the same, tile by tile. */
 static void test_quantize(void **state)
 {
     (void)state;
     const phi_kernels *portable = sets[n_sets - 1];
-    int8_t other_codes[256];
-    float other_scales[8];
-    float other_sums[8];
     random_seed(5);
     for (int round = 0; round < 200; round++) {
-        random_floats(x, 256, ldexpf(1.0F, round - 100));
+        uint32_t n_tok = 1 + (uint32_t)round % 9;
+        uint32_t run = round % 2 ? 16 : 32;
+        size_t runs = (size_t)n_tok * (256 / run);
+        random_floats(x, (size_t)n_tok * 256, ldexpf(1.0F, round - 100));
         x[round % 256] = 0.0F;
-        portable->quantize_row(x, 256, codes, scales, sums);
-        for (size_t c = 0; c < 256; c++) {
-            assert_in_range(codes[c] + 127, 0, 254);
-            float error = fabsf((float)codes[c] * scales[c / 32] - x[c]);
-            assert_true(error <= 0.51F * scales[c / 32] + 1e-35F);
+        x[255] = round % 50 == 49 ? NAN : x[255];
+        phi_act alone = quantize(portable, x, 1, 256, run, round % 3 * 8);
+        phi_act whole = quantize(portable, x, n_tok, 256, run, 8);
+        for (size_t i = 0; i + 1 < 256 / run; i++) {
+            check_run(&alone, i, round % 3 * 8);
         }
         for (size_t s = 0; s < n_sets; s++) {
-            sets[s]->quantize_row(x, 256, other_codes, other_scales, other_sums);
-            assert_memory_equal(codes, other_codes, 256);
-            assert_memory_equal(scales, other_scales, sizeof other_scales);
-            assert_memory_equal(sums, other_sums, sizeof other_sums);
+            phi_act other = quantize(sets[s], x, n_tok, 256, run, 8);
+            if (other.tile == whole.tile) {
+                assert_memory_equal(whole.codes, other.codes, (size_t)n_tok * 256);
+                assert_memory_equal(whole.scales, other.scales, runs * sizeof *other.scales);
+                assert_memory_equal(whole.starts, other.starts, runs * sizeof *other.starts);
+                assert_memory_equal(whole.shifts, other.shifts, runs * sizeof *other.shifts);
+            }
+            free_act(&other);
         }
+        free_act(&whole);
+        free_act(&alone);
     }
 }
 
-/* What is not a number reaches the output as not a number; zeros give zeros. */
+/* What is not a number reaches the outputs of its token, and of no other, as not a number; zeros
+ * give zeros. */
 static void test_not_numbers(void **state)
 {
     (void)state;
@@ -239,15 +347,17 @@ static void test_not_numbers(void **state)
             phi_weight w;
             random_weight(&w, &random_kinds[i], 5, 256, 0.1F);
             for (size_t b = 0; b < 3; b++) {
-                random_floats(x, 256, 1.0F);
-                x[77] = bad[b];
-                multiply(sets[s], &w, 0, 5, 1);
-                for (size_t r = 0; r < 5; r++) {
-                    assert_true(!isfinite(y[r]));
+                random_floats(x, 26 * 256, 1.0F);
+                x[21 * 256 + 77] = bad[b];
+                x[25 * 256 + 78] = bad[b];
+                multiply(sets[s], &w, 26);
+                for (size_t j = 0; j < 26 * 5; j++) {
+                    bool is_bad = j / 5 == 21 || j / 5 == 25;
+                    assert_int_equal(!isfinite(y[j / 5 * (5 + GAP) + j % 5]), is_bad);
                 }
             }
             memset(x, 0, 256 * sizeof *x);
-            multiply(sets[s], &w, 0, 5, 1);
+            multiply(sets[s], &w, 1);
             for (size_t r = 0; r < 5; r++) {
                 assert_true(y[r] == 0.0F);
             }
@@ -256,7 +366,7 @@ static void test_not_numbers(void **state)
     }
 }
 
-/* Every slot of every table is filled: the table is a name and function pointers only. */
+/* Every slot of every table is filled: the table is a name, a number and function pointers. */
 static void test_slots(void **state)
 {
     (void)state;
@@ -294,10 +404,10 @@ static void test_select(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slots),    cmocka_unit_test(test_select),
-        cmocka_unit_test(test_products), cmocka_unit_test(test_short_rows),
-        cmocka_unit_test(test_extremes), cmocka_unit_test(test_order),
-        cmocka_unit_test(test_quantize), cmocka_unit_test(test_not_numbers),
+        cmocka_unit_test(test_slots),       cmocka_unit_test(test_select),
+        cmocka_unit_test(test_products),    cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_not_numbers),
     };
     return cmocka_run_group_tests(tests, find_sets, NULL);
 }

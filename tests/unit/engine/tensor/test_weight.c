@@ -11,7 +11,7 @@
 #include "engine/tensor/half.h"
 #include "engine/tensor/weight.h"
 
-#define ROWS 5U
+#define ROWS_MAX 40U
 #define COLS 96U
 
 /* Any bytes are valid blocks as long as the fp16 numbers among them are finite. */
@@ -33,53 +33,219 @@ static void fill(phi_dtype dtype, uint8_t *data, size_t bytes)
     }
 }
 
+/* Rows that fill the last block up count as zero: their codes, scales and offsets are zero bits. */
+static void check_padding(const phi_weight *weight)
+{
+    uint32_t lanes = weight->rows % PHI_WEIGHT_BLOCK;
+    size_t last = weight->n_blocks - 1;
+    const uint8_t *codes = (const uint8_t *)weight->codes + last * weight->block_bytes;
+    size_t unit = weight->kind == PHI_WEIGHT_FP16 || weight->kind == PHI_WEIGHT_BF16 ? 2 : 4;
+    for (size_t i = 0; lanes && i < weight->block_bytes; i++) {
+        assert_true(codes[i] == 0 || i / unit % PHI_WEIGHT_BLOCK < lanes);
+    }
+    size_t per_block = weight->group ? weight->cols / weight->group * PHI_WEIGHT_BLOCK : 0;
+    for (size_t i = 0; lanes && i < per_block; i++) {
+        bool is_row = i % PHI_WEIGHT_BLOCK < lanes;
+        assert_true(is_row || weight->scales[last * per_block + i] == 0);
+        assert_true(is_row || !weight->offsets || weight->offsets[last * per_block + i] == 0);
+    }
+}
+
+static void check_rows(const phi_weight *weight, phi_dtype dtype, const uint8_t *file,
+                       uint64_t row_bytes)
+{
+    for (uint32_t row = 0; row < weight->rows; row++) {
+        float right[COLS];
+        float got[COLS];
+        phi_dtype_widen(dtype, file + row * row_bytes, COLS, right);
+        phi_weight_row(weight, row, got);
+        for (uint32_t j = 0; j < COLS; j++) {
+            if (got[j] != right[j]) {
+                fail_msg("%s, row %u of %u, column %u: %g, %g is right", phi_dtype_get(dtype)->name,
+                         row, weight->rows, j, (double)got[j], (double)right[j]);
+            }
+        }
+    }
+}
+
+/* Sets `pieces` rows at a time, beginning with the last piece. */
+static void set_in_pieces(phi_weight *weight, phi_dtype dtype, const uint8_t *file,
+                          uint64_t row_bytes, uint32_t pieces)
+{
+    for (uint32_t row = (weight->rows - 1) / pieces * pieces;; row -= pieces) {
+        uint32_t count = weight->rows - row < pieces ? weight->rows - row : pieces;
+        phi_weight_set_rows(weight, dtype, row, count, file + row * row_bytes);
+        if (row == 0) {
+            return;
+        }
+    }
+}
+
+/* One byte off, so that no alignment is assumed. */
+static uint8_t file[1 + ROWS_MAX * COLS * 4];
+
 static void test_round_trips(void **state)
 {
     (void)state;
     static const phi_weight_kind kinds[] = {PHI_WEIGHT_FP32, PHI_WEIGHT_FP16, PHI_WEIGHT_BF16,
                                             PHI_WEIGHT_INT8, PHI_WEIGHT_INT4, PHI_WEIGHT_INT4};
+    static const uint32_t rows[] = {1, 5, 16, 17, 33, ROWS_MAX};
+    static const uint32_t pieces[] = {1, 3, 7, 16, 19, ROWS_MAX};
+    for (size_t i = 0; i < PHI_DTYPE_COUNT * 6 * 6; i++) {
+        phi_dtype dtype = (phi_dtype)(i / 36);
+        uint32_t n_rows = rows[i / 6 % 6];
+        uint64_t row_bytes = 0;
+        assert_true(phi_dtype_row_bytes(dtype, COLS, &row_bytes));
+        fill(dtype, file + 1, n_rows * row_bytes);
+        phi_weight weight;
+        phi_err err;
+        assert_int_equal(phi_weight_init(&weight, dtype, n_rows, COLS, &err), PHI_OK);
+        assert_int_equal(weight.kind, kinds[dtype]);
+        assert_int_equal(weight.kind, phi_weight_kind_of(dtype));
+        assert_int_equal((uintptr_t)weight.codes % 64, 0);
+        assert_int_equal((uintptr_t)weight.scales % 64, 0);
+        assert_int_equal((uintptr_t)weight.offsets % 64, 0);
+        set_in_pieces(&weight, dtype, file + 1, row_bytes, pieces[i % 6]);
+        check_rows(&weight, dtype, file + 1, row_bytes);
+        check_padding(&weight);
+        phi_weight_done(&weight);
+        assert_null(weight.codes);
+    }
+}
+
+/* What a kernel reads where: the layout that weight.h states, for the code of column `c` of row
+ * `r`, without what the kind adds to it. */
+static int stored_code(const phi_weight *weight, uint32_t r, uint32_t c)
+{
+    const uint8_t *block = (const uint8_t *)weight->codes + r / 16 * weight->block_bytes;
+    uint32_t lane = r % 16;
+    if (weight->kind == PHI_WEIGHT_INT8) {
+        return block[(c / 4 * 16 + lane) * 4 + c % 4] - 128;
+    }
+    uint32_t j = c % 16 / 4;
+    int both = block[((c / 32 * 4 + j) * 16 + lane) * 4 + c % 4];
+    return c % 32 < 16 ? both & 15 : both >> 4;
+}
+
+typedef struct coded {
+    uint8_t codes[128];
+    uint16_t scales[128 / 16];
+    uint16_t offsets[128 / 16];
+} coded;
+
+static void check_coded(const phi_weight *weight, const coded *in, uint32_t row)
+{
+    float got[128];
+    bool is_int4 = weight->kind == PHI_WEIGHT_INT4;
+    uint32_t groups = 128 / weight->group;
+    phi_weight_row(weight, row, got);
+    for (uint32_t c = 0; c < 128; c++) {
+        uint32_t g = c / weight->group;
+        int code = is_int4 ? in->codes[c] : (int8_t)in->codes[c];
+        size_t at = (row / 16 * groups + g) * 16 + row % 16;
+        assert_int_equal(stored_code(weight, row, c), code);
+        assert_int_equal(weight->scales[at], in->scales[g]);
+        float scale = phi_half_to_float(in->scales[g]);
+        float offset = phi_half_to_float(in->offsets[g]);
+        if (weight->has_offsets) {
+            assert_int_equal(weight->offsets[at], in->offsets[g]);
+            assert_true(got[c] == scale * (float)code + offset);
+        } else {
+            assert_null(weight->offsets);
+            assert_true(got[c] == scale * (float)(is_int4 ? code - 8 : code));
+        }
+    }
+    assert_int_equal(phi_weight_centre(weight), is_int4 ? weight->has_offsets ? 0 : 8 : 128);
+}
+
+static void test_codes(void **state)
+{
+    (void)state;
+    static const uint32_t group[] = {16, 32, 64, 128};
+    for (size_t i = 0; i < 16; i++) {
+        phi_weight weight;
+        phi_weight_kind kind = i / 8 ? PHI_WEIGHT_INT8 : PHI_WEIGHT_INT4;
+        bool has_offsets = i / 4 % 2;
+        coded rows[21];
+        assert_int_equal(phi_weight_shape(&weight, kind, group[i % 4], has_offsets, 21, 128, NULL),
+                         PHI_OK);
+        assert_int_equal(phi_weight_alloc(&weight, NULL), PHI_OK);
+        for (uint32_t r = 0; r < 21; r++) {
+            for (uint32_t c = 0; c < 128; c++) {
+                uint32_t mixed = (r * 128 + c) * 2654435761U >> 16;
+                rows[r].codes[c] = (uint8_t)(kind == PHI_WEIGHT_INT4 ? mixed & 15 : mixed);
+                rows[r].scales[c / 16] = phi_half_of_float(0.25F + (float)(r * 8 + c / 16) / 64);
+                rows[r].offsets[c / 16] = phi_half_of_float((float)(r + c / 16) - 11.0F);
+            }
+        }
+        for (uint32_t r = 21; r-- > 0;) {
+            phi_weight_set_codes(&weight, r, rows[r].codes, rows[r].scales,
+                                 has_offsets ? rows[r].offsets : NULL);
+        }
+        for (uint32_t r = 0; r < 21; r++) {
+            check_coded(&weight, &rows[r], r);
+        }
+        check_padding(&weight);
+        phi_weight_done(&weight);
+    }
+}
+
+/* A matrix in the caller's memory stays within its bytes, and is as good after they were copied. */
+static void test_bind(void **state)
+{
+    (void)state;
     for (int i = 0; i < PHI_DTYPE_COUNT; i++) {
         phi_dtype dtype = (phi_dtype)i;
         uint64_t row_bytes = 0;
-        uint8_t file[1 + ROWS * COLS * 4];
-        assert_true(phi_dtype_row_bytes(dtype, COLS, &row_bytes));
-        fill(dtype, file + 1, ROWS * row_bytes);
         phi_weight weight;
-        phi_err err;
-        assert_int_equal(phi_weight_init(&weight, dtype, ROWS, COLS, &err), PHI_OK);
-        assert_int_equal(weight.kind, kinds[i]);
-        assert_int_equal(weight.kind, phi_weight_kind_of(dtype));
-        assert_int_equal((uintptr_t)weight.codes % 64, 0);
-        /* In two pieces, the later first. */
-        phi_weight_set_rows(&weight, dtype, 2, 3, file + 1 + 2 * row_bytes);
-        phi_weight_set_rows(&weight, dtype, 0, 2, file + 1);
-        for (uint32_t row = 0; row < ROWS; row++) {
-            float right[COLS];
-            float got[COLS];
-            phi_dtype_widen(dtype, file + 1 + row * row_bytes, COLS, right);
-            phi_weight_row(&weight, row, got);
-            for (uint32_t j = 0; j < COLS; j++) {
-                assert_true(got[j] == right[j]);
-            }
-        }
-        assert_int_equal(phi_weight_bytes(&weight), ROWS * row_bytes);
-        phi_weight_done(&weight);
+        assert_int_equal(phi_weight_shape_of(&weight, dtype, 21, COLS, NULL), PHI_OK);
         assert_null(weight.codes);
+        size_t bytes = (size_t)phi_weight_bytes(&weight);
+        assert_int_equal(bytes % 64, 0);
+        uint8_t *memory = phi_try_alloc_aligned(2 * bytes + 64);
+        assert_non_null(memory);
+        memset(memory, 0, bytes);
+        memset(memory + bytes, 0xA5, bytes + 64);
+        assert_true(phi_dtype_row_bytes(dtype, COLS, &row_bytes));
+        fill(dtype, file + 1, 21 * row_bytes);
+        phi_weight_bind(&weight, memory);
+        phi_weight_set_rows(&weight, dtype, 0, 21, file + 1);
+        check_padding(&weight);
+        for (size_t j = bytes; j < 2 * bytes + 64; j++) {
+            assert_int_equal(memory[j], 0xA5);
+        }
+        memcpy(memory + bytes, memory, bytes);
+        memset(memory, 0xA5, bytes);
+        phi_weight_bind(&weight, memory + bytes);
+        check_rows(&weight, dtype, file + 1, row_bytes);
+        /* Borrowed: nothing is freed. */
+        phi_weight_done(&weight);
+        phi_free(memory);
     }
 }
 
 static void test_refusals(void **state)
 {
     (void)state;
-    phi_weight weight;
+    phi_weight weight = {.rows = 77};
     phi_err err;
+    static const uint32_t groups[] = {0, 8, 24, 48, 128, 256};
     assert_int_equal(phi_weight_init(&weight, PHI_DTYPE_Q4_0, 2, 48, &err), PHI_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "48 columns are not a multiple of 32"));
-    for (int n = 0; n < 3; n++) {
-        phi_mem_fail_after(n);
-        assert_int_equal(phi_weight_init(&weight, PHI_DTYPE_Q4_1, 2, 64, &err), PHI_E_NO_MEMORY);
-        phi_mem_fail_after(-1);
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        assert_int_equal(phi_weight_shape(&weight, PHI_WEIGHT_INT8, groups[i], false, 2, 192, &err),
+                         PHI_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "192 columns"));
     }
+    assert_int_equal(
+        phi_weight_shape(&weight, PHI_WEIGHT_FP32, 0, false, UINT32_MAX, UINT32_MAX, &err),
+        PHI_E_LIMIT);
+    phi_mem_fail_after(0);
+    assert_int_equal(phi_weight_init(&weight, PHI_DTYPE_Q4_1, 2, 64, &err), PHI_E_NO_MEMORY);
+    phi_mem_fail_after(-1);
+    assert_non_null(strstr(err.message, "2 x 64"));
+    /* Untouched by what failed. */
+    assert_int_equal(weight.rows, 77);
     phi_weight_done(NULL);
 }
 
@@ -93,8 +259,8 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_codes),
+        cmocka_unit_test(test_bind),        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

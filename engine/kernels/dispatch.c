@@ -6,7 +6,7 @@
 #include <string.h>
 #ifdef PHID_KERNELS_X86
 #include <cpuid.h>
-#define SET_NAMES "avx512-vnni, avx2 and portable"
+#define SET_NAMES "avx512-vnni, avx-vnni, avx2 and portable"
 #else
 #define SET_NAMES "portable"
 #endif
@@ -36,6 +36,17 @@ static bool has_avx2(void)
            __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 
+static bool has_avx_vnni(void)
+{
+    unsigned eax;
+    unsigned ebx;
+    unsigned ecx;
+    unsigned edx;
+    /* Nor does every compiler know AVX-VNNI: EAX bit 4 of leaf 7, subleaf 1. It needs no more of
+     * the system than AVX2 does. */
+    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1U << 4);
+}
+
 static bool has_avx512_vnni(void)
 {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -47,6 +58,7 @@ static bool has_avx512_vnni(void)
 static const set_entry sets[] = {
 #ifdef PHID_KERNELS_X86
     {&phi_kernels_avx512_vnni, has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
+    {&phi_kernels_avx_vnni, has_avx_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {&phi_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
 #endif
     {&phi_kernels_portable, anywhere, "nothing"},

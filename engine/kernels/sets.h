@@ -12,6 +12,7 @@
 extern const phi_kernels phi_kernels_portable;
 /* x86 builds only. */
 extern const phi_kernels phi_kernels_avx2;        /* AVX2, FMA and F16C */
-extern const phi_kernels phi_kernels_avx512_vnni; /* also AVX-512 F, BW, DQ, VL and VNNI */
+extern const phi_kernels phi_kernels_avx_vnni;    /* also AVX-VNNI */
+extern const phi_kernels phi_kernels_avx512_vnni; /* AVX2's and AVX-512 F, BW, DQ, VL, VNNI */
 
 #endif

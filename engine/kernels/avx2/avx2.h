@@ -1,14 +1,19 @@
 /*
- * Purpose: the AVX2 kernels, shared between the files that fill the AVX2 table.
+ * Purpose: the AVX2 kernels, shared between the files that fill the tables that use them.
  * Owns:    nothing. Threads: any. Errors: none.
- * Limits:  needs AVX2, FMA and F16C; kernels.h says what each function does. Only avx2/ includes
- *          this.
+ * Limits:  needs AVX2, FMA and F16C; kernels.h says what each function does. Only avx2/ and
+ *          the wider x86 sets include this.
  */
 #ifndef PHI_ENGINE_KERNELS_AVX2_AVX2_H
 #define PHI_ENGINE_KERNELS_AVX2_AVX2_H
 
 #include "engine/kernels/kernels.h"
 
+void phi_avx2_quantize_tile(const float *x, uint32_t tile, const phi_act *act);
+void phi_avx2_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                       const phi_act *act, float *y, size_t ldy);
+void phi_avx2_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                         const phi_act *act, float *y, size_t ldy);
 void phi_avx2_rms_norm(const float *x, const float *weight, size_t n, float eps, float *out);
 void phi_avx2_swiglu(const float *gate, const float *up, size_t n, float *out);
 void phi_avx2_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot);

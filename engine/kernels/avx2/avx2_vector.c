@@ -2,7 +2,6 @@
 #include "engine/kernels/avx2/avx2.h"
 
 #include "engine/kernels/avx2/lanes.h"
-#include "engine/kernels/ref/ref.h"
 #include "engine/kernels/sets.h"
 #include "engine/tensor/half.h"
 
@@ -255,8 +254,8 @@ float phi_avx2_exp_sum(float *x, size_t n, float shift)
 const phi_kernels phi_kernels_avx2 = {
     .name = "avx2",
     .act_tile = PHI_ACT_QUAD,
-    .quantize_tile = phi_ref_quantize_tile,
-    .rows_int = phi_ref_rows_int,
-    .rows_float = phi_ref_rows_float,
+    .quantize_tile = phi_avx2_quantize_tile,
+    .rows_int = phi_avx2_rows_int,
+    .rows_float = phi_avx2_rows_float,
     PHI_AVX2_VECTOR_SLOTS,
 };

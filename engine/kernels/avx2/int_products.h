@@ -1,0 +1,341 @@
+/*
+ * Purpose: INT4 and INT8 products on 256-bit vectors, for the files that compile them: with AVX2's
+ *          multiply-adds, or with AVX-VNNI's where that is switched on.
+ * Owns:    nothing. Threads: any. Errors: none.
+ * Limits:  only for files that are compiled with AVX2, FMA and F16C; kernels.h says what
+ *          phi_int_products does.
+ *
+ * A block's 16 rows are two vectors, of four columns each. One multiply-add takes four codes of a
+ * token, which memory broadcasts; codes are unpacked in registers, once for all tokens of a tile.
+ * AVX2 adds the products of two columns in 16 bits: 2 * 15 * 127 of one word of INT4, so that the
+ * eight words of a run, 30480, can be summed before anything is widened. INT8 is taken as two
+ * nibbles for the same reason: q + 128 = 16 high + low.
+ */
+#ifndef PHI_ENGINE_KERNELS_AVX2_INT_PRODUCTS_H
+#define PHI_ENGINE_KERNELS_AVX2_INT_PRODUCTS_H
+
+#ifdef __AVX2__
+
+#include "base/assert.h"
+#include "engine/kernels/kernels.h"
+#include "engine/kernels/unroll.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+/* Vectors of a block, and their rows. */
+#define PHI_INT_VECTORS 2
+#define PHI_INT_LANES 8U
+/* Tokens of the largest tile: 16 registers hold its integer sums, two vectors of codes and one of a
+ * token's. */
+#define PHI_INT_TOKENS 6
+/* Bytes of a line: four columns of a block. */
+#define PHI_INT_LINE 64U
+/* Columns of a unit, what INT4's low and high nibbles make up together, and its words. */
+#define PHI_INT_UNIT 32U
+#define PHI_INT_WORDS 8U
+/* How far ahead of their use codes are fetched, in bytes: what one core needs in flight. */
+#define PHI_INT_AHEAD 2048
+/* Codes of blocks, and of tokens, that share the second-level cache while a slice is computed. */
+#define PHI_INT_BLOCKS_BYTES (512U << 10)
+#define PHI_INT_TOKENS_BYTES (768U << 10)
+
+typedef enum int_part {
+    INT_PART_LOW,  /* the low nibbles */
+    INT_PART_HIGH, /* the high nibbles */
+    INT_PART_BYTE, /* whole bytes: AVX-VNNI only */
+} int_part;
+
+/* What a tile is stamped out for. */
+typedef struct int_shape {
+    int is_int4;
+    int has_offsets;
+    int by_16; /* runs of 16 columns */
+    int phase; /* tokens of the first quad before the tile's */
+    int width; /* tokens of a quad: 4, unless it is the last, narrower one */
+    int n_tok;
+} int_shape;
+
+typedef struct int_call {
+    const phi_weight *weight;
+    const phi_act *act;
+    float *y;
+    size_t ldy;
+} int_call;
+
+/* Where a tile reads, from the quad that it begins in. */
+typedef struct int_view {
+    const int8_t *codes;
+    const float *scales;
+    const int32_t *starts;
+    const float *shifts;
+    size_t quad_words; /* from one quad to the next */
+    size_t quad_runs;
+} int_view;
+
+static inline int_view int_view_of(const phi_act *act, uint32_t token)
+{
+    size_t n_runs = act->cols / act->run;
+    size_t side = token * n_runs;
+    return (int_view){
+        .codes = act->codes + (size_t)token * act->cols,
+        .scales = act->scales + side,
+        .starts = act->starts + side,
+        .shifts = act->shifts + side,
+        .quad_words = (size_t)PHI_ACT_QUAD * act->cols / 4,
+        .quad_runs = PHI_ACT_QUAD * n_runs,
+    };
+}
+
+/* Where token `t` of a tile has item `item`, quads being `quad` items apart. */
+PHI_STAMP size_t int_place(int_shape shape, int t, size_t item, size_t quad)
+{
+    return (size_t)((shape.phase + t) / shape.width) * quad + item * (size_t)shape.width +
+           (size_t)((shape.phase + t) % shape.width);
+}
+
+PHI_STAMP __m256i int_load(const uint8_t *from, int_part part)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)from);
+    if (part == INT_PART_LOW) {
+        return _mm256_and_si256(bytes, low);
+    }
+    return part == INT_PART_HIGH ? _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low) : bytes;
+}
+
+PHI_STAMP __m256i int_multiply_add(__m256i acc, __m256i w, __m256i a)
+{
+#ifdef __AVXVNNI__
+    return _mm256_dpbusd_avx_epi32(acc, w, a);
+#else
+    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a));
+#endif
+}
+
+/* Adds the products of `n` lines with the words from `word` on to acc [n_tok][2]. */
+PHI_STAMP void int_add_lines(const uint8_t *codes, int_part part, size_t n, const int_view *view,
+                             size_t word, int_shape shape, __m256i *acc)
+{
+    PHI_UNROLL
+    for (size_t j = 0; j < n; j++) {
+        __m256i w0 = int_load(codes + j * PHI_INT_LINE, part);
+        __m256i w1 = int_load(codes + j * PHI_INT_LINE + 32, part);
+        PHI_UNROLL
+        for (int t = 0; t < shape.n_tok; t++) {
+            int four;
+            memcpy(&four, view->codes + int_place(shape, t, word + j, view->quad_words) * 4, 4);
+            __m256i a = _mm256_set1_epi32(four);
+            acc[2 * t] = int_multiply_add(acc[2 * t], w0, a);
+            acc[2 * t + 1] = int_multiply_add(acc[2 * t + 1], w1, a);
+        }
+    }
+}
+
+/* The integer sums [n_tok][2] of run `in_unit` (0 or 1, with runs of 16) of unit `unit`. */
+PHI_STAMP void int_dot_run(const uint8_t *codes, const int_view *view, size_t unit, size_t in_unit,
+                           int_shape shape, __m256i *dots)
+{
+    const size_t n = shape.by_16 ? 4 : PHI_INT_WORDS;
+    const size_t run = shape.by_16 ? unit * 2 + in_unit : unit;
+    const size_t first = in_unit * 4;
+    const size_t word = unit * PHI_INT_WORDS + first;
+    __m256i acc[2 * PHI_INT_TOKENS];
+    PHI_UNROLL
+    for (int t = 0; t < shape.n_tok; t++) {
+        size_t at = int_place(shape, t, run, view->quad_runs);
+        dots[2 * t] = dots[2 * t + 1] = _mm256_set1_epi32(view->starts[at]);
+    }
+#ifdef __AVXVNNI__
+    (void)acc;
+    if (!shape.is_int4) {
+        int_add_lines(codes + first * PHI_INT_LINE, INT_PART_BYTE, n, view, word, shape, dots);
+        return;
+    }
+    if (in_unit == 0) {
+        int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, dots);
+    }
+    if (!shape.by_16 || in_unit == 1) {
+        int_add_lines(codes, INT_PART_HIGH, 4, view, unit * PHI_INT_WORDS + 4, shape, dots);
+    }
+#else
+    for (int pass = 0; pass < (shape.is_int4 ? 1 : 2); pass++) {
+        const __m256i factor = _mm256_set1_epi16(pass == 0 ? 1 : 16);
+        PHI_UNROLL
+        for (int i = 0; i < 2 * shape.n_tok; i++) {
+            acc[i] = _mm256_setzero_si256();
+        }
+        if (!shape.is_int4) {
+            int_add_lines(codes + first * PHI_INT_LINE, pass == 0 ? INT_PART_LOW : INT_PART_HIGH, n,
+                          view, word, shape, acc);
+        }
+        if (shape.is_int4 && in_unit == 0) {
+            int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, acc);
+        }
+        if (shape.is_int4 && (!shape.by_16 || in_unit == 1)) {
+            int_add_lines(codes, INT_PART_HIGH, 4, view, unit * PHI_INT_WORDS + 4, shape, acc);
+        }
+        PHI_UNROLL
+        for (int i = 0; i < 2 * shape.n_tok; i++) {
+            dots[i] = _mm256_add_epi32(dots[i], _mm256_madd_epi16(acc[i], factor));
+        }
+    }
+#endif
+}
+
+/* Eight fp16 numbers as floats. */
+PHI_STAMP __m256 int_load_halves(const uint16_t *from)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from));
+}
+
+/* Scales the integer sums of run `run` and adds them to sums [n_tok][2]. */
+PHI_STAMP void int_add_run(const __m256i *dots, const int_view *view, size_t run,
+                           const uint16_t *scales, const uint16_t *offsets, int_shape shape,
+                           __m256 *sums)
+{
+    PHI_UNROLL
+    for (int v = 0; v < PHI_INT_VECTORS; v++) {
+        __m256 scale = int_load_halves(scales + (size_t)v * PHI_INT_LANES);
+        __m256 offset = shape.has_offsets ? int_load_halves(offsets + (size_t)v * PHI_INT_LANES)
+                                          : _mm256_setzero_ps();
+        PHI_UNROLL
+        for (int t = 0; t < shape.n_tok; t++) {
+            size_t at = int_place(shape, t, run, view->quad_runs);
+            int i = 2 * t + v;
+            __m256 s = _mm256_mul_ps(scale, _mm256_broadcast_ss(&view->scales[at]));
+            sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[i]), s, sums[i]);
+            if (shape.has_offsets) {
+                sums[i] = _mm256_fmadd_ps(offset, _mm256_broadcast_ss(&view->shifts[at]), sums[i]);
+            }
+        }
+    }
+}
+
+/* The first `left` of a block's rows, of one token. */
+PHI_STAMP void int_store(float *y, __m256 low, __m256 high, uint32_t left)
+{
+    if (left >= PHI_WEIGHT_BLOCK) {
+        _mm256_storeu_ps(y, low);
+        _mm256_storeu_ps(y + PHI_INT_LANES, high);
+        return;
+    }
+    float rows[PHI_WEIGHT_BLOCK];
+    _mm256_storeu_ps(rows, low);
+    _mm256_storeu_ps(rows + PHI_INT_LANES, high);
+    memcpy(y, rows, left * sizeof *y);
+}
+
+/* One block times tokens [token, token + n_tok). */
+PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, int_shape shape)
+{
+    const phi_weight *weight = call->weight;
+    const int_view view = int_view_of(call->act, token - (uint32_t)shape.phase);
+    const size_t unit_bytes = PHI_INT_LINE * (shape.is_int4 ? 4 : 8);
+    const size_t n_units = weight->cols / PHI_INT_UNIT;
+    const size_t first_group = (size_t)block * (weight->cols / weight->group) * PHI_WEIGHT_BLOCK;
+    const size_t units_per_group = shape.by_16 ? 1 : weight->group / PHI_INT_UNIT;
+    const size_t groups_step = (shape.by_16 ? 2 : 1) * PHI_WEIGHT_BLOCK;
+    const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
+    const uint16_t *scales = weight->scales + first_group;
+    const uint16_t *offsets = shape.has_offsets ? weight->offsets + first_group : NULL;
+    size_t left_in_group = units_per_group;
+    __m256 sums[2 * PHI_INT_TOKENS];
+    PHI_UNROLL
+    for (int i = 0; i < 2 * shape.n_tok; i++) {
+        sums[i] = _mm256_setzero_ps();
+    }
+    for (size_t unit = 0; unit < n_units; unit++, codes += unit_bytes) {
+        __m256i dots[2 * PHI_INT_TOKENS];
+        if (shape.n_tok <= 4) {
+            PHI_UNROLL
+            for (size_t line = 0; line < unit_bytes; line += PHI_INT_LINE) {
+                _mm_prefetch((const char *)codes + PHI_INT_AHEAD + line, _MM_HINT_T0);
+            }
+        }
+        int_dot_run(codes, &view, unit, 0, shape, dots);
+        int_add_run(dots, &view, shape.by_16 ? unit * 2 : unit, scales, offsets, shape, sums);
+        if (shape.by_16) {
+            int_dot_run(codes, &view, unit, 1, shape, dots);
+            int_add_run(dots, &view, unit * 2 + 1, scales + PHI_WEIGHT_BLOCK,
+                        shape.has_offsets ? offsets + PHI_WEIGHT_BLOCK : NULL, shape, sums);
+        }
+        if (--left_in_group == 0) {
+            left_in_group = units_per_group;
+            scales += groups_step;
+            offsets += shape.has_offsets ? groups_step : 0;
+        }
+    }
+    float *y = call->y + token * call->ldy + (size_t)block * PHI_WEIGHT_BLOCK;
+    PHI_UNROLL
+    for (int t = 0; t < shape.n_tok; t++) {
+        int_store(y + (size_t)t * call->ldy, sums[2 * t], sums[2 * t + 1],
+                  weight->rows - block * PHI_WEIGHT_BLOCK);
+    }
+}
+
+/* A block times tokens [token, end), `token` being the first of a quad. Three quads are two tiles
+ * of six tokens. */
+PHI_STAMP void int_block(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
+                         int is_int4, int has_offsets, int by_16)
+{
+    for (; token + 12 <= end; token += 12) {
+        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 4, 6});
+        int_tile(call, block, token + 6, (int_shape){is_int4, has_offsets, by_16, 2, 4, 6});
+    }
+    for (; token + 4 <= end; token += 4) {
+        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 4, 4});
+    }
+    if (end - token == 3) {
+        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 3, 3});
+    } else if (end - token == 2) {
+        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 2, 2});
+    } else if (end - token == 1) {
+        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 1, 1});
+    }
+}
+
+typedef void (*int_block_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
+
+#define PHI_INT_BLOCK_FN(name, is_int4, has_offsets, by_16)                                        \
+    static void name(const int_call *call, uint32_t block, uint32_t token, uint32_t end)           \
+    {                                                                                              \
+        int_block(call, block, token, end, is_int4, has_offsets, by_16);                           \
+    }
+
+PHI_INT_BLOCK_FN(int4_plain, 1, 0, 0)
+PHI_INT_BLOCK_FN(int4_plain_by_16, 1, 0, 1)
+PHI_INT_BLOCK_FN(int4_offsets, 1, 1, 0)
+PHI_INT_BLOCK_FN(int4_offsets_by_16, 1, 1, 1)
+PHI_INT_BLOCK_FN(int8_plain, 0, 0, 0)
+PHI_INT_BLOCK_FN(int8_plain_by_16, 0, 0, 1)
+PHI_INT_BLOCK_FN(int8_offsets, 0, 1, 0)
+PHI_INT_BLOCK_FN(int8_offsets_by_16, 0, 1, 1)
+
+/* What a table's rows_int is. */
+static inline void phi_int_products(const int_call *call, uint32_t block_begin, uint32_t block_end)
+{
+    static const int_block_fn fns[2][2][2] = {
+        {{int8_plain, int8_plain_by_16}, {int8_offsets, int8_offsets_by_16}},
+        {{int4_plain, int4_plain_by_16}, {int4_offsets, int4_offsets_by_16}},
+    };
+    const phi_weight *weight = call->weight;
+    const phi_act *act = call->act;
+    PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
+               act->centre == phi_weight_centre(weight));
+    int_block_fn fn = fns[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets][act->run == 16];
+    uint32_t blocks = (uint32_t)(PHI_INT_BLOCKS_BYTES / weight->block_bytes) + 1;
+    uint32_t tokens = (PHI_INT_TOKENS_BYTES / act->cols / 12 + 1) * 12;
+    for (uint32_t first = block_begin; first < block_end; first += blocks) {
+        uint32_t last = block_end - first < blocks ? block_end : first + blocks;
+        for (uint32_t token = 0; token < act->n_tok; token += tokens) {
+            uint32_t end = act->n_tok - token < tokens ? act->n_tok : token + tokens;
+            for (uint32_t block = first; block < last; block++) {
+                fn(call, block, token, end);
+            }
+        }
+    }
+}
+
+#endif
+#endif

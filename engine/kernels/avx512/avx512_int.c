@@ -13,8 +13,13 @@
 
 #define BLOCK PHI_WEIGHT_BLOCK
 #define QUAD PHI_ACT_QUAD
-/* Tokens of the largest tile. */
-#define TOKENS_MAX 24
+/* Tokens, and blocks, of the largest tile. */
+#define TOKENS_MAX 12
+#define BLOCKS_MAX 2
+#define CELLS_MAX (TOKENS_MAX * BLOCKS_MAX)
+/* From so many tokens on, blocks go in pairs that share the loads of codes; below, one block is one
+ * stream from memory. */
+#define PAIR_TOKENS 12U
 /* Columns of a unit: what INT4's low and high nibbles make up together. */
 #define UNIT 32U
 /* How far ahead of their use codes are fetched, in bytes: what one core needs in flight. */
@@ -74,181 +79,252 @@ PHI_STAMP __m512i spread_codes(const int8_t *codes)
 }
 
 /* Adds four columns' products: `word` counts the words of the unit. */
-PHI_STAMP void add_word(__m512i w, const tile_view *view, size_t word, int width, int n_tok,
-                        __m512i *acc)
+PHI_STAMP void add_word(const __m512i *w, const tile_view *view, size_t word, int n_blocks,
+                        int width, int n_tok, __m512i *acc)
 {
     PHI_UNROLL
     for (int t = 0; t < n_tok; t++) {
-        const int8_t *codes = view->codes + (size_t)(t / width) * view->quad_codes +
-                              (word * (size_t)width + (size_t)(t % width)) * 4;
-        acc[t] = _mm512_dpbusd_epi32(acc[t], w, spread_codes(codes));
+        __m512i x = spread_codes(view->codes + (size_t)(t / width) * view->quad_codes +
+                                 (word * (size_t)width + (size_t)(t % width)) * 4);
+        PHI_UNROLL
+        for (int b = 0; b < n_blocks; b++) {
+            acc[t * n_blocks + b] = _mm512_dpbusd_epi32(acc[t * n_blocks + b], w[b], x);
+        }
     }
 }
 
-/* The integer sums of unit `unit`; with runs of 16 the second run's go to acc[n_tok...]. */
-PHI_STAMP void dot_unit(const uint8_t *codes, const tile_view *view, size_t unit, int is_int4,
-                        int by_16, int width, int n_tok, __m512i *acc)
+/* The integer sums of unit `unit`; with runs of 16 the second run's go to `second`. */
+PHI_STAMP void dot_unit(const uint8_t *codes, size_t block_bytes, const tile_view *view,
+                        size_t unit, int is_int4, int n_blocks, int width, int n_tok, __m512i *acc,
+                        __m512i *second)
 {
     const __m512i low = _mm512_set1_epi8(15);
     size_t word = unit * 8;
-    __m512i *second = by_16 ? acc + n_tok : acc;
     PHI_UNROLL
     for (size_t j = 0; j < 4; j++) {
-        __m512i w = load_codes(codes + j * 64);
-        __m512i high = is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w, 4), low)
-                               : load_codes(codes + (j + 4) * 64);
-        w = is_int4 ? _mm512_and_si512(w, low) : w;
-        add_word(w, view, word + j, width, n_tok, acc);
-        add_word(high, view, word + j + 4, width, n_tok, second);
+        __m512i w[BLOCKS_MAX];
+        __m512i high[BLOCKS_MAX];
+        PHI_UNROLL
+        for (int b = 0; b < n_blocks; b++) {
+            const uint8_t *at = codes + (size_t)b * block_bytes + j * 64;
+            w[b] = load_codes(at);
+            high[b] = is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w[b], 4), low)
+                              : load_codes(at + 4 * 64);
+            w[b] = is_int4 ? _mm512_and_si512(w[b], low) : w[b];
+        }
+        add_word(w, view, word + j, n_blocks, width, n_tok, acc);
+        add_word(high, view, word + j + 4, n_blocks, width, n_tok, second);
     }
 }
 
 /* Scales the integer sums of run `run` and adds them to the outputs. */
-PHI_STAMP void add_run(const __m512i *dots, const tile_view *view, size_t run, __m512 scale,
-                       __m512 offset, int has_offsets, int width, int n_tok, __m512 *sums)
+PHI_STAMP void add_run(const __m512i *dots, const tile_view *view, size_t run, const __m512 *scale,
+                       const __m512 *offset, int has_offsets, int n_blocks, int width, int n_tok,
+                       __m512 *sums)
 {
     PHI_UNROLL
     for (int t = 0; t < n_tok; t++) {
         size_t at =
             (size_t)(t / width) * view->quad_runs + run * (size_t)width + (size_t)(t % width);
-        __m512 s = _mm512_mul_ps(scale, _mm512_set1_ps(view->scales[at]));
-        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), s, sums[t]);
-        if (has_offsets) {
-            sums[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(view->shifts[at]), sums[t]);
+        __m512 x = _mm512_set1_ps(view->scales[at]);
+        PHI_UNROLL
+        for (int b = 0; b < n_blocks; b++) {
+            int i = t * n_blocks + b;
+            sums[i] =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), _mm512_mul_ps(scale[b], x), sums[i]);
+            if (has_offsets) {
+                sums[i] = _mm512_fmadd_ps(offset[b], _mm512_set1_ps(view->shifts[at]), sums[i]);
+            }
         }
     }
 }
 
-PHI_STAMP void start_dots(const tile_view *view, size_t run, int width, int n_tok, __m512i *dots)
+PHI_STAMP void start_dots(const tile_view *view, size_t run, int n_blocks, int width, int n_tok,
+                          __m512i *dots)
 {
     PHI_UNROLL
     for (int t = 0; t < n_tok; t++) {
-        dots[t] = _mm512_set1_epi32(view->starts[(size_t)(t / width) * view->quad_runs +
-                                                 run * (size_t)width + (size_t)(t % width)]);
+        __m512i start = _mm512_set1_epi32(view->starts[(size_t)(t / width) * view->quad_runs +
+                                                       run * (size_t)width + (size_t)(t % width)]);
+        PHI_UNROLL
+        for (int b = 0; b < n_blocks; b++) {
+            dots[t * n_blocks + b] = start;
+        }
     }
 }
 
-/* One block times `n_quads` quads of `width` tokens (4, unless it is the last, narrower one). */
+PHI_STAMP void load_scales(const uint16_t *from, size_t block_groups, int n_blocks, __m512 *out)
+{
+    PHI_UNROLL
+    for (int b = 0; b < n_blocks; b++) {
+        out[b] = load_halves(from + (size_t)b * block_groups);
+    }
+}
+
+PHI_STAMP void store_tile(const int_call *call, uint32_t block, uint32_t token, int n_blocks,
+                          int n_tok, const __m512 *sums)
+{
+    PHI_UNROLL
+    for (int b = 0; b < n_blocks; b++) {
+        uint32_t row = (block + (uint32_t)b) * BLOCK;
+        uint32_t left = call->weight->rows - row;
+        __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
+        float *y = call->y + token * call->ldy + row;
+        PHI_UNROLL
+        for (int t = 0; t < n_tok; t++) {
+            _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, sums[t * n_blocks + b]);
+        }
+    }
+}
+
+/* What a tile will write is far apart, a line of each token: asked for before the work, it is there
+ * after it. */
+PHI_STAMP void fetch_tile(const int_call *call, uint32_t block, uint32_t token, int n_blocks,
+                          int n_tok)
+{
+    const float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
+    PHI_UNROLL
+    for (int t = 0; t < n_tok; t++) {
+        PHI_UNROLL
+        for (int b = 0; b < n_blocks; b++) {
+            __builtin_prefetch(y + (size_t)t * call->ldy + b * (int)BLOCK, 1);
+        }
+    }
+}
+
+/* `n_blocks` blocks times `n_quads` quads of `width` tokens (4, unless it is the last, narrower
+ * one). */
 PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, int is_int4,
-                        int has_offsets, int by_16, int width, int n_quads)
+                        int has_offsets, int by_16, int n_blocks, int width, int n_quads)
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, token);
     const int n_tok = width * n_quads;
     const size_t unit_bytes = is_int4 ? 256 : 512;
-    const size_t n_units = weight->cols / UNIT;
-    const size_t first_group = (size_t)block * (weight->cols / weight->group) * BLOCK;
+    const size_t block_groups = (size_t)(weight->cols / weight->group) * BLOCK;
     const size_t units_per_group = by_16 ? 1 : weight->group / UNIT;
+    const size_t step = by_16 ? 2 * BLOCK : BLOCK;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
-    const uint16_t *scales = weight->scales + first_group;
-    const uint16_t *offsets = has_offsets ? weight->offsets + first_group : NULL;
+    const uint16_t *scales = weight->scales + block * block_groups;
+    const uint16_t *offsets = has_offsets ? weight->offsets + block * block_groups : NULL;
     size_t left_in_group = units_per_group;
-    __m512 sums[TOKENS_MAX];
+    fetch_tile(call, block, token, n_blocks, n_tok);
+    __m512 sums[CELLS_MAX];
     PHI_UNROLL
-    for (int t = 0; t < n_tok; t++) {
-        sums[t] = _mm512_setzero_ps();
+    for (int i = 0; i < n_tok * n_blocks; i++) {
+        sums[i] = _mm512_setzero_ps();
     }
-    for (size_t unit = 0; unit < n_units; unit++, codes += unit_bytes) {
-        __m512i dots[2 * TOKENS_MAX];
+    for (size_t unit = 0; unit < weight->cols / UNIT; unit++, codes += unit_bytes) {
         const size_t run = by_16 ? unit * 2 : unit;
+        __m512i dots[CELLS_MAX];
+        __m512i second[CELLS_MAX];
+        __m512 scale[BLOCKS_MAX];
+        __m512 offset[BLOCKS_MAX];
         if (n_tok < 12) {
             PHI_UNROLL
             for (size_t line = 0; line < unit_bytes; line += 64) {
                 _mm_prefetch((const char *)codes + AHEAD + line, _MM_HINT_T0);
             }
         }
-        start_dots(&view, run, width, n_tok, dots);
+        start_dots(&view, run, n_blocks, width, n_tok, dots);
         if (by_16) {
-            start_dots(&view, run + 1, width, n_tok, dots + n_tok);
+            start_dots(&view, run + 1, n_blocks, width, n_tok, second);
         }
-        dot_unit(codes, &view, unit, is_int4, by_16, width, n_tok, dots);
-        __m512 offset = has_offsets ? load_halves(offsets) : _mm512_setzero_ps();
-        add_run(dots, &view, run, load_halves(scales), offset, has_offsets, width, n_tok, sums);
-        if (by_16) {
-            offset = has_offsets ? load_halves(offsets + BLOCK) : offset;
-            add_run(dots + n_tok, &view, run + 1, load_halves(scales + BLOCK), offset, has_offsets,
+        dot_unit(codes, (size_t)weight->block_bytes, &view, unit, is_int4, n_blocks, width, n_tok,
+                 dots, by_16 ? second : dots);
+        for (size_t half = 0; half < (by_16 ? 2 : 1); half++) {
+            load_scales(scales + half * BLOCK, block_groups, n_blocks, scale);
+            if (has_offsets) {
+                load_scales(offsets + half * BLOCK, block_groups, n_blocks, offset);
+            }
+            add_run(half ? second : dots, &view, run + half, scale, offset, has_offsets, n_blocks,
                     width, n_tok, sums);
         }
         if (--left_in_group == 0) {
             left_in_group = units_per_group;
-            scales += by_16 ? 2 * BLOCK : BLOCK;
-            offsets += has_offsets ? by_16 ? 2 * BLOCK : BLOCK : 0;
+            scales += step;
+            offsets += has_offsets ? step : 0;
         }
     }
-    uint32_t left = weight->rows - block * BLOCK;
-    __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
-    float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
-    PHI_UNROLL
-    for (int t = 0; t < n_tok; t++) {
-        _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, sums[t]);
-    }
+    store_tile(call, block, token, n_blocks, n_tok, sums);
 }
 
-/* A block times tokens [token, end), in tiles as large as there are. */
+/* `n_blocks` blocks times tokens [token, end), in tiles as large as there are. */
 PHI_STAMP void block_tokens(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                            int is_int4, int has_offsets, int by_16)
+                            int is_int4, int has_offsets, int by_16, int n_blocks)
 {
-    while (!by_16 && token + 24 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 4, 6);
-        token += 24;
-    }
     while (!by_16 && token + 12 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 4, 3);
+        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 4, 3);
         token += 12;
     }
     if (token + 8 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 4, 2);
+        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 4, 2);
         token += 8;
     }
     while (token + 4 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 4, 1);
+        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 4, 1);
         token += 4;
     }
     if (end - token == 3) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 3, 1);
+        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 3, 1);
     } else if (end - token == 2) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 2, 1);
+        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 2, 1);
     } else if (end - token == 1) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, 1, 1);
+        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 1, 1);
     }
 }
 
 typedef void (*block_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
 
-#define BLOCK_FN(name, is_int4, has_offsets, by_16)                                                \
+#define BLOCK_FN(name, is_int4, has_offsets, by_16, n_blocks)                                      \
     static void name(const int_call *call, uint32_t block, uint32_t token, uint32_t end)           \
     {                                                                                              \
-        block_tokens(call, block, token, end, is_int4, has_offsets, by_16);                        \
+        block_tokens(call, block, token, end, is_int4, has_offsets, by_16, n_blocks);              \
     }
 
-BLOCK_FN(int4_plain, 1, 0, 0)
-BLOCK_FN(int4_plain_by_16, 1, 0, 1)
-BLOCK_FN(int4_offsets, 1, 1, 0)
-BLOCK_FN(int4_offsets_by_16, 1, 1, 1)
-BLOCK_FN(int8_plain, 0, 0, 0)
-BLOCK_FN(int8_plain_by_16, 0, 0, 1)
-BLOCK_FN(int8_offsets, 0, 1, 0)
-BLOCK_FN(int8_offsets_by_16, 0, 1, 1)
+BLOCK_FN(int4_plain_x1, 1, 0, 0, 1)
+BLOCK_FN(int4_plain_x2, 1, 0, 0, 2)
+BLOCK_FN(int4_plain_by_16_x1, 1, 0, 1, 1)
+BLOCK_FN(int4_plain_by_16_x2, 1, 0, 1, 2)
+BLOCK_FN(int4_offsets_x1, 1, 1, 0, 1)
+BLOCK_FN(int4_offsets_x2, 1, 1, 0, 2)
+BLOCK_FN(int4_offsets_by_16_x1, 1, 1, 1, 1)
+BLOCK_FN(int4_offsets_by_16_x2, 1, 1, 1, 2)
+BLOCK_FN(int8_plain_x1, 0, 0, 0, 1)
+BLOCK_FN(int8_plain_x2, 0, 0, 0, 2)
+BLOCK_FN(int8_plain_by_16_x1, 0, 0, 1, 1)
+BLOCK_FN(int8_plain_by_16_x2, 0, 0, 1, 2)
+BLOCK_FN(int8_offsets_x1, 0, 1, 0, 1)
+BLOCK_FN(int8_offsets_x2, 0, 1, 0, 2)
+BLOCK_FN(int8_offsets_by_16_x1, 0, 1, 1, 1)
+BLOCK_FN(int8_offsets_by_16_x2, 0, 1, 1, 2)
 
 void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                          const phi_act *act, float *y, size_t ldy)
 {
-    static const block_fn fns[2][2][2] = {
-        {{int8_plain, int8_plain_by_16}, {int8_offsets, int8_offsets_by_16}},
-        {{int4_plain, int4_plain_by_16}, {int4_offsets, int4_offsets_by_16}},
+    /* [INT4?][offsets?][runs of 16?][two blocks?] */
+    static const block_fn fns[2][2][2][2] = {
+        {{{int8_plain_x1, int8_plain_x2}, {int8_plain_by_16_x1, int8_plain_by_16_x2}},
+         {{int8_offsets_x1, int8_offsets_x2}, {int8_offsets_by_16_x1, int8_offsets_by_16_x2}}},
+        {{{int4_plain_x1, int4_plain_x2}, {int4_plain_by_16_x1, int4_plain_by_16_x2}},
+         {{int4_offsets_x1, int4_offsets_x2}, {int4_offsets_by_16_x1, int4_offsets_by_16_x2}}},
     };
     PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
                act->centre == phi_weight_centre(weight));
     const int_call call = {weight, act, y, ldy};
-    block_fn fn = fns[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets][act->run == 16];
+    const block_fn *fn = fns[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets][act->run == 16];
     uint32_t blocks = (uint32_t)(BLOCKS_BYTES / weight->block_bytes) + 1;
     uint32_t tokens = (TOKENS_BYTES / act->cols / TOKENS_MAX + 1) * TOKENS_MAX;
     for (uint32_t first = block_begin; first < block_end; first += blocks) {
         uint32_t last = block_end - first < blocks ? block_end : first + blocks;
         for (uint32_t token = 0; token < act->n_tok; token += tokens) {
             uint32_t end = act->n_tok - token < tokens ? act->n_tok : token + tokens;
-            for (uint32_t block = first; block < last; block++) {
-                fn(&call, block, token, end);
+            uint32_t block = first;
+            for (; act->n_tok >= PAIR_TOKENS && block + 2 <= last; block += 2) {
+                fn[1](&call, block, token, end);
+            }
+            for (; block < last; block++) {
+                fn[0](&call, block, token, end);
             }
         }
     }

@@ -6,7 +6,9 @@
 #include <string.h>
 #ifdef PHID_KERNELS_X86
 #include <cpuid.h>
-#define SET_NAMES "avx512-vnni, avx-vnni, avx2 and portable"
+#include <sys/syscall.h>
+#include <unistd.h>
+#define SET_NAMES "amx, avx512-vnni, avx-vnni, avx2 and portable"
 #else
 #define SET_NAMES "portable"
 #endif
@@ -53,10 +55,30 @@ static bool has_avx512_vnni(void)
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni");
 }
+
+/* Linux saves the tile registers only of processes that asked for it: Documentation/arch/x86/
+ * xstate.rst. The permission is the process's, and asking again is harmless. */
+static bool may_use_tiles(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+static bool has_amx(void)
+{
+    unsigned eax;
+    unsigned ebx;
+    unsigned ecx;
+    unsigned edx;
+    /* EDX bits 24 and 25 of leaf 7: AMX-TILE and AMX-INT8. */
+    return has_avx512_vnni() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           (edx & 3U << 24) == 3U << 24 && may_use_tiles();
+}
 #endif
 
 static const set_entry sets[] = {
 #ifdef PHID_KERNELS_X86
+    {&phi_kernels_amx, has_amx, "AMX-INT8, or Linux 5.16 to permit it"},
     {&phi_kernels_avx512_vnni, has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
     {&phi_kernels_avx_vnni, has_avx_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {&phi_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},

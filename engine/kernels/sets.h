@@ -14,5 +14,6 @@ extern const phi_kernels phi_kernels_portable;
 extern const phi_kernels phi_kernels_avx2;        /* AVX2, FMA and F16C */
 extern const phi_kernels phi_kernels_avx_vnni;    /* also AVX-VNNI */
 extern const phi_kernels phi_kernels_avx512_vnni; /* AVX2's and AVX-512 F, BW, DQ, VL, VNNI */
+extern const phi_kernels phi_kernels_amx;         /* also AMX-TILE and AMX-INT8 */
 
 #endif

@@ -50,6 +50,22 @@ PHI_STAMP void quantize_run(const float *x, int run, quantized *out)
     out->sum = _mm512_reduce_add_epi32(total);
 }
 
+PHI_STAMP void quantize_one(const float *x, const phi_act *act, quantized *out)
+{
+    if (act->run == 32) {
+        quantize_run(x, 32, out);
+    } else {
+        quantize_run(x, 16, out);
+    }
+}
+
+static void put_sides(const phi_act *act, size_t at, const quantized *q)
+{
+    act->scales[at] = q->scale;
+    act->starts[at] = -act->centre * q->sum;
+    act->shifts[at] = q->scale * (float)q->sum;
+}
+
 void phi_avx512_quantize_tile(const float *x, uint32_t tile, const phi_act *act)
 {
     size_t first = (size_t)tile * PHI_ACT_QUAD;
@@ -58,20 +74,26 @@ void phi_avx512_quantize_tile(const float *x, uint32_t tile, const phi_act *act)
     int8_t *codes = act->codes + first * act->cols;
     for (size_t t = 0; t < width; t++) {
         for (size_t i = 0; i < n_runs; i++) {
-            const float *from = x + t * act->cols + i * act->run;
-            size_t side = first * n_runs + i * width + t;
             quantized q;
-            if (act->run == 32) {
-                quantize_run(from, 32, &q);
-            } else {
-                quantize_run(from, 16, &q);
-            }
-            act->scales[side] = q.scale;
-            act->starts[side] = -act->centre * q.sum;
-            act->shifts[side] = q.scale * (float)q.sum;
+            quantize_one(x + t * act->cols + i * act->run, act, &q);
+            put_sides(act, first * n_runs + i * width + t, &q);
             for (size_t k = 0; k < act->run; k += 4) {
                 memcpy(codes + ((i * act->run + k) / 4 * width + t) * 4, q.codes + k, 4);
             }
+        }
+    }
+}
+
+void phi_avx512_quantize_rows(const float *x, const phi_act *act)
+{
+    size_t n_runs = act->cols / act->run;
+    for (size_t t = 0; t < act->n_tok; t++) {
+        for (size_t i = 0; i < n_runs; i++) {
+            quantized q;
+            size_t at = i * act->n_tok + t;
+            quantize_one(x + t * act->cols + i * act->run, act, &q);
+            put_sides(act, at, &q);
+            memcpy(act->codes + at * act->run, q.codes, act->run);
         }
     }
 }

@@ -1,0 +1,354 @@
+/*
+ * INT4 and INT8 products on AMX tiles: one instruction multiplies the codes of up to 16 tokens with
+ * a run of a block's 16 rows into exact integer sums, which AVX-512 then scales and adds in the
+ * order that kernels.h lays down: the results are bit for bit those of the other sets.
+ *
+ * Tiles of activations hold 16 tokens. A tile of at least AMX_TOKENS tokens lies as
+ * [cols / 32][width][32], one tile register a run; a narrower one, and all with runs of 16, in
+ * quads for the AVX-512 products.
+ *
+ * Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (tiles).
+ */
+#include "engine/kernels/amx/amx.h"
+
+#include "base/assert.h"
+#include "engine/kernels/avx512/avx512.h"
+#include "engine/kernels/unroll.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define BLOCK PHI_WEIGHT_BLOCK
+#define TILE PHI_AMX_ACT_TILE
+/* Below that many tokens the AVX-512 products, which unpack nothing, are as fast or faster. */
+#define AMX_TOKENS 12U
+/* Columns of a run, and runs of a block that are unpacked together: 16 KiB, a third of the
+ * first-level cache. */
+#define RUN 32U
+#define PANEL_RUNS 32U
+/* Codes of blocks, and of tokens, that share the second-level cache while a slice is computed. */
+#define BLOCKS_BYTES (512U << 10)
+#define TOKENS_BYTES (1U << 20)
+/* Tokens that go through a block together at most: their sums wait in the first-level cache. */
+#define GROUP_MAX 256U
+#define AHEAD 4096
+/* Runs between a product and the scaling of its sums, and buffers that this takes: a product, the
+ * store of the one before and the scaling of an older one are under way together. */
+#define BEHIND 3U
+#define KEPT 4U
+
+/* Tile registers, by number: the intrinsics paste it into a name. Products take turns with two
+ * sets, so that one run's is under way while the sums of the one before are scaled. */
+#define SUMS_0 0
+#define SUMS_1 1
+#define SUMS_LAST_0 2
+#define SUMS_LAST_1 3
+#define TOKENS_0 4
+#define TOKENS_LAST 5
+#define ROWS_0 6
+
+/* What LDTILECFG reads. */
+typedef struct tile_config {
+    uint8_t palette;
+    uint8_t start_row;
+    uint8_t reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_config;
+_Static_assert(sizeof(tile_config) == 64, "LDTILECFG reads 64 bytes");
+
+static void configure(uint32_t last_width)
+{
+    tile_config config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        bool last = i == SUMS_LAST_0 || i == SUMS_LAST_1 || i == TOKENS_LAST;
+        bool tokens = i == TOKENS_0 || i == TOKENS_LAST;
+        bool rows = i == ROWS_0;
+        config.rows[i] = (uint8_t)(rows ? RUN / 4 : last ? last_width : TILE);
+        config.row_bytes[i] = tokens ? RUN : BLOCK * 4;
+    }
+    _tile_loadconfig(&config);
+}
+
+/* A stretch of a block, unpacked. */
+typedef struct panel {
+    int8_t codes[PANEL_RUNS][RUN / 4][BLOCK * 4];
+    float scales[PANEL_RUNS][BLOCK];
+    float offsets[PANEL_RUNS][BLOCK];
+} panel;
+
+typedef struct amx_call {
+    const phi_weight *weight;
+    const phi_act *act;
+    float *y;
+    size_t ldy;
+    panel *panel;
+    float (*waiting)[BLOCK]; /* [GROUP_MAX] sums over the stretches so far; y's rows lie far apart,
+                                and often so that they fall into the same few lines of a cache */
+    size_t run;              /* the panel's first */
+    size_t n_runs;
+} amx_call;
+
+static __m512 load_halves(const uint16_t *from)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
+}
+
+static void unpack_run(const uint8_t *codes, bool is_int4, __m512i centre,
+                       int8_t out[RUN / 4][BLOCK * 4])
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    for (size_t j = 0; j < 4; j++) {
+        _mm_prefetch((const char *)codes + AHEAD + j * 64, _MM_HINT_T0);
+        __m512i w = _mm512_loadu_si512((const void *)(codes + j * 64));
+        __m512i high;
+        if (is_int4) {
+            high = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+            w = _mm512_and_si512(w, low);
+        } else {
+            high = _mm512_loadu_si512((const void *)(codes + (j + 4) * 64));
+        }
+        _mm512_storeu_si512((void *)out[j], _mm512_sub_epi8(w, centre));
+        _mm512_storeu_si512((void *)out[j + 4], _mm512_sub_epi8(high, centre));
+    }
+}
+
+static void unpack(const amx_call *call, uint32_t block)
+{
+    const phi_weight *weight = call->weight;
+    bool is_int4 = weight->kind == PHI_WEIGHT_INT4;
+    size_t run_bytes = is_int4 ? 256 : 512;
+    size_t runs_per_group = weight->group / RUN;
+    size_t groups = weight->cols / weight->group;
+    const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
+    const __m512i centre = _mm512_set1_epi8((char)phi_weight_centre(weight));
+    for (size_t i = 0; i < call->n_runs; i++) {
+        size_t run = call->run + i;
+        size_t side = (block * groups + run / runs_per_group) * BLOCK;
+        unpack_run(codes + run * run_bytes, is_int4, centre, call->panel->codes[i]);
+        _mm512_storeu_ps(call->panel->scales[i], load_halves(weight->scales + side));
+        if (weight->offsets) {
+            _mm512_storeu_ps(call->panel->offsets[i], load_halves(weight->offsets + side));
+        }
+    }
+}
+
+/* The integer sums of run i of the panel, into one of two registers. */
+PHI_STAMP void multiply_run(const panel *from, size_t i, const int8_t *codes, int is_last)
+{
+    if (is_last) {
+        if (i % 2 == 0) {
+            _tile_loadd(TOKENS_LAST, codes, RUN);
+            _tile_loadd(ROWS_0, from->codes[i], BLOCK * 4);
+            _tile_zero(SUMS_LAST_0);
+            _tile_dpbssd(SUMS_LAST_0, TOKENS_LAST, ROWS_0);
+        } else {
+            _tile_loadd(TOKENS_LAST, codes, RUN);
+            _tile_loadd(ROWS_0, from->codes[i], BLOCK * 4);
+            _tile_zero(SUMS_LAST_1);
+            _tile_dpbssd(SUMS_LAST_1, TOKENS_LAST, ROWS_0);
+        }
+    } else if (i % 2 == 0) {
+        _tile_loadd(TOKENS_0, codes, RUN);
+        _tile_loadd(ROWS_0, from->codes[i], BLOCK * 4);
+        _tile_zero(SUMS_0);
+        _tile_dpbssd(SUMS_0, TOKENS_0, ROWS_0);
+    } else {
+        _tile_loadd(TOKENS_0, codes, RUN);
+        _tile_loadd(ROWS_0, from->codes[i], BLOCK * 4);
+        _tile_zero(SUMS_1);
+        _tile_dpbssd(SUMS_1, TOKENS_0, ROWS_0);
+    }
+}
+
+/* Those of run i into memory, [n_tok][16 rows]. */
+PHI_STAMP void store_run(size_t i, int is_last, int32_t *sums)
+{
+    if (is_last) {
+        if (i % 2 == 0) {
+            _tile_stored(SUMS_LAST_0, sums, BLOCK * 4);
+        } else {
+            _tile_stored(SUMS_LAST_1, sums, BLOCK * 4);
+        }
+    } else if (i % 2 == 0) {
+        _tile_stored(SUMS_0, sums, BLOCK * 4);
+    } else {
+        _tile_stored(SUMS_1, sums, BLOCK * 4);
+    }
+}
+
+PHI_STAMP void scale_run(const amx_call *call, size_t i, const int32_t *sums, const float *scales,
+                         const float *shifts, int has_offsets, int n_tok, __m512 *acc)
+{
+    const __m512 scale = _mm512_loadu_ps(call->panel->scales[i]);
+    const __m512 offset =
+        has_offsets ? _mm512_loadu_ps(call->panel->offsets[i]) : _mm512_setzero_ps();
+    PHI_UNROLL
+    for (int t = 0; t < n_tok; t++) {
+        __m512 sum =
+            _mm512_cvtepi32_ps(_mm512_load_si512((const void *)(sums + (size_t)t * BLOCK)));
+        acc[t] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(scales[t])), acc[t]);
+        if (has_offsets) {
+            acc[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(shifts[t]), acc[t]);
+        }
+    }
+}
+
+/* The panel times one tile of `n_tok` tokens, the first of them `token`. */
+PHI_STAMP void amx_tile(const amx_call *call, uint32_t block, uint32_t token, float *waiting,
+                        int has_offsets, int is_last, int n_tok)
+{
+    const phi_act *act = call->act;
+    const size_t width = (size_t)n_tok;
+    const int8_t *codes = act->codes + (size_t)token * act->cols + call->run * width * RUN;
+    const size_t side = (size_t)token * (act->cols / RUN) + call->run * width;
+    const float *scales = act->scales + side;
+    const float *shifts = act->shifts + side;
+    _Alignas(64) int32_t sums[KEPT][TILE * BLOCK];
+    __m512 acc[TILE];
+    PHI_UNROLL
+    for (int t = 0; t < n_tok; t++) {
+        acc[t] = call->run == 0 ? _mm512_setzero_ps() : _mm512_load_ps(waiting + t * (int)BLOCK);
+    }
+    for (size_t i = 0; i < call->n_runs + BEHIND; i++) {
+        if (i < call->n_runs) {
+            multiply_run(call->panel, i, codes + i * width * RUN, is_last);
+        }
+        if (i > 0 && i <= call->n_runs) {
+            store_run(i - 1, is_last, sums[(i - 1) % KEPT]);
+        }
+        if (i >= BEHIND) {
+            size_t at = (i - BEHIND) * width;
+            scale_run(call, i - BEHIND, sums[(i - BEHIND) % KEPT], scales + at, shifts + at,
+                      has_offsets, n_tok, acc);
+        }
+    }
+    if (call->run + call->n_runs < act->cols / RUN) {
+        PHI_UNROLL
+        for (int t = 0; t < n_tok; t++) {
+            _mm512_store_ps(waiting + t * (int)BLOCK, acc[t]);
+        }
+        return;
+    }
+    const uint32_t left = call->weight->rows - block * BLOCK;
+    const __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
+    float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
+    PHI_UNROLL
+    for (int t = 0; t < n_tok; t++) {
+        _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, acc[t]);
+    }
+}
+
+typedef void (*tile_fn)(const amx_call *call, uint32_t block, uint32_t token, float *waiting);
+
+/* A tile of N tokens, without and with offsets. */
+#define TILE_FN(n, is_last)                                                                        \
+    static void plain_##n(const amx_call *call, uint32_t block, uint32_t token, float *waiting)    \
+    {                                                                                              \
+        amx_tile(call, block, token, waiting, 0, is_last, n);                                      \
+    }                                                                                              \
+    static void offsets_##n(const amx_call *call, uint32_t block, uint32_t token, float *waiting)  \
+    {                                                                                              \
+        amx_tile(call, block, token, waiting, 1, is_last, n);                                      \
+    }
+TILE_FN(12, 1)
+TILE_FN(13, 1)
+TILE_FN(14, 1)
+TILE_FN(15, 1)
+TILE_FN(16, 0)
+
+/* [offsets?][tokens - AMX_TOKENS] */
+static const tile_fn tiles[2][TILE - AMX_TOKENS + 1] = {
+    {plain_12, plain_13, plain_14, plain_15, plain_16},
+    {offsets_12, offsets_13, offsets_14, offsets_15, offsets_16},
+};
+
+/* One block times tokens [begin, end), which fill tiles. */
+static void multiply_block(amx_call *call, uint32_t block, uint32_t begin, uint32_t end)
+{
+    const tile_fn *fns = tiles[call->weight->has_offsets];
+    size_t n_runs = call->weight->cols / RUN;
+    for (call->run = 0; call->run < n_runs; call->run += PANEL_RUNS) {
+        call->n_runs = n_runs - call->run < PANEL_RUNS ? n_runs - call->run : PANEL_RUNS;
+        unpack(call, block);
+        for (uint32_t token = begin; token < end; token += TILE) {
+            uint32_t n = end - token < TILE ? end - token : TILE;
+            fns[n - AMX_TOKENS](call, block, token, call->waiting[token - begin]);
+        }
+    }
+}
+
+/* Blocks [begin, end) times the first n_tok tokens. */
+static void multiply(amx_call *call, uint32_t begin, uint32_t end, uint32_t n_tok)
+{
+    uint32_t step = (uint32_t)(BLOCKS_BYTES / call->weight->block_bytes) + 1;
+    uint32_t group = TOKENS_BYTES / call->act->cols / TILE * TILE;
+    group = group < TILE ? TILE : group > GROUP_MAX ? GROUP_MAX : group;
+    for (uint32_t first = begin; first < end; first += step) {
+        uint32_t last = end - first < step ? end : first + step;
+        for (uint32_t token = 0; token < n_tok; token += group) {
+            uint32_t token_end = n_tok - token < group ? n_tok : token + group;
+            for (uint32_t block = first; block < last; block++) {
+                multiply_block(call, block, token, token_end);
+            }
+        }
+    }
+}
+
+/* The tokens that do not make up a tile, in quads. */
+static void multiply_rest(const amx_call *call, uint32_t begin, uint32_t end, uint32_t token)
+{
+    const phi_act *act = call->act;
+    size_t side = (size_t)token * (act->cols / act->run);
+    phi_act rest = *act;
+    rest.n_tok = act->n_tok - token;
+    rest.tile = PHI_ACT_QUAD;
+    rest.codes += (size_t)token * act->cols;
+    rest.scales += side;
+    rest.starts += side;
+    rest.shifts += side;
+    phi_avx512_rows_int(call->weight, begin, end, &rest, call->y + token * call->ldy, call->ldy);
+}
+
+void phi_amx_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                      const phi_act *act, float *y, size_t ldy)
+{
+    _Alignas(64) panel unpacked;
+    _Alignas(64) float waiting[GROUP_MAX][BLOCK];
+    amx_call call = {
+        .weight = weight, .act = act, .y = y, .ldy = ldy, .panel = &unpacked, .waiting = waiting};
+    uint32_t rest = act->n_tok % TILE;
+    uint32_t n_tiled = rest < AMX_TOKENS ? act->n_tok - rest : act->n_tok;
+    PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0);
+    n_tiled = act->run == RUN ? n_tiled : 0;
+    if (n_tiled) {
+        configure(rest ? rest : TILE);
+        multiply(&call, block_begin, block_end, n_tiled);
+        /* Tiles in their initial state need not be saved at each switch of threads. */
+        _tile_release();
+    }
+    if (n_tiled < act->n_tok) {
+        multiply_rest(&call, block_begin, block_end, n_tiled);
+    }
+}
+
+void phi_amx_quantize_tile(const float *x, uint32_t tile, const phi_act *act)
+{
+    uint32_t first = tile * TILE;
+    uint32_t width = act->n_tok - first < TILE ? act->n_tok - first : TILE;
+    size_t side = (size_t)first * (act->cols / act->run);
+    phi_act part = *act;
+    part.n_tok = width;
+    part.tile = PHI_ACT_QUAD;
+    part.codes += (size_t)first * act->cols;
+    part.scales += side;
+    part.starts += side;
+    part.shifts += side;
+    if (act->run == RUN && width >= AMX_TOKENS) {
+        phi_avx512_quantize_rows(x, &part);
+        return;
+    }
+    for (uint32_t i = 0; i * PHI_ACT_QUAD < width; i++) {
+        phi_avx512_quantize_tile(x + (size_t)i * PHI_ACT_QUAD * act->cols, i, &part);
+    }
+}

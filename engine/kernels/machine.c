@@ -1,19 +1,26 @@
 /*
  * Linux's own descriptions: proc(5) for /proc/meminfo and /proc/self/cgroup,
- * Documentation/admin-guide/cgroup-v2.rst for cpu.max and memory.max, cgroup-v1/ for the old names.
+ * Documentation/admin-guide/cgroup-v2.rst for cpu.max and memory.max, cgroup-v1/ for the old names,
+ * Documentation/admin-guide/cputopology.rst for thread_siblings_list, ABI/stable/sysfs-devices-node
+ * for has_memory, mbind(2) for policies.
  */
 #include "engine/kernels/machine.h"
 
 #include "base/mem.h"
 
 #include <inttypes.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define TEXT_BYTES 8192
 #define PATH_BYTES 4352
+/* CPUs that are looked at: far more than a team can have threads. */
+#define CPUS_MAX 4096U
 
 static bool read_text(const char *path, char text[TEXT_BYTES])
 {
@@ -73,10 +80,13 @@ static bool list_has(const char *list, const char *name)
 
 /* Walks the v2 group with `v2`, and the v1 group of `controller` with `v1`. A container may see its
  * group's path from outside while its own mount starts at the group: then only the mount exists. */
-static void each_group(const char *controller, group_fn v1, group_fn v2, void *arg)
+static void each_group(const char *root, const char *controller, group_fn v1, group_fn v2,
+                       void *arg)
 {
     char text[TEXT_BYTES];
-    if (!read_text("/proc/self/cgroup", text)) {
+    char mount[PATH_BYTES];
+    (void)snprintf(mount, sizeof mount, "%s/proc/self/cgroup", root);
+    if (!read_text(mount, text)) {
         return;
     }
     char *rest = NULL;
@@ -89,10 +99,10 @@ static void each_group(const char *controller, group_fn v1, group_fn v2, void *a
         *group++ = '\0';
         controllers++;
         if (controllers[0] == '\0') {
-            walk_up("/sys/fs/cgroup", group, v2, arg);
+            (void)snprintf(mount, sizeof mount, "%s/sys/fs/cgroup", root);
+            walk_up(mount, group, v2, arg);
         } else if (list_has(controllers, controller)) {
-            char mount[64];
-            (void)snprintf(mount, sizeof mount, "/sys/fs/cgroup/%s", controller);
+            (void)snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/%s", root, controller);
             walk_up(mount, group, v1, arg);
         }
     }
@@ -132,30 +142,123 @@ static void cpu_quota_v1(const char *dir, void *arg)
     }
 }
 
-static unsigned affinity_cpus(void)
+/* The numbers of the affinity mask's CPUs in rising order, as many as fit; their number. */
+static size_t affinity_mask(uint16_t *out_mask, size_t n_max)
 {
+    size_t n = 0;
     /* The kernel refuses a mask that is too small for its CPUs: grow until it fits. */
-    for (int cpus_max = 1024; cpus_max <= 1 << 16; cpus_max *= 2) {
-        cpu_set_t *set = CPU_ALLOC((size_t)cpus_max);
+    for (size_t cpus_max = 1024; cpus_max <= 1U << 16 && n == 0; cpus_max *= 2) {
+        cpu_set_t *set = CPU_ALLOC(cpus_max);
         if (!set) {
             break;
         }
-        size_t bytes = CPU_ALLOC_SIZE((size_t)cpus_max);
+        size_t bytes = CPU_ALLOC_SIZE(cpus_max);
         CPU_ZERO_S(bytes, set);
-        int n = sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        if (sched_getaffinity(0, bytes, set) == 0) {
+            for (size_t cpu = 0; cpu < cpus_max && n < n_max; cpu++) {
+                if (CPU_ISSET_S(cpu, bytes, set)) {
+                    out_mask[n++] = (uint16_t)cpu;
+                }
+            }
+        }
         CPU_FREE(set);
-        if (n > 0) {
-            return (unsigned)n;
+    }
+    return n;
+}
+
+/* Reads "0-3,8" at *at into a range and moves on; false at the end or at what is no range. */
+static bool next_range(const char **at, unsigned *out_first, unsigned *out_last)
+{
+    int used = 0;
+    if (sscanf(*at, "%u%n", out_first, &used) != 1) {
+        return false;
+    }
+    *at += used;
+    *out_last = *out_first;
+    if (**at == '-' && sscanf(*at, "-%u%n", out_last, &used) == 1) {
+        *at += used;
+    }
+    *at += **at == ',';
+    return true;
+}
+
+static bool mask_has(const uint16_t *mask, size_t n, unsigned cpu)
+{
+    size_t low = 0;
+    size_t high = n;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (mask[middle] < cpu) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
     }
-    return 1;
+    return low < n && mask[low] == cpu;
+}
+
+/* How many hardware threads of this CPU's core come before it in the mask. */
+static unsigned rank_in_core(const char *root, const uint16_t *mask, size_t n, unsigned cpu)
+{
+    char path[PATH_BYTES];
+    char text[TEXT_BYTES];
+    unsigned rank = 0;
+    (void)snprintf(path, sizeof path,
+                   "%s/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", root, cpu);
+    if (!read_text(path, text)) {
+        return 0;
+    }
+    const char *at = text;
+    for (unsigned first, last; next_range(&at, &first, &last);) {
+        for (unsigned sibling = first; sibling <= last && sibling < cpu; sibling++) {
+            rank += mask_has(mask, n, sibling);
+        }
+    }
+    return rank;
+}
+
+void phi_machine_cpus_list_under(const char *root, const uint16_t *mask, size_t n,
+                                 phi_machine_cpu_list *out_list)
+{
+    uint8_t ranks[CPUS_MAX];
+    unsigned rank_max = 0;
+    *out_list = (phi_machine_cpu_list){.n_cpus = (unsigned)n};
+    n = n < CPUS_MAX ? n : CPUS_MAX;
+    for (size_t i = 0; i < n; i++) {
+        unsigned rank = rank_in_core(root, mask, n, mask[i]);
+        ranks[i] = (uint8_t)(rank < UINT8_MAX ? rank : UINT8_MAX);
+        rank_max = ranks[i] > rank_max ? ranks[i] : rank_max;
+        out_list->n_cores += rank == 0;
+    }
+    size_t listed = 0;
+    for (unsigned rank = 0; rank <= rank_max; rank++) {
+        for (size_t i = 0; i < n && listed < PHI_LIMIT_TEAM_THREADS; i++) {
+            if (ranks[i] == rank) {
+                out_list->cpus[listed++] = mask[i];
+            }
+        }
+    }
+}
+
+void phi_machine_cpus_list(phi_machine_cpu_list *out_list)
+{
+    uint16_t mask[CPUS_MAX];
+    size_t n = affinity_mask(mask, CPUS_MAX);
+    phi_machine_cpus_list_under("", mask, n, out_list);
+}
+
+unsigned phi_machine_cpus_under(const char *root, unsigned n_cores)
+{
+    unsigned cpus = n_cores;
+    each_group(root, "cpu", cpu_quota_v1, cpu_quota_v2, &cpus);
+    return cpus > 0 ? cpus : 1;
 }
 
 unsigned phi_machine_cpus(void)
 {
-    unsigned cpus = affinity_cpus();
-    each_group("cpu", cpu_quota_v1, cpu_quota_v2, &cpus);
-    return cpus > 0 ? cpus : 1;
+    phi_machine_cpu_list list;
+    phi_machine_cpus_list(&list);
+    return phi_machine_cpus_under("", list.n_cores);
 }
 
 /* ---- memory ---- */
@@ -202,15 +305,80 @@ static void memory_left_v1(const char *dir, void *arg)
     }
 }
 
-uint64_t phi_machine_memory_available(void)
+uint64_t phi_machine_memory_available_under(const char *root)
 {
+    char path[PATH_BYTES];
     char text[TEXT_BYTES];
     uint64_t available = UINT64_MAX;
     uint64_t kib;
-    const char *at = read_text("/proc/meminfo", text) ? strstr(text, "MemAvailable:") : NULL;
+    (void)snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    const char *at = read_text(path, text) ? strstr(text, "MemAvailable:") : NULL;
     if (at && sscanf(at + strlen("MemAvailable:"), "%" SCNu64, &kib) == 1) {
         available = kib * 1024;
     }
-    each_group("memory", memory_left_v1, memory_left_v2, &available);
+    each_group(root, "memory", memory_left_v1, memory_left_v2, &available);
     return available;
+}
+
+uint64_t phi_machine_memory_available(void)
+{
+    return phi_machine_memory_available_under("");
+}
+
+/* ---- nodes and pages ---- */
+
+void phi_machine_nodes_under(const char *root, phi_machine_nodes *out_nodes)
+{
+    char path[PATH_BYTES];
+    char text[TEXT_BYTES];
+    *out_nodes = (phi_machine_nodes){0};
+    (void)snprintf(path, sizeof path, "%s/sys/devices/system/node/has_memory", root);
+    const char *at = read_text(path, text) ? text : "";
+    for (unsigned first, last; next_range(&at, &first, &last);) {
+        for (unsigned node = first; node <= last && node < PHI_MACHINE_NODE_WORDS * 64; node++) {
+            uint64_t bit = 1ULL << node % 64;
+            out_nodes->n_nodes += (out_nodes->mask[node / 64] & bit) == 0;
+            out_nodes->mask[node / 64] |= bit;
+        }
+    }
+    if (out_nodes->n_nodes == 0) {
+        *out_nodes = (phi_machine_nodes){.n_nodes = 1, .mask = {1}};
+    }
+}
+
+unsigned phi_machine_numa_nodes(void)
+{
+    phi_machine_nodes nodes;
+    phi_machine_nodes_under("", &nodes);
+    return nodes.n_nodes;
+}
+
+bool phi_machine_interleave_over(const phi_machine_nodes *nodes, void *memory, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)memory & ~(page - 1);
+    uintptr_t end = ((uintptr_t)memory + bytes + page - 1) & ~(page - 1);
+    /* One bit more than there are: the kernel takes one off. It leaves out nodes that the cpuset
+     * does not allow. */
+    unsigned long mask_bits = PHI_MACHINE_NODE_WORDS * 64 + 1;
+    return bytes > 0 &&
+           syscall(SYS_mbind, begin, end - begin, MPOL_INTERLEAVE, nodes->mask, mask_bits, 0) == 0;
+}
+
+bool phi_machine_interleave(void *memory, size_t bytes)
+{
+    phi_machine_nodes nodes;
+    phi_machine_nodes_under("", &nodes);
+    return nodes.n_nodes > 1 && phi_machine_interleave_over(&nodes, memory, bytes);
+}
+
+bool phi_machine_advise_huge(void *memory, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t skipped = -(uintptr_t)memory & (page - 1);
+    if (bytes < skipped + page) {
+        return false;
+    }
+    size_t whole = (bytes - skipped) & ~(size_t)(page - 1);
+    return madvise((char *)memory + skipped, whole, MADV_HUGEPAGE) == 0;
 }

@@ -28,11 +28,12 @@ typedef struct phi_settings {
     char *source_dirs;   /* colon-separated directories that jobs may name by path; "": none */
     char *models;        /* comma-separated model ids to load at start; "": on first use */
     char *isa;           /* kernel set; "": the best */
+    char *pin_threads;   /* auto, on, off */
     char *log_level;     /* debug, info, warn, error, off */
     char *log_format;    /* text, json */
     uint64_t max_upload_bytes;
     uint64_t max_body_bytes;
-    uint64_t threads;      /* 0: all CPUs of this process */
+    uint64_t threads;      /* 0: one for each core of this process */
     uint64_t running_max;  /* sequences in one batch */
     uint64_t waiting_max;  /* requests that wait for a place */
     uint64_t batch_tokens; /* rows of a step */

@@ -96,8 +96,15 @@ const phi_setting_row phi_setting_rows[] = {
                "SIZE", "The largest file that may be uploaded."),
     NUMBER_ROW("max_body", PHI_SETTING_BYTES, max_body_bytes, 1024, PHI_LIMIT_JSON_BODY_BYTES,
                "32M", "SIZE", "The largest JSON body of a request."),
-    NUMBER_ROW("threads", PHI_SETTING_NUMBER, threads, 0, PHI_LIMIT_TEAM_THREADS, "0", "N",
-               "Compute threads. 0: one for each CPU that the process may use."),
+    NUMBER_ROW(
+        "threads", PHI_SETTING_NUMBER, threads, 0, PHI_LIMIT_TEAM_THREADS, "0", "N",
+        "Compute threads. 0: one for each core that the process may use, by its CPU mask and the\n"
+        "control groups' quota."),
+    CHOICE_ROW(
+        pin_threads, "auto", "auto on off",
+        "Keep each compute thread on a CPU of its own. auto: when there is a thread for each\n"
+        "core that the process may use. Switch it off where several processes compute on the\n"
+        "same CPUs."),
     TEXT_ROW(isa, "", "NAME", NULL,
              "The instruction set of the kernels, for tests. Empty: the best that the CPU has."),
     NUMBER_ROW("running_max", PHI_SETTING_NUMBER, running_max, 1, PHI_LIMIT_SEQUENCES, "32", "N",

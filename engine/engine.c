@@ -70,6 +70,7 @@ phi_status phi_engine_create(const phi_engine_options *options, phi_engine **out
     if (status) {
         goto fail;
     }
+    (void)phi_team_pin(engine->team, options->pinning);
     scheduling.compute = (phi_compute){engine->kernels, engine->team, PHI_TEAM_INFERENCE};
     status = phi_scheduler_create(&scheduling, &engine->scheduler, err);
     if (status) {

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/status.h"
+#include "engine/kernels/team.h"
 #include "engine/quant/quantize.h"
 #include "engine/runtime/generation.h"
 #include "engine/runtime/scheduler.h"
@@ -26,7 +27,8 @@ typedef struct phi_engine phi_engine;
 typedef struct phi_model phi_model;
 
 typedef struct phi_engine_options {
-    unsigned threads;         /* 0: all CPUs that this process may use */
+    unsigned threads;         /* 0: one for each core that this process may use */
+    phi_team_pinning pinning; /* 0: a thread for each core stays on it, fewer threads are free */
     const char *isa;          /* NULL or "": the best for this CPU; else a kernel set's name */
     uint32_t running_max;     /* 0: 32 */
     uint32_t waiting_max;     /* 0: 256 */

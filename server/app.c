@@ -104,11 +104,19 @@ static void preload(phi_app *app)
 
 /* ---- building and undoing ---- */
 
+static phi_team_pinning pinning_of(const char *word)
+{
+    return strcmp(word, "on") == 0    ? PHI_TEAM_PIN_ON
+           : strcmp(word, "off") == 0 ? PHI_TEAM_PIN_OFF
+                                      : PHI_TEAM_PIN_AUTO;
+}
+
 static phi_status start_engine(phi_app *app, phi_err *err)
 {
     const phi_settings *settings = app->settings;
     phi_engine_options options = {
         .threads = (unsigned)settings->threads,
+        .pinning = pinning_of(settings->pin_threads),
         .isa = settings->isa,
         .running_max = (uint32_t)settings->running_max,
         .waiting_max = (uint32_t)settings->waiting_max,

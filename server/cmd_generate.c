@@ -39,7 +39,7 @@ static void help(void)
                  "  --system TEXT     instructions before the question\n"
                  "  --raw             the prompt is text to go on with, not a question: no chat\n"
                  "                    template, and control tokens in it are recognised\n"
-                 "  --threads N       compute threads; default: one for each CPU\n"
+                 "  --threads N       compute threads; default: one for each core\n"
                  "  --json            a line of JSON for each token, and one at the end\n");
 }
 

@@ -40,7 +40,7 @@ static void help(void)
                  "  --asymmetric      INT4: groups have an offset too: larger, more exact\n"
                  "  --eval-text FILE  what quality is measured on; default: a built-in text\n"
                  "  --no-quality      do not measure\n"
-                 "  --threads N       compute threads; default: one for each CPU\n"
+                 "  --threads N       compute threads; default: one for each core\n"
                  "  --json            the report as JSON\n"
                  "\n"
                  "Progress goes to standard error, the report to standard output.\n");

@@ -146,6 +146,7 @@ static void *run(void *arg)
 {
     phi_scheduler *scheduler = arg;
     phi_thread_set_role(PHI_ROLE_ENGINE, "phid-engine");
+    phi_team_pin_caller(scheduler->options.compute.team);
     bool busy = false;
     bool stopping = false;
     while (!stopping) {

@@ -59,6 +59,7 @@ static void test_defaults(void **state)
     assert_string_equal(settings.api_keys, "");
     assert_int_equal(settings.max_upload_bytes, 128ULL << 30);
     assert_int_equal(settings.jobs_max, 1);
+    assert_string_equal(settings.pin_threads, "auto");
     phi_settings_done(&settings);
     assert_int_equal(load(&settings, none, ARGV("HOME=/h", "XDG_DATA_HOME=/d"), NULL), PHI_OK);
     assert_string_equal(settings.data_dir, "/d/phid");
@@ -99,6 +100,7 @@ static void test_errors(void **state)
     expect_error(ARGV("threads"), none, "'threads' is no flag");
     expect_error(ARGV("--threads", "-1"), none, "from 0 to 256");
     expect_error(ARGV("--threads", "257"), none, "from 0 to 256");
+    expect_error(ARGV("--pin-threads", "yes"), none, "auto on off");
     expect_error(ARGV("--max-upload", "2X"), none, "size (like 64G) from 1 to 1T");
     expect_error(ARGV("--log-level", "loud"), none, "debug info warn error off");
     expect_error(ARGV("--listen", "8080"), none, "HOST:PORT");

@@ -222,6 +222,11 @@ unsigned phi_team_size(const phi_team *team)
     return 1;
 }
 
+void phi_team_pin_caller(const phi_team *team)
+{
+    (void)team;
+}
+
 void phi_team_run(phi_team *team, phi_team_priority priority, size_t count, size_t grain,
                   phi_team_fn fn, void *arg)
 {

@@ -26,6 +26,8 @@ MAY_INCLUDE = {
                        "engine/kernels", "engine/tokenizer", "engine/model"],
     "engine/quant": ["base", "config/limits.h", "engine/tensor", "engine/formats",
                      "engine/kernels", "engine/tokenizer", "engine/model"],
+    "engine/bench": ["base", "config/limits.h", "engine/tensor", "engine/formats",
+                     "engine/kernels", "engine/model"],
     "engine": ["base", "config/limits.h", "engine"],
     "server": ["base", "config", "engine/engine.h", "server"],
     "server/http": ["base", "config/limits.h", "server/work.h"],
@@ -43,7 +45,8 @@ QUARANTINE = {
     "nettle/": ["base/hash.c"],
     "archive.h": ["server/"],
     "archive_entry.h": ["server/"],
-    "immintrin.h": ["engine/kernels/avx2/"],
+    "immintrin.h": ["engine/kernels/avx2/", "engine/kernels/avx512/", "engine/kernels/amx/"],
+    "arm_neon.h": ["engine/kernels/neon/"],
 }
 
 BANNED = re.compile(

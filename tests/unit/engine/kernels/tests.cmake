@@ -9,3 +9,4 @@ phid_test(engine.kernels.vectors ${TEST_DIR}/test_vectors.c LIBS test_kernels_ra
 phid_test(engine.kernels.matmul ${TEST_DIR}/test_matmul.c LIBS test_kernels_random)
 phid_test(engine.kernels.team ${TEST_DIR}/test_team.c LIBS phi_kernels)
 phid_test(engine.kernels.machine ${TEST_DIR}/test_machine.c LIBS phi_kernels)
+phid_test(engine.kernels.ceiling ${TEST_DIR}/test_ceiling.c LIBS phi_kernels)

@@ -374,3 +374,10 @@ phi_status phi_engine_quantize(phi_engine *engine, const phi_quantize_options *o
     const phi_compute compute = {engine->kernels, engine->team, PHI_TEAM_BACKGROUND};
     return phi_quantize(&compute, options, out_quality, err);
 }
+
+phi_status phi_engine_bench(phi_engine *engine, const phi_bench_options *options,
+                            phi_bench **out_bench, phi_err *err)
+{
+    const phi_compute compute = {engine->kernels, engine->team, PHI_TEAM_INFERENCE};
+    return phi_bench_open(&compute, options, out_bench, err);
+}

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/status.h"
+#include "engine/bench/bench.h"
 #include "engine/kernels/team.h"
 #include "engine/quant/quantize.h"
 #include "engine/runtime/generation.h"
@@ -102,6 +103,13 @@ phi_status phi_engine_generate(phi_engine *engine, phi_model *model,
 /* [job] */
 phi_status phi_engine_quantize(phi_engine *engine, const phi_quantize_options *options,
                                phi_quality *out_quality, phi_err *err) PHI_MUST_CHECK;
+
+/* ---- measuring: see bench/bench.h ---- */
+
+/* [job] With the engine's team and kernel set. No model of the engine may be in use meanwhile, or
+ * both are slower. */
+phi_status phi_engine_bench(phi_engine *engine, const phi_bench_options *options,
+                            phi_bench **out_bench, phi_err *err) PHI_MUST_CHECK;
 
 /* ---- looking into files ---- */
 

@@ -60,6 +60,7 @@ extern const phi_command phi_cmd_serve;
 extern const phi_command phi_cmd_quantize;
 extern const phi_command phi_cmd_generate;
 extern const phi_command phi_cmd_inspect;
+extern const phi_command phi_cmd_bench;
 extern const phi_command phi_cmd_config;
 
 #endif

@@ -261,6 +261,35 @@ unsigned phi_machine_cpus(void)
     return phi_machine_cpus_under("", list.n_cores);
 }
 
+/* The value of a line "key<tabs>: value" of /proc/cpuinfo, or false. */
+static bool cpuinfo_value(const char *text, const char *key, char *out_value, size_t bytes)
+{
+    const char *at = strstr(text, key);
+    at = at ? strchr(at, ':') : NULL;
+    if (!at) {
+        return false;
+    }
+    at += 1 + strspn(at + 1, " ");
+    (void)snprintf(out_value, bytes, "%.*s", (int)strcspn(at, "\n"), at);
+    return out_value[0] != '\0';
+}
+
+void phi_machine_cpu_name(char *out_name, size_t bytes)
+{
+    char text[TEXT_BYTES];
+    char implementer[16];
+    char part[16];
+    (void)snprintf(out_name, bytes, "unknown");
+    if (!read_text("/proc/cpuinfo", text) || cpuinfo_value(text, "model name", out_name, bytes)) {
+        return;
+    }
+    /* ARM systems give numbers alone. */
+    if (cpuinfo_value(text, "CPU implementer", implementer, sizeof implementer) &&
+        cpuinfo_value(text, "CPU part", part, sizeof part)) {
+        (void)snprintf(out_name, bytes, "ARM implementer %s part %s", implementer, part);
+    }
+}
+
 /* ---- memory ---- */
 
 static void lower_memory(uint64_t *available, uint64_t max, uint64_t used, uint64_t reclaimable)

@@ -22,6 +22,8 @@
 
 /* ---- CPUs ---- */
 
+/* What the system calls the CPU, cut to fit; "unknown" if it says nothing. */
+void phi_machine_cpu_name(char *out_name, size_t bytes);
 /* The CPUs of the affinity mask, which respects cpusets. */
 typedef struct phi_machine_cpu_list {
     unsigned n_cpus;

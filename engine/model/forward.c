@@ -2,6 +2,7 @@
 
 #include "base/assert.h"
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/model/attention.h"
 #include "engine/model/rope.h"
@@ -17,17 +18,19 @@ struct phi_forward_ctx {
     phi_matmul_scratch scratch;
     float *memory; /* all of the following, one allocation */
     uint64_t memory_bytes;
-    float *x;      /* [n_tok, E] the residual stream */
-    float *normed; /* [n_tok, E] */
-    float *qkv;    /* [n_tok, (H + 2 Hkv) d] */
-    float *attn;   /* [n_tok, H d] */
-    float *delta;  /* [n_tok, E] what a half-layer adds */
-    float *gate;   /* [n_tok, 2 F] */
-    float *ffn;    /* [n_tok, F] */
-    float *cosine; /* [n_tok, r / 2] */
-    float *sine;   /* [n_tok, r / 2] */
-    float *logits; /* [n_logits, V] */
-    phi_row *rows; /* [n_tok] of a streamed layer */
+    float *x;                     /* [n_tok, E] the residual stream */
+    float *normed;                /* [n_tok, E] */
+    float *qkv;                   /* [n_tok, (H + 2 Hkv) d] */
+    float *attn;                  /* [n_tok, H d] */
+    float *delta;                 /* [n_tok, E] what a half-layer adds */
+    float *gate;                  /* [n_tok, 2 F] */
+    float *ffn;                   /* [n_tok, F] */
+    float *cosine;                /* [n_tok, r / 2] */
+    float *sine;                  /* [n_tok, r / 2] */
+    float *logits;                /* [n_logits, V] */
+    phi_row *rows;                /* [n_tok] of a streamed layer */
+    phi_forward_profile *profile; /* NULL: times are not taken */
+    uint64_t lap_ns;              /* when the present part of the pass began */
 };
 
 uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type)
@@ -120,6 +123,30 @@ uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx)
            phi_matmul_scratch_bytes(ctx->scratch.n_tok_max, ctx->scratch.cols_max);
 }
 
+/* ---- times ---- */
+
+void phi_forward_ctx_profile(phi_forward_ctx *ctx, phi_forward_profile *profile)
+{
+    ctx->profile = profile;
+}
+
+static void begin_laps(phi_forward_ctx *ctx)
+{
+    if (ctx->profile) {
+        ctx->lap_ns = phi_clock_ns();
+    }
+}
+
+/* What has run since the last lap was of that part. */
+static void lap(phi_forward_ctx *ctx, phi_forward_part part)
+{
+    if (ctx->profile) {
+        uint64_t now_ns = phi_clock_ns();
+        ctx->profile->ns[part] += now_ns - ctx->lap_ns;
+        ctx->lap_ns = now_ns;
+    }
+}
+
 /* ---- element-wise stages, over rows ---- */
 
 typedef struct stage {
@@ -208,9 +235,12 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     self.weight = w->attn_norm;
     self.out = ctx->normed;
     over_rows(compute, n, norm_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
     phi_matmul(compute, &w->qkv, ctx->normed, n, ctx->qkv, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
     self.out = ctx->qkv;
     over_rows(compute, n, rope_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
     phi_attention attention = {.description = &ctx->description,
                                .kv_type = ctx->kv_type,
                                .layer = call->page_layer,
@@ -221,7 +251,9 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
                                .out = ctx->attn};
     phi_attention_store(compute, &attention);
     phi_attention_run(compute, &attention);
+    lap(ctx, PHI_FORWARD_ATTENTION);
     phi_matmul(compute, &w->out, ctx->attn, n, ctx->delta, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
     self.in = ctx->delta;
     self.out = call->x;
     over_rows(compute, n, add_slice, &self);
@@ -230,14 +262,19 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     self.weight = w->ffn_norm;
     self.out = ctx->normed;
     over_rows(compute, n, norm_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
     phi_matmul(compute, &w->gate_up, ctx->normed, n, ctx->gate, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
     self.in = ctx->gate;
     self.out = ctx->ffn;
     over_rows(compute, n, swiglu_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
     phi_matmul(compute, &w->down, ctx->ffn, n, ctx->delta, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
     self.in = ctx->delta;
     self.out = call->x;
     over_rows(compute, n, add_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
 }
 
 static void prepare_angles(phi_forward_ctx *ctx, const phi_row *rows, uint32_t n_rows,
@@ -259,7 +296,9 @@ static void head(phi_forward_ctx *ctx, const phi_compute *compute, const phi_wei
                   .weight = ends->final_norm,
                   .out = ctx->normed};
     over_rows(compute, n_tok, norm_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
     phi_matmul(compute, phi_weights_head(ends), ctx->normed, n_tok, out, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
 }
 
 const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
@@ -268,6 +307,7 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
 {
     PHI_ASSERT(n_rows > 0 && n_rows <= ctx->n_tok_max);
     size_t n = ctx->description.n_embd;
+    begin_laps(ctx);
     for (uint32_t i = 0; i < n_rows; i++) {
         phi_weight_row(&weights->embedding, (uint32_t)rows[i].token, ctx->x + i * n);
     }
@@ -312,6 +352,7 @@ void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
     for (uint32_t i = 0; i < n_tok; i++) {
         ctx->rows[i] = (phi_row){.position = position + i};
     }
+    begin_laps(ctx);
     prepare_angles(ctx, ctx->rows, n_tok, kv);
     layer_call call = {.layer = layer, .rows = ctx->rows, .n_rows = n_tok, .views = kv, .x = x};
     run_layer(ctx, compute, &call);
@@ -321,5 +362,6 @@ void phi_forward_logits(phi_forward_ctx *ctx, const phi_compute *compute, const 
                         const float *x, uint32_t n_tok, float *out)
 {
     PHI_ASSERT(n_tok > 0 && n_tok <= ctx->n_tok_max);
+    begin_laps(ctx);
     head(ctx, compute, ends, x, n_tok, out);
 }

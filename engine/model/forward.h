@@ -59,6 +59,21 @@ phi_status phi_forward_ctx_create(const phi_description *description, phi_kv_typ
 void phi_forward_ctx_destroy(phi_forward_ctx *ctx);
 uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx);
 
+/* Where the time of passes goes. */
+typedef enum phi_forward_part {
+    PHI_FORWARD_MATRICES,  /* products, and quantizing activations for them */
+    PHI_FORWARD_ATTENTION, /* storing keys and values, too */
+    PHI_FORWARD_REST,      /* embedding, norms, rotation, activation functions, sums */
+    PHI_FORWARD_PARTS,
+} phi_forward_part;
+
+typedef struct phi_forward_profile {
+    uint64_t ns[PHI_FORWARD_PARTS];
+} phi_forward_profile;
+
+/* From now on the calls below add their times to `profile`, until it is NULL, as it is at first. */
+void phi_forward_ctx_profile(phi_forward_ctx *ctx, phi_forward_profile *profile);
+
 /* logits: [rows that want them, n_vocab], valid until the next call. */
 const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
                          const phi_weights *weights, const phi_row *rows, uint32_t n_rows,

@@ -27,10 +27,16 @@ static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_siz
 phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,
                             phi_memplan *out_plan, phi_err *err)
 {
-    const phi_description *desc = phi_checkpoint_description(checkpoint);
+    return phi_memplan_make_for(phi_checkpoint_description(checkpoint),
+                                phi_checkpoint_bytes(checkpoint), sizes, out_plan, err);
+}
+
+phi_status phi_memplan_make_for(const phi_description *desc, uint64_t weights_bytes,
+                                const phi_memplan_sizes *sizes, phi_memplan *out_plan, phi_err *err)
+{
     uint64_t pages = ((uint64_t)sizes->kv_tokens + PHI_KV_PAGE_TOKENS - 1) / PHI_KV_PAGE_TOKENS;
     phi_memplan plan = {
-        .weights_bytes = phi_checkpoint_bytes(checkpoint),
+        .weights_bytes = weights_bytes,
         .kv_bytes = pages * phi_kv_page_bytes(desc, sizes->kv_type),
         .scratch_bytes = scratch_bytes(desc, sizes),
         .available_bytes = phi_machine_memory_available(),

@@ -27,5 +27,9 @@ typedef struct phi_memplan_sizes {
 
 phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,
                             phi_memplan *out_plan, phi_err *err) PHI_MUST_CHECK;
+/* The same for weights that are in no file: a description, and the bytes of its tensors. */
+phi_status phi_memplan_make_for(const phi_description *description, uint64_t weights_bytes,
+                                const phi_memplan_sizes *sizes, phi_memplan *out_plan,
+                                phi_err *err) PHI_MUST_CHECK;
 
 #endif

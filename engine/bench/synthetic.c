@@ -1,0 +1,376 @@
+/*
+ * All matrices are filled from one pool of file blocks that stays in the cache: what is random is
+ * where a run of rows begins in it. Values are of the size that keeps activations finite and near 1
+ * through all layers: a standard deviation of about 1 / sqrt(3072).
+ *
+ * Dimensions: config.json of microsoft/Phi-3-mini-4k-instruct, Phi-3.5-mini-instruct,
+ * Phi-3-medium-4k-instruct, Phi-4-mini-instruct and phi-4.
+ */
+#include "engine/bench/synthetic.h"
+
+#include "base/mem.h"
+#include "engine/tensor/half.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Small enough for a second-level cache; whole blocks of every type. */
+#define POOL_ROWS_BYTES (1U << 20)
+/* Rows that are filled at once: a multiple of what any layout interleaves. */
+#define FILL_ROWS 16U
+/* Where rows may begin in the pool. */
+#define POOL_STARTS 61U
+
+typedef struct known_model {
+    const char *name;
+    uint32_t n_embd;
+    uint32_t n_layer;
+    uint32_t n_head;
+    uint32_t n_head_kv;
+    uint32_t head_dim;
+    uint32_t n_ffn;
+    uint32_t n_vocab;
+    uint32_t n_ctx;
+    uint32_t n_ctx_original; /* LongRoPE if it is less */
+    uint32_t n_rot;
+    uint32_t window;
+    float rope_theta;
+    bool tied_head;
+} known_model;
+
+static const known_model models[] = {
+    {"phi-3-mini", 3072, 32, 32, 32, 96, 8192, 32064, 4096, 4096, 96, 2047, 10000.0F, false},
+    {"phi-3.5-mini", 3072, 32, 32, 32, 96, 8192, 32064, 131072, 4096, 96, 0, 10000.0F, false},
+    {"phi-3-medium", 5120, 40, 40, 10, 128, 17920, 32064, 4096, 4096, 128, 2047, 10000.0F, false},
+    {"phi-4-mini", 3072, 32, 24, 8, 128, 8192, 200064, 131072, 4096, 96, 0, 10000.0F, true},
+    {"phi-4", 5120, 40, 40, 10, 128, 17920, 100352, 16384, 16384, 128, 0, 250000.0F, false},
+};
+#define N_MODELS (sizeof models / sizeof models[0])
+
+/* ---- what there is ---- */
+
+static void fill_description(const known_model *model, phi_description *d)
+{
+    *d = (phi_description){
+        .arch = PHI_ARCH_PHI3,
+        .n_layer = model->n_layer,
+        .n_embd = model->n_embd,
+        .n_head = model->n_head,
+        .n_head_kv = model->n_head_kv,
+        .head_dim = model->head_dim,
+        .n_ffn = model->n_ffn,
+        .n_vocab = model->n_vocab,
+        .n_ctx = model->n_ctx,
+        .norm_eps = 1e-5F,
+        .tied_head = model->tied_head,
+        .n_rot = model->n_rot,
+        .rope_theta = model->rope_theta,
+        .n_ctx_original = model->n_ctx_original,
+        .rope_attn_factor = 1.0F,
+        .window = model->window,
+        .bos_id = -1,
+        .pad_id = -1,
+        .unk_id = -1,
+    };
+    (void)snprintf(d->name, sizeof d->name, "%s", model->name);
+    if (model->n_ctx_original < model->n_ctx) {
+        d->rope = PHI_ROPE_LONG;
+        for (uint32_t i = 0; i < d->n_rot / 2; i++) {
+            d->rope_short[i] = 1.0F;
+            d->rope_long[i] = 1.0F;
+        }
+    }
+}
+
+phi_status phi_synthetic_describe(const char *name, uint32_t n_layer,
+                                  phi_description *out_description, phi_err *err)
+{
+    for (size_t i = 0; i < N_MODELS; i++) {
+        if (strcmp(models[i].name, name) != 0) {
+            continue;
+        }
+        if (n_layer > models[i].n_layer) {
+            return phi_fail_param(err, PHI_E_INVALID, "layers", "%s has %u layers, not %u", name,
+                                  models[i].n_layer, n_layer);
+        }
+        fill_description(&models[i], out_description);
+        out_description->n_layer = n_layer > 0 ? n_layer : models[i].n_layer;
+        return PHI_OK;
+    }
+    return phi_fail_param(
+        err, PHI_E_INVALID, "synthetic",
+        "there is no synthetic model '%.60s'; there are phi-3-mini, phi-3.5-mini, "
+        "phi-3-medium, phi-4-mini and phi-4",
+        name);
+}
+
+phi_status phi_synthetic_types_of(const char *precision, phi_synthetic_types *out_types,
+                                  phi_err *err)
+{
+    static const struct {
+        const char *name;
+        phi_synthetic_types types;
+    } known[] = {
+        {"int4", {PHI_DTYPE_Q4_0, PHI_DTYPE_Q8_0}}, {"int8", {PHI_DTYPE_Q8_0, PHI_DTYPE_Q8_0}},
+        {"fp16", {PHI_DTYPE_F16, PHI_DTYPE_F16}},   {"bf16", {PHI_DTYPE_BF16, PHI_DTYPE_BF16}},
+        {"fp32", {PHI_DTYPE_F32, PHI_DTYPE_F32}},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcmp(known[i].name, precision) == 0) {
+            *out_types = known[i].types;
+            return PHI_OK;
+        }
+    }
+    return phi_fail_param(
+        err, PHI_E_INVALID, "precision",
+        "there is no precision '%.60s'; there are int4, int8, fp16, bf16 and fp32", precision);
+}
+
+/* ---- shapes ---- */
+
+typedef struct shape {
+    uint32_t rows;
+    uint32_t cols;
+} shape;
+
+enum { QKV, OUT, GATE_UP, DOWN, LAYER_MATRICES };
+
+static void layer_shapes(const phi_description *d, shape out_shapes[LAYER_MATRICES])
+{
+    out_shapes[QKV] = (shape){(d->n_head + 2 * d->n_head_kv) * d->head_dim, d->n_embd};
+    out_shapes[OUT] = (shape){d->n_embd, d->n_head * d->head_dim};
+    out_shapes[GATE_UP] = (shape){2 * d->n_ffn, d->n_embd};
+    out_shapes[DOWN] = (shape){d->n_embd, d->n_ffn};
+}
+
+/* Every matrix of the table is whole blocks in every type. */
+static uint64_t matrix_bytes(phi_dtype dtype, shape s)
+{
+    uint64_t row_bytes = 0;
+    (void)phi_dtype_row_bytes(dtype, s.cols, &row_bytes);
+    return row_bytes * s.rows;
+}
+
+uint64_t phi_synthetic_bytes(const phi_description *d, const phi_synthetic_types *types)
+{
+    shape shapes[LAYER_MATRICES];
+    layer_shapes(d, shapes);
+    uint64_t layer = 2 * (uint64_t)d->n_embd * sizeof(float);
+    for (int i = 0; i < LAYER_MATRICES; i++) {
+        layer += matrix_bytes(types->layers, shapes[i]);
+    }
+    uint64_t ends = matrix_bytes(types->ends, (shape){d->n_vocab, d->n_embd});
+    return layer * d->n_layer + ends * (d->tied_head ? 1 : 2) + d->n_embd * sizeof(float);
+}
+
+/* ---- the pool ---- */
+
+static uint64_t next_random(uint64_t *state)
+{
+    /* Marsaglia, "Xorshift RNGs", Journal of Statistical Software 8(14), 2003. */
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* Even in (-0.03, 0.03): a standard deviation of 0.017. */
+static float random_value(uint64_t *state)
+{
+    return ((float)(next_random(state) >> 40) * 0x1p-24F - 0.5F) * 0.06F;
+}
+
+static void fill_codes(uint64_t *state, uint8_t *codes, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        codes[i] = (uint8_t)(next_random(state) >> 56);
+    }
+}
+
+/* One block of the type: 32 elements, or one. */
+static void fill_block(phi_dtype dtype, uint64_t *state, uint8_t *at)
+{
+    /* Even codes have a standard deviation of 4.6 and 74. */
+    const uint16_t scale_int4 = phi_half_of_float(0.0038F);
+    const uint16_t scale_int8 = phi_half_of_float(0.00024F);
+    float value;
+    uint16_t half;
+    switch (dtype) {
+    case PHI_DTYPE_Q4_0:
+        memcpy(at, &scale_int4, sizeof scale_int4);
+        fill_codes(state, at + sizeof scale_int4, 16);
+        return;
+    case PHI_DTYPE_Q8_0:
+        memcpy(at, &scale_int8, sizeof scale_int8);
+        fill_codes(state, at + sizeof scale_int8, 32);
+        return;
+    case PHI_DTYPE_F16:
+        half = phi_half_of_float(random_value(state));
+        memcpy(at, &half, sizeof half);
+        return;
+    case PHI_DTYPE_BF16:
+        half = phi_bf16_of_float(random_value(state));
+        memcpy(at, &half, sizeof half);
+        return;
+    default:
+        value = random_value(state);
+        memcpy(at, &value, sizeof value);
+        return;
+    }
+}
+
+typedef struct maker {
+    const phi_compute *compute;
+    const phi_description *description;
+    phi_load_progress progress;
+    void *user;
+    uint64_t bytes_done;
+    uint64_t bytes_total;
+} maker;
+
+/* With blocks of the type. */
+static void fill_pool(phi_dtype dtype, uint64_t bytes, uint8_t *pool)
+{
+    uint64_t state = 0x9e3779b97f4a7c15U;
+    size_t block_bytes = phi_dtype_get(dtype)->block_bytes;
+    for (uint64_t at = 0; at + block_bytes <= bytes; at += block_bytes) {
+        fill_block(dtype, &state, pool + at);
+    }
+}
+
+/* ---- matrices ---- */
+
+typedef struct fill {
+    phi_weight *weight;
+    phi_dtype dtype;
+    const uint8_t *pool;
+    size_t start_bytes; /* between two starts: whole blocks */
+} fill;
+
+/* [team] Runs of FILL_ROWS rows. */
+static void fill_rows(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const fill *self = arg;
+    uint32_t rows = self->weight->rows;
+    for (size_t i = begin; i < end; i++) {
+        uint32_t first = (uint32_t)i * FILL_ROWS;
+        uint32_t count = rows - first < FILL_ROWS ? rows - first : FILL_ROWS;
+        /* Neighbours begin far from one another. */
+        size_t start = i * 37 % POOL_STARTS;
+        phi_weight_set_rows(self->weight, self->dtype, first, count,
+                            self->pool + start * self->start_bytes);
+    }
+}
+
+static phi_status make_matrix(maker *self, phi_dtype dtype, shape s, const uint8_t *pool,
+                              phi_weight *out_weight, phi_err *err)
+{
+    phi_weight weight;
+    phi_status status = phi_weight_init(&weight, dtype, s.rows, s.cols, err);
+    if (status) {
+        return status;
+    }
+    size_t block_bytes = phi_dtype_get(dtype)->block_bytes;
+    fill job = {.weight = &weight,
+                .dtype = dtype,
+                .pool = pool,
+                .start_bytes = POOL_ROWS_BYTES / POOL_STARTS / block_bytes * block_bytes};
+    size_t runs = ((size_t)s.rows + FILL_ROWS - 1) / FILL_ROWS;
+    phi_team_run(self->compute->team, self->compute->priority, runs, 1, fill_rows, &job);
+    *out_weight = weight;
+    self->bytes_done += matrix_bytes(dtype, s);
+    if (self->progress && !self->progress(self->user, self->bytes_done, self->bytes_total)) {
+        return phi_fail(err, PHI_E_CANCELLED, "making weights was cancelled");
+    }
+    return PHI_OK;
+}
+
+static float *make_norm(uint32_t n)
+{
+    float *norm = phi_alloc((size_t)n * sizeof *norm);
+    for (uint32_t i = 0; i < n; i++) {
+        norm[i] = 1.0F;
+    }
+    return norm;
+}
+
+/* Bytes of a pool from which every run of rows of that type can be taken. */
+static uint64_t pool_bytes(const phi_description *d, phi_dtype dtype)
+{
+    shape shapes[LAYER_MATRICES];
+    uint64_t longest = matrix_bytes(dtype, (shape){FILL_ROWS, d->n_embd});
+    layer_shapes(d, shapes);
+    for (int i = 0; i < LAYER_MATRICES; i++) {
+        uint64_t bytes = matrix_bytes(dtype, (shape){FILL_ROWS, shapes[i].cols});
+        longest = bytes > longest ? bytes : longest;
+    }
+    return POOL_ROWS_BYTES + longest;
+}
+
+static phi_status make_ends(maker *self, phi_dtype dtype, const uint8_t *pool, phi_weights *weights,
+                            phi_err *err)
+{
+    const phi_description *d = self->description;
+    shape s = {d->n_vocab, d->n_embd};
+    phi_status status = make_matrix(self, dtype, s, pool, &weights->embedding, err);
+    if (!status && !d->tied_head) {
+        status = make_matrix(self, dtype, s, pool, &weights->head, err);
+    }
+    weights->final_norm = make_norm(d->n_embd);
+    return status;
+}
+
+static phi_status make_layers(maker *self, phi_dtype dtype, const uint8_t *pool,
+                              phi_weights *weights, phi_err *err)
+{
+    const phi_description *d = self->description;
+    phi_status status = PHI_OK;
+    shape shapes[LAYER_MATRICES];
+    layer_shapes(d, shapes);
+    for (uint32_t i = 0; !status && i < d->n_layer; i++) {
+        phi_layer_weights *layer = &weights->layers[i];
+        phi_weight *matrices[LAYER_MATRICES] = {
+            [QKV] = &layer->qkv,
+            [OUT] = &layer->out,
+            [GATE_UP] = &layer->gate_up,
+            [DOWN] = &layer->down,
+        };
+        for (int m = 0; !status && m < LAYER_MATRICES; m++) {
+            status = make_matrix(self, dtype, shapes[m], pool, matrices[m], err);
+        }
+        layer->attn_norm = make_norm(d->n_embd);
+        layer->ffn_norm = make_norm(d->n_embd);
+    }
+    return status;
+}
+
+phi_status phi_synthetic_weights(const phi_compute *compute, const phi_description *description,
+                                 const phi_synthetic_types *types, phi_load_progress progress,
+                                 void *user, phi_weights **out_weights, phi_err *err)
+{
+    maker self = {.compute = compute,
+                  .description = description,
+                  .progress = progress,
+                  .user = user,
+                  .bytes_total = phi_synthetic_bytes(description, types)};
+    uint64_t bytes[2] = {pool_bytes(description, types->ends),
+                         pool_bytes(description, types->layers)};
+    uint8_t *pool = phi_alloc((size_t)(bytes[0] > bytes[1] ? bytes[0] : bytes[1]));
+    phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
+    weights->description = *description;
+    weights->layers = phi_alloc_zero(description->n_layer, sizeof *weights->layers);
+    fill_pool(types->ends, bytes[0], pool);
+    phi_status status = make_ends(&self, types->ends, pool, weights, err);
+    if (!status) {
+        fill_pool(types->layers, bytes[1], pool);
+        status = make_layers(&self, types->layers, pool, weights, err);
+    }
+    phi_free(pool);
+    if (status) {
+        phi_weights_destroy(weights);
+        return status;
+    }
+    *out_weights = weights;
+    return PHI_OK;
+}

@@ -221,7 +221,8 @@ static void count_work(const session *self, phi_bench_run *run)
     const phi_bench *bench = self->bench;
     const phi_description *d = &bench->description;
     uint32_t chunk = run->prefill ? bench->batch_tokens : 1;
-    double steps = (double)((run->tokens + chunk - 1) / chunk);
+    uint32_t n_steps = (run->tokens + chunk - 1) / chunk;
+    double steps = n_steps;
     double rows = (double)run->tokens * run->batch;
     for (uint32_t l = 0; l < d->n_layer; l++) {
         const phi_layer_weights *layer = &self->weights->layers[l];

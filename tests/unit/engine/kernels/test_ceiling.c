@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/clock.h"
+#include "base/mem.h"
 #include "engine/kernels/ceiling.h"
 #include "engine/kernels/ceiling_loops.h"
 
@@ -100,9 +101,10 @@ static void test_no_memory(void **state)
     (void)state;
     phi_team *team = NULL;
     phi_err err = {0};
-    phi_ceilings_options options = {"portable", UINT64_MAX / 4, 1};
+    phi_ceilings_options options = {"portable", 1, 1};
     phi_ceilings ceilings;
     assert_int_equal(PHI_OK, phi_team_create(1, &team, NULL));
+    phi_mem_fail_after(0);
     assert_int_equal(PHI_E_NO_MEMORY, phi_ceilings_measure(team, &options, &ceilings, &err));
     assert_non_null(strstr(err.message, "memory"));
     phi_team_destroy(team);

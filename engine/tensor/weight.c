@@ -180,7 +180,7 @@ phi_status phi_weight_alloc(phi_weight *weight, phi_err *err)
 phi_status phi_weight_init(phi_weight *weight, phi_dtype dtype, uint32_t rows, uint32_t cols,
                            phi_err *err)
 {
-    phi_weight fresh;
+    phi_weight fresh = {0};
     phi_status status = phi_weight_shape_of(&fresh, dtype, rows, cols, err);
     status = status ? status : phi_weight_alloc(&fresh, err);
     if (!status) {

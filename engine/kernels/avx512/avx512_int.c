@@ -35,6 +35,16 @@ typedef struct int_call {
     size_t ldy;
 } int_call;
 
+/* What a tile is stamped out for; all of it constant once inlined. */
+typedef struct tile_shape {
+    int is_int4;
+    int has_offsets;
+    int by_16; /* runs of 16 columns, else of 32 */
+    int n_blocks;
+    int width; /* of a quad: 4, unless it is the last, narrower one */
+    int n_tok;
+} tile_shape;
+
 /* Where one tile reads: one pointer per quad would be as good, but they are equally far apart. */
 typedef struct tile_view {
     const int8_t *codes;
@@ -79,24 +89,23 @@ PHI_STAMP __m512i spread_codes(const int8_t *codes)
 }
 
 /* Adds four columns' products: `word` counts the words of the unit. */
-PHI_STAMP void add_word(const __m512i *w, const tile_view *view, size_t word, int n_blocks,
-                        int width, int n_tok, __m512i *acc)
+PHI_STAMP void add_word(const __m512i *w, const tile_view *view, size_t word, tile_shape s,
+                        __m512i *acc)
 {
     PHI_UNROLL
-    for (int t = 0; t < n_tok; t++) {
-        __m512i x = spread_codes(view->codes + (size_t)(t / width) * view->quad_codes +
-                                 (word * (size_t)width + (size_t)(t % width)) * 4);
+    for (int t = 0; t < s.n_tok; t++) {
+        __m512i x = spread_codes(view->codes + (size_t)(t / s.width) * view->quad_codes +
+                                 (word * (size_t)s.width + (size_t)(t % s.width)) * 4);
         PHI_UNROLL
-        for (int b = 0; b < n_blocks; b++) {
-            acc[t * n_blocks + b] = _mm512_dpbusd_epi32(acc[t * n_blocks + b], w[b], x);
+        for (int b = 0; b < s.n_blocks; b++) {
+            acc[t * s.n_blocks + b] = _mm512_dpbusd_epi32(acc[t * s.n_blocks + b], w[b], x);
         }
     }
 }
 
 /* The integer sums of unit `unit`; with runs of 16 the second run's go to `second`. */
 PHI_STAMP void dot_unit(const uint8_t *codes, size_t block_bytes, const tile_view *view,
-                        size_t unit, int is_int4, int n_blocks, int width, int n_tok, __m512i *acc,
-                        __m512i *second)
+                        size_t unit, tile_shape s, __m512i *acc, __m512i *second)
 {
     const __m512i low = _mm512_set1_epi8(15);
     size_t word = unit * 8;
@@ -105,50 +114,49 @@ PHI_STAMP void dot_unit(const uint8_t *codes, size_t block_bytes, const tile_vie
         __m512i w[BLOCKS_MAX];
         __m512i high[BLOCKS_MAX];
         PHI_UNROLL
-        for (int b = 0; b < n_blocks; b++) {
+        for (int b = 0; b < s.n_blocks; b++) {
             const uint8_t *at = codes + (size_t)b * block_bytes + j * 64;
             w[b] = load_codes(at);
-            high[b] = is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w[b], 4), low)
-                              : load_codes(at + 4 * 64);
-            w[b] = is_int4 ? _mm512_and_si512(w[b], low) : w[b];
+            high[b] = s.is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w[b], 4), low)
+                                : load_codes(at + 4 * 64);
+            w[b] = s.is_int4 ? _mm512_and_si512(w[b], low) : w[b];
         }
-        add_word(w, view, word + j, n_blocks, width, n_tok, acc);
-        add_word(high, view, word + j + 4, n_blocks, width, n_tok, second);
+        add_word(w, view, word + j, s, acc);
+        add_word(high, view, word + j + 4, s, second);
     }
 }
 
 /* Scales the integer sums of run `run` and adds them to the outputs. */
 PHI_STAMP void add_run(const __m512i *dots, const tile_view *view, size_t run, const __m512 *scale,
-                       const __m512 *offset, int has_offsets, int n_blocks, int width, int n_tok,
-                       __m512 *sums)
+                       const __m512 *offset, tile_shape s, __m512 *sums)
 {
     PHI_UNROLL
-    for (int t = 0; t < n_tok; t++) {
+    for (int t = 0; t < s.n_tok; t++) {
         size_t at =
-            (size_t)(t / width) * view->quad_runs + run * (size_t)width + (size_t)(t % width);
+            (size_t)(t / s.width) * view->quad_runs + run * (size_t)s.width + (size_t)(t % s.width);
         __m512 x = _mm512_set1_ps(view->scales[at]);
         PHI_UNROLL
-        for (int b = 0; b < n_blocks; b++) {
-            int i = t * n_blocks + b;
+        for (int b = 0; b < s.n_blocks; b++) {
+            int i = t * s.n_blocks + b;
             sums[i] =
                 _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), _mm512_mul_ps(scale[b], x), sums[i]);
-            if (has_offsets) {
+            if (s.has_offsets) {
                 sums[i] = _mm512_fmadd_ps(offset[b], _mm512_set1_ps(view->shifts[at]), sums[i]);
             }
         }
     }
 }
 
-PHI_STAMP void start_dots(const tile_view *view, size_t run, int n_blocks, int width, int n_tok,
-                          __m512i *dots)
+PHI_STAMP void start_dots(const tile_view *view, size_t run, tile_shape s, __m512i *dots)
 {
     PHI_UNROLL
-    for (int t = 0; t < n_tok; t++) {
-        __m512i start = _mm512_set1_epi32(view->starts[(size_t)(t / width) * view->quad_runs +
-                                                       run * (size_t)width + (size_t)(t % width)]);
+    for (int t = 0; t < s.n_tok; t++) {
+        __m512i start =
+            _mm512_set1_epi32(view->starts[(size_t)(t / s.width) * view->quad_runs +
+                                           run * (size_t)s.width + (size_t)(t % s.width)]);
         PHI_UNROLL
-        for (int b = 0; b < n_blocks; b++) {
-            dots[t * n_blocks + b] = start;
+        for (int b = 0; b < s.n_blocks; b++) {
+            dots[t * s.n_blocks + b] = start;
         }
     }
 }
@@ -161,117 +169,113 @@ PHI_STAMP void load_scales(const uint16_t *from, size_t block_groups, int n_bloc
     }
 }
 
-PHI_STAMP void store_tile(const int_call *call, uint32_t block, uint32_t token, int n_blocks,
-                          int n_tok, const __m512 *sums)
+PHI_STAMP void store_tile(const int_call *call, uint32_t block, uint32_t token, tile_shape s,
+                          const __m512 *sums)
 {
     PHI_UNROLL
-    for (int b = 0; b < n_blocks; b++) {
+    for (int b = 0; b < s.n_blocks; b++) {
         uint32_t row = (block + (uint32_t)b) * BLOCK;
         uint32_t left = call->weight->rows - row;
         __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
         float *y = call->y + token * call->ldy + row;
         PHI_UNROLL
-        for (int t = 0; t < n_tok; t++) {
-            _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, sums[t * n_blocks + b]);
+        for (int t = 0; t < s.n_tok; t++) {
+            _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, sums[t * s.n_blocks + b]);
         }
     }
 }
 
 /* What a tile will write is far apart, a line of each token: asked for before the work, it is there
  * after it. */
-PHI_STAMP void fetch_tile(const int_call *call, uint32_t block, uint32_t token, int n_blocks,
-                          int n_tok)
+PHI_STAMP void fetch_tile(const int_call *call, uint32_t block, uint32_t token, tile_shape s)
 {
     const float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
     PHI_UNROLL
-    for (int t = 0; t < n_tok; t++) {
+    for (int t = 0; t < s.n_tok; t++) {
         PHI_UNROLL
-        for (int b = 0; b < n_blocks; b++) {
+        for (int b = 0; b < s.n_blocks; b++) {
             __builtin_prefetch(y + (size_t)t * call->ldy + b * (int)BLOCK, 1);
         }
     }
 }
 
-/* `n_blocks` blocks times `n_quads` quads of `width` tokens (4, unless it is the last, narrower
+/* `s.n_blocks` blocks times `n_quads` quads of `s.width` tokens (4, unless it is the last, narrower
  * one). */
-PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, int is_int4,
-                        int has_offsets, int by_16, int n_blocks, int width, int n_quads)
+PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, tile_shape s)
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, token);
-    const int n_tok = width * n_quads;
-    const size_t unit_bytes = is_int4 ? 256 : 512;
+    const size_t unit_bytes = s.is_int4 ? 256 : 512;
     const size_t block_groups = (size_t)(weight->cols / weight->group) * BLOCK;
-    const size_t units_per_group = by_16 ? 1 : weight->group / UNIT;
-    const size_t step = by_16 ? 2 * BLOCK : BLOCK;
+    const size_t units_per_group = s.by_16 ? 1 : weight->group / UNIT;
+    const size_t step = s.by_16 ? 2 * BLOCK : BLOCK;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
     const uint16_t *scales = weight->scales + block * block_groups;
-    const uint16_t *offsets = has_offsets ? weight->offsets + block * block_groups : NULL;
+    const uint16_t *offsets = s.has_offsets ? weight->offsets + block * block_groups : NULL;
     size_t left_in_group = units_per_group;
-    fetch_tile(call, block, token, n_blocks, n_tok);
+    fetch_tile(call, block, token, s);
     __m512 sums[CELLS_MAX];
     PHI_UNROLL
-    for (int i = 0; i < n_tok * n_blocks; i++) {
+    for (int i = 0; i < s.n_tok * s.n_blocks; i++) {
         sums[i] = _mm512_setzero_ps();
     }
     for (size_t unit = 0; unit < weight->cols / UNIT; unit++, codes += unit_bytes) {
-        const size_t run = by_16 ? unit * 2 : unit;
+        const size_t run = s.by_16 ? unit * 2 : unit;
         __m512i dots[CELLS_MAX];
         __m512i second[CELLS_MAX];
         __m512 scale[BLOCKS_MAX];
         __m512 offset[BLOCKS_MAX];
-        if (n_tok < 12) {
+        if (s.n_tok < 12) {
             PHI_UNROLL
             for (size_t line = 0; line < unit_bytes; line += 64) {
                 _mm_prefetch((const char *)codes + AHEAD + line, _MM_HINT_T0);
             }
         }
-        start_dots(&view, run, n_blocks, width, n_tok, dots);
-        if (by_16) {
-            start_dots(&view, run + 1, n_blocks, width, n_tok, second);
+        start_dots(&view, run, s, dots);
+        if (s.by_16) {
+            start_dots(&view, run + 1, s, second);
         }
-        dot_unit(codes, (size_t)weight->block_bytes, &view, unit, is_int4, n_blocks, width, n_tok,
-                 dots, by_16 ? second : dots);
-        for (size_t half = 0; half < (by_16 ? 2 : 1); half++) {
-            load_scales(scales + half * BLOCK, block_groups, n_blocks, scale);
-            if (has_offsets) {
-                load_scales(offsets + half * BLOCK, block_groups, n_blocks, offset);
+        dot_unit(codes, (size_t)weight->block_bytes, &view, unit, s, dots, s.by_16 ? second : dots);
+        for (size_t half = 0; half < (s.by_16 ? 2 : 1); half++) {
+            load_scales(scales + half * BLOCK, block_groups, s.n_blocks, scale);
+            if (s.has_offsets) {
+                load_scales(offsets + half * BLOCK, block_groups, s.n_blocks, offset);
             }
-            add_run(half ? second : dots, &view, run + half, scale, offset, has_offsets, n_blocks,
-                    width, n_tok, sums);
+            add_run(half ? second : dots, &view, run + half, scale, offset, s, sums);
         }
         if (--left_in_group == 0) {
             left_in_group = units_per_group;
             scales += step;
-            offsets += has_offsets ? step : 0;
+            offsets += s.has_offsets ? step : 0;
         }
     }
-    store_tile(call, block, token, n_blocks, n_tok, sums);
+    store_tile(call, block, token, s, sums);
 }
 
 /* `n_blocks` blocks times tokens [token, end), in tiles as large as there are. */
 PHI_STAMP void block_tokens(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
                             int is_int4, int has_offsets, int by_16, int n_blocks)
 {
-    while (!by_16 && token + 12 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 4, 3);
-        token += 12;
+#define TILE(width, n_tok)                                                                         \
+    int_tile(call, block, token,                                                                   \
+             (tile_shape){is_int4, has_offsets, by_16, n_blocks, (width), (n_tok)})
+    for (; !by_16 && token + 12 <= end; token += 12) {
+        TILE(4, 12);
     }
-    if (token + 8 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 4, 2);
-        token += 8;
+    for (; token + 8 <= end; token += 8) {
+        TILE(4, 8);
     }
-    while (token + 4 <= end) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 4, 1);
-        token += 4;
+    for (; token + 4 <= end; token += 4) {
+        TILE(4, 4);
     }
     if (end - token == 3) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 3, 1);
+        TILE(3, 3);
     } else if (end - token == 2) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 2, 1);
+        TILE(2, 2);
     } else if (end - token == 1) {
-        int_tile(call, block, token, is_int4, has_offsets, by_16, n_blocks, 1, 1);
+        TILE(1, 1);
     }
+#undef TILE
 }
 
 typedef void (*block_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);

@@ -202,7 +202,7 @@ static void block_float(const phi_weight *weight, uint32_t block, const phi_act 
     size_t cols = weight->cols;
     size_t row_bytes = (size_t)weight->block_bytes / cols;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
-    float piece[PHI_FLOAT_PIECE * BLOCK];
+    float piece[PHI_FLOAT_PIECE * BLOCK] = {0};
     memset(acc, 0, n * sizeof *acc);
     for (size_t k = 0; k < cols; k += PHI_FLOAT_PIECE) {
         size_t count = cols - k < PHI_FLOAT_PIECE ? cols - k : PHI_FLOAT_PIECE;

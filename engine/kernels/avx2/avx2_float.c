@@ -96,6 +96,15 @@ PHI_STAMP void float_tile(const float_call *call, const float_part *part, float_
     const size_t width = (size_t)shape.width;
     const float *x = call->act->x + (size_t)(part->token - (uint32_t)shape.phase) * weight->cols +
                      part->k * width;
+    if (shape.n_blocks == 1) {
+        /* Rows of y are often a power of two apart and push one another out of the caches. */
+        PHI_UNROLL
+        for (int t = 0; t < shape.n_tok; t++) {
+            _mm_prefetch((const char *)(call->y + (part->token + (size_t)t) * call->ldy +
+                                        (size_t)part->block * BLOCK),
+                         _MM_HINT_T0);
+        }
+    }
     __m256 acc[SUMS_MAX];
     PHI_UNROLL
     for (int i = 0; i < 2 * shape.n_blocks * shape.n_tok; i++) {

@@ -109,7 +109,11 @@ PHI_STAMP __m256i int_multiply_add(__m256i acc, __m256i w, __m256i a)
 #ifdef __AVXVNNI__
     return _mm256_dpbusd_avx_epi32(acc, w, a);
 #else
-    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a));
+    acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a));
+    /* Keeps the compiler from making all products of a run first and adding them in a tree, for
+     * which it has by far too few registers. */
+    __asm__("" : "+x"(acc));
+    return acc;
 #endif
 }
 
@@ -132,56 +136,88 @@ PHI_STAMP void int_add_lines(const uint8_t *codes, int_part part, size_t n, cons
     }
 }
 
+#ifdef __AVXVNNI__
+
 /* The integer sums [n_tok][2] of run `in_unit` (0 or 1, with runs of 16) of unit `unit`. */
 PHI_STAMP void int_dot_run(const uint8_t *codes, const int_view *view, size_t unit, size_t in_unit,
                            int_shape shape, __m256i *dots)
 {
-    const size_t n = shape.by_16 ? 4 : PHI_INT_WORDS;
+    const size_t word = unit * PHI_INT_WORDS;
     const size_t run = shape.by_16 ? unit * 2 + in_unit : unit;
     const size_t first = in_unit * 4;
-    const size_t word = unit * PHI_INT_WORDS + first;
-    __m256i acc[2 * PHI_INT_TOKENS];
     PHI_UNROLL
     for (int t = 0; t < shape.n_tok; t++) {
-        size_t at = int_place(shape, t, run, view->quad_runs);
-        dots[2 * t] = dots[2 * t + 1] = _mm256_set1_epi32(view->starts[at]);
+        int start = view->starts[int_place(shape, t, run, view->quad_runs)];
+        dots[2 * t] = dots[2 * t + 1] = _mm256_set1_epi32(start);
     }
-#ifdef __AVXVNNI__
-    (void)acc;
     if (!shape.is_int4) {
-        int_add_lines(codes + first * PHI_INT_LINE, INT_PART_BYTE, n, view, word, shape, dots);
+        int_add_lines(codes + first * PHI_INT_LINE, INT_PART_BYTE, shape.by_16 ? 4 : PHI_INT_WORDS,
+                      view, word + first, shape, dots);
         return;
     }
     if (in_unit == 0) {
         int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, dots);
     }
     if (!shape.by_16 || in_unit == 1) {
-        int_add_lines(codes, INT_PART_HIGH, 4, view, unit * PHI_INT_WORDS + 4, shape, dots);
+        int_add_lines(codes, INT_PART_HIGH, 4, view, word + 4, shape, dots);
     }
-#else
-    for (int pass = 0; pass < (shape.is_int4 ? 1 : 2); pass++) {
-        const __m256i factor = _mm256_set1_epi16(pass == 0 ? 1 : 16);
-        PHI_UNROLL
-        for (int i = 0; i < 2 * shape.n_tok; i++) {
-            acc[i] = _mm256_setzero_si256();
-        }
-        if (!shape.is_int4) {
-            int_add_lines(codes + first * PHI_INT_LINE, pass == 0 ? INT_PART_LOW : INT_PART_HIGH, n,
-                          view, word, shape, acc);
-        }
-        if (shape.is_int4 && in_unit == 0) {
-            int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, acc);
-        }
-        if (shape.is_int4 && (!shape.by_16 || in_unit == 1)) {
-            int_add_lines(codes, INT_PART_HIGH, 4, view, unit * PHI_INT_WORDS + 4, shape, acc);
-        }
-        PHI_UNROLL
-        for (int i = 0; i < 2 * shape.n_tok; i++) {
-            dots[i] = _mm256_add_epi32(dots[i], _mm256_madd_epi16(acc[i], factor));
-        }
-    }
-#endif
 }
+
+#else
+
+PHI_STAMP void int_clear(int_shape shape, __m256i *acc)
+{
+    PHI_UNROLL
+    for (int i = 0; i < 2 * shape.n_tok; i++) {
+        acc[i] = _mm256_setzero_si256();
+    }
+}
+
+/* dots = where the run's sums start + acc, widened. */
+PHI_STAMP void int_widen(const __m256i *acc, const int_view *view, size_t run, int_shape shape,
+                         __m256i *dots)
+{
+    PHI_UNROLL
+    for (int t = 0; t < shape.n_tok; t++) {
+        __m256i start = _mm256_set1_epi32(view->starts[int_place(shape, t, run, view->quad_runs)]);
+        for (int i = 2 * t; i < 2 * t + 2; i++) {
+            dots[i] = _mm256_add_epi32(start, _mm256_madd_epi16(acc[i], _mm256_set1_epi16(1)));
+        }
+    }
+}
+
+/* The integer sums [n_tok][2] of run `in_unit` (0 or 1, with runs of 16) of unit `unit`. */
+PHI_STAMP void int_dot_run(const uint8_t *codes, const int_view *view, size_t unit, size_t in_unit,
+                           int_shape shape, __m256i *dots)
+{
+    const size_t n = shape.by_16 ? 4 : PHI_INT_WORDS;
+    const size_t word = unit * PHI_INT_WORDS;
+    const size_t run = shape.by_16 ? unit * 2 + in_unit : unit;
+    const size_t first = in_unit * 4;
+    const uint8_t *lines = codes + first * PHI_INT_LINE;
+    __m256i acc[2 * PHI_INT_TOKENS];
+    int_clear(shape, acc);
+    if (!shape.is_int4) {
+        int_add_lines(lines, INT_PART_LOW, n, view, word + first, shape, acc);
+    } else if (in_unit == 0) {
+        int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, acc);
+    }
+    if (shape.is_int4 && (!shape.by_16 || in_unit == 1)) {
+        int_add_lines(codes, INT_PART_HIGH, 4, view, word + 4, shape, acc);
+    }
+    int_widen(acc, view, run, shape, dots);
+    if (shape.is_int4) {
+        return;
+    }
+    int_clear(shape, acc);
+    int_add_lines(lines, INT_PART_HIGH, n, view, word + first, shape, acc);
+    PHI_UNROLL
+    for (int i = 0; i < 2 * shape.n_tok; i++) {
+        dots[i] = _mm256_add_epi32(dots[i], _mm256_madd_epi16(acc[i], _mm256_set1_epi16(16)));
+    }
+}
+
+#endif
 
 /* Eight fp16 numbers as floats. */
 PHI_STAMP __m256 int_load_halves(const uint16_t *from)

@@ -9,15 +9,18 @@ dir=${PHID_PEERS_DIR:-$PWD/build/peers}
 export PHID_BIN=${PHID_BIN:-$PWD/build/release/server/phid}
 export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
+# What the environment is made of: a change of either makes it anew.
 wanted=tests/peers/requirements.txt
-if ! cmp -s $wanted "$dir/installed.txt"; then
+recipe() { cat $wanted tests/peers/tile_config.h; }
+if ! recipe | cmp -s - "$dir/installed.txt"; then
     rm -rf "$dir"
     /usr/bin/python3 -m venv --system-site-packages "$dir"
     # llama-cpp-python comes as source: only the library is wanted, for this CPU.
     CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
+        CXXFLAGS="-include $PWD/tests/peers/tile_config.h" \
         CMAKE_ARGS='-DLLAVA_BUILD=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF
             -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF' \
         "$dir/bin/pip" install -q -r $wanted
-    cp $wanted "$dir/installed.txt"
+    recipe >"$dir/installed.txt"
 fi
 "$dir/bin/python" -m pytest -q -p no:cacheprovider tests/peers

@@ -196,8 +196,7 @@ def main():
     base.mkdir(parents=True, exist_ok=True)
     head = {"commit": os.environ.get("PHID_COMMIT") or
             output_of(["git", "rev-parse", "--short=10", "HEAD"]),
-            "date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "cpus": os.cpu_count(),
-            "kernel": os.uname().release}
+            "date": time.strftime("%Y-%m-%d"), "cpu": cpu_name(), "cpus": os.cpu_count()}
     results = Results(arguments.out or base / "results.json", arguments.fresh, head)
     for precision in PRECISIONS:
         if precision in arguments.precision.split(","):

@@ -19,7 +19,6 @@ from catalogue import ADAPTERS, ENGINES, ENTRIES, HERE, PRECISIONS, VENVS, Model
 
 ROOT = HERE.parents[2]
 MEASURES = ["start", "decode", "prefill-512", "decode-x8", "prefill-4096"]
-TICK = os.sysconf("SC_CLK_TCK")
 CACHE_READ_BYTES = 1 << 24
 
 
@@ -59,19 +58,6 @@ def cpu_name():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return "unknown"
-
-
-def busy_s():
-    """Seconds that all CPUs have worked, for whomever."""
-    with open("/proc/stat", encoding="ascii") as text:
-        values = [int(value) for value in text.readline().split()[1:]]
-    idle, waiting = values[3], values[4]
-    return (sum(values[:8]) - idle - waiting) / TICK
-
-
-def children_s():
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 class Results:
@@ -115,7 +101,7 @@ def last_json(text):
 
 
 def run_adapter(arguments, base, phid, entry, model, measure):
-    """The adapter's line, with the share of the CPUs' time that others took meanwhile."""
+    """What the adapter printed, or why it did not."""
     read_into_cache(model)
     command = [*shlex.split(arguments.wrap), python_of(base, VENVS[entry.engine]),
                str(HERE / "adapters" / f"{ADAPTERS[entry.engine]}_adapter.py"), str(model),
@@ -125,7 +111,6 @@ def run_adapter(arguments, base, phid, entry, model, measure):
         command += ["--ids-max", "1000", "--context", "1024"]
     threads = str(arguments.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    busy, own, began = busy_s(), children_s(), time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.limit,
                               env=environment, check=False)
@@ -135,9 +120,6 @@ def run_adapter(arguments, base, phid, entry, model, measure):
     if not found:
         tail = "\n".join(done.stderr.splitlines()[-6:])
         return {"failed": f"exit status {done.returncode}: {tail}"}
-    others = (busy_s() - busy) - (children_s() - own)
-    capacity = (time.monotonic() - began) * os.cpu_count()
-    found["others_share"] = max(0.0, others / capacity)
     return found
 
 

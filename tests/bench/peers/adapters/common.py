@@ -80,6 +80,37 @@ def memory_mib(pid="self"):
             "file": found["RssFile"], "pss": int(pss.split()[1]) / 1024}
 
 
+class Others:
+    """What share of the CPUs' time other programs took since this was made."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+        self.busy_s, self.own_s = self.read()
+
+    @staticmethod
+    def read():
+        with open("/proc/stat", encoding="ascii") as text:
+            user, nice, system, idle, waiting, *interrupts = text.readline().split()[1:8]
+        del idle, waiting
+        ticks = sum(map(int, (user, nice, system, *interrupts)))
+        return ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+    def share(self):
+        busy_s, own_s = self.read()
+        others_s = (busy_s - self.busy_s) - (own_s - self.own_s)
+        return max(0.0, others_s / ((time.monotonic() - self.began) * os.cpu_count()))
+
+
+OTHERS = Others()
+
+
+def emit(arguments, **found):
+    """The adapter's one line."""
+    print(json.dumps({"measure": arguments.measure, "threads": arguments.threads, **found,
+                      "others_share": OTHERS.share()}))
+    sys.stdout.flush()
+
+
 def version(package):
     return importlib.metadata.version(package)
 
@@ -113,7 +144,5 @@ def measure(arguments, engine):
         steps = 0 if arguments.kind == "prefill" else arguments.steps
         found = speeds(arguments, *engine.generate(
             [prompts.next(arguments.prompt_tokens) for _ in range(arguments.batch)], steps))
-    print(json.dumps({"measure": arguments.measure, "threads": arguments.threads, **found,
-                      "memory_mib": {"loaded": loaded, "after": memory_mib()},
-                      **engine.about()}))
-    sys.stdout.flush()
+    emit(arguments, **found, memory_mib={"loaded": loaded, "after": memory_mib()},
+         **engine.about())

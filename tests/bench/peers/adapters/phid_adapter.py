@@ -53,8 +53,7 @@ def bench(arguments):
 def main():
     arguments = common.parse()
     found = start(arguments) if arguments.kind == "start" else bench(arguments)
-    print(json.dumps({"measure": arguments.measure, "threads": arguments.threads, **found,
-                      "version": version(arguments.phid)}))
+    common.emit(arguments, **found, version=version(arguments.phid))
 
 
 if __name__ == "__main__":

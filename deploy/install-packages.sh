@@ -4,6 +4,7 @@
 #   install-packages.sh test       also what the tests need
 #   install-packages.sh container  also what builds and runs images without a Docker engine
 #   install-packages.sh peers      also what the software to compare with is built from
+#   install-packages.sh bench      to build, and to compare speeds with other engines
 set -eu
 
 build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-dev libopenblas-dev
@@ -12,14 +13,16 @@ tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python
     python3-requests python3-jsonschema nginx-light systemd'
 container='buildah podman runc debootstrap zstd'
 peers='python3-venv python3-torch g++'
+bench='python3-venv g++'
 
 case "${1:-build}" in
 build) wanted="$build" ;;
 test) wanted="$build $tests" ;;
 container) wanted="$build $tests $container" ;;
 peers) wanted="$build $tests $peers" ;;
+bench) wanted="$build $bench" ;;
 *)
-    echo "usage: install-packages.sh [build|test|container|peers]" >&2
+    echo "usage: install-packages.sh [build|test|container|peers|bench]" >&2
     exit 2
     ;;
 esac

@@ -123,30 +123,45 @@ def run_adapter(arguments, base, phid, entry, model, measure):
     return found
 
 
+def make_models(models, wanted):
+    """All before the first is measured: making them would disturb. Path of each entry's model, or
+    the reason that there is none."""
+    made = {}
+    for entry in wanted:
+        try:
+            made[entry] = models.get(entry)
+        except RuntimeError as error:
+            made[entry] = f"no model: {error}"
+    return made
+
+
 def measure_precision(arguments, base, phid, results, precision, layers):
     models = Models(base, arguments.shape, layers, phid)
-    wanted = [entry for entry in ENTRIES if entry.precision == precision and
-              entry.engine in arguments.only.split(",")]
-    hopeless = set()
+    plan = []
     for number in range(1, arguments.rounds + 1):
         for measure in arguments.measures.split(","):
-            for entry in wanted:
+            for entry in ENTRIES:
                 run = {"shape": arguments.shape, "layers": layers, "threads": arguments.threads,
                        "precision": precision, "engine": entry.engine, "variant": entry.variant,
                        "measure": measure, "round": number}
-                if results.key(run) in results.done or (entry.label, measure) in hopeless:
-                    continue
-                try:
-                    model = models.get(entry)
-                except RuntimeError as error:
-                    run["failed"] = f"no model: {error}"
-                else:
-                    run.update(run_adapter(arguments, base, phid, entry, model, measure))
-                run["bytes"] = size_of(models.folder / entry.model)
-                if "failed" in run:
-                    hopeless.add((entry.label, measure))
-                results.add(run)
-                show(run)
+                if (entry.precision == precision and entry.engine in arguments.only.split(",") and
+                        results.key(run) not in results.done):
+                    plan.append((entry, run))
+    made = make_models(models, dict.fromkeys(entry for entry, _ in plan))
+    hopeless = set()
+    for entry, run in plan:
+        # What failed once is not tried again in each round.
+        if (entry, run["measure"]) in hopeless:
+            continue
+        if isinstance(made[entry], str):
+            run["failed"] = made[entry]
+        else:
+            run["bytes"] = size_of(made[entry])
+            run.update(run_adapter(arguments, base, phid, entry, made[entry], run["measure"]))
+        if "failed" in run:
+            hopeless.add((entry, run["measure"]))
+        results.add(run)
+        show(run)
     if arguments.drop_models:
         models.drop(precision)
 

@@ -41,7 +41,7 @@ for argument; do
     previous=$argument
 done
 
-deploy/install-packages.sh peers
+deploy/install-packages.sh bench
 cmake --preset release >/dev/null
 cmake --build --preset release -j "$(nproc)" -- --quiet
 wants() { [ -z "$only" ] || [[ ",$only," == *",$1,"* ]]; }

@@ -214,12 +214,10 @@ def write_plot(path, data):
 
     runs = data["runs"]
     measures = [measure for _, measure, value in columns_of(runs) if value is speed]
-    figure, axes = pyplot.subplots((len(measures) + 1) // 2, 2, squeeze=False,
-                                   figsize=(9, 3 * ((len(measures) + 1) // 2)))
+    figure, axes = pyplot.subplots(len(measures), 1, squeeze=False,
+                                   figsize=(9, 2.4 * len(measures)))
     for axis, measure in zip(axes.flat, measures):
         panel(axis, runs, measure)
-    for axis in list(axes.flat)[len(measures):]:
-        axis.set_visible(False)
     seen = {run["engine"] for run in runs if "tokens_per_s" in run}
     figure.legend(handles=[Patch(color=colour, label=engine)
                            for engine, colour in COLOURS.items() if engine in seen],

@@ -9,6 +9,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #define SET_NAMES "amx, avx512-vnni, avx-vnni, avx2 and portable"
+#elif defined(PHID_KERNELS_ARM64)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#define SET_NAMES "neon-i8mm, neon-dotprod and portable"
 #else
 #define SET_NAMES "portable"
 #endif
@@ -74,6 +78,17 @@ static bool has_amx(void)
     return has_avx512_vnni() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
            (edx & 3U << 24) == 3U << 24 && may_use_tiles();
 }
+#elif defined(PHID_KERNELS_ARM64)
+/* Linux: Documentation/arm64/elf_hwcaps.rst. */
+static bool has_dotprod(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+static bool has_i8mm(void)
+{
+    return has_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+}
 #endif
 
 static const set_entry sets[] = {
@@ -82,6 +97,9 @@ static const set_entry sets[] = {
     {&phi_kernels_avx512_vnni, has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
     {&phi_kernels_avx_vnni, has_avx_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {&phi_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
+#elif defined(PHID_KERNELS_ARM64)
+    {&phi_kernels_neon_i8mm, has_i8mm, "ARMv8.6's int8 matrix multiplication (i8mm)"},
+    {&phi_kernels_neon_dotprod, has_dotprod, "ARMv8.2's dot product (asimddp)"},
 #endif
     {&phi_kernels_portable, anywhere, "nothing"},
 };

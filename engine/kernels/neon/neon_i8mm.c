@@ -1,0 +1,172 @@
+/*
+ * INT4 and INT8 products with the int8 matrix multiplication: an instruction multiplies eight
+ * columns of two rows with those of two tokens. Zipping two words of a block gives the rows'
+ * operand, tiles of eight tokens hold theirs ready. Codes are multiplied as they are stored,
+ * unsigned. Fewer tokens than a tile take the dot product instructions.
+ */
+#include "engine/kernels/neon/int_tile.h"
+
+#define TOKEN_PAIRS 4
+/* Pairs of rows that are summed at a time, half a block. */
+#define ROW_PAIRS 4
+
+/* Eight columns of 2 * ROW_PAIRS rows, as they are stored: two words from `from` on. */
+PHI_STAMP void zip_rows(const uint8_t *from, uint8x16_t *pairs)
+{
+    PHI_UNROLL
+    for (int v = 0; v < ROW_PAIRS / 2; v++) {
+        uint32x4_t a = vreinterpretq_u32_u8(vld1q_u8(from + (size_t)v * 16));
+        uint32x4_t b = vreinterpretq_u32_u8(vld1q_u8(from + 64 + (size_t)v * 16));
+        pairs[2 * v] = vreinterpretq_u8_u32(vzip1q_u32(a, b));
+        pairs[2 * v + 1] = vreinterpretq_u8_u32(vzip2q_u32(a, b));
+    }
+}
+
+/* Adds eight columns' products; x is the tokens' operand for them. */
+PHI_STAMP void add_columns(const uint8x16_t *pairs, const int8_t *x, int32x4_t *acc)
+{
+    PHI_UNROLL
+    for (int t = 0; t < TOKEN_PAIRS; t++) {
+        int8x16_t tokens = vld1q_s8(x + (size_t)t * 16);
+        PHI_UNROLL
+        for (int r = 0; r < ROW_PAIRS; r++) {
+            acc[t * ROW_PAIRS + r] = vusmmlaq_s32(acc[t * ROW_PAIRS + r], pairs[r], tokens);
+        }
+    }
+}
+
+/* The integer sums of halves [begin, end) of a unit, of 16 columns each. `codes` and `x` are the
+ * unit's, from the first row on. */
+PHI_STAMP void matrix_halves(const uint8_t *codes, const int8_t *x, int begin, int end, int is_int4,
+                             int32x4_t *acc)
+{
+    PHI_UNROLL
+    for (int step = 0; step < 2; step++) {
+        uint8x16_t stored[ROW_PAIRS];
+        PHI_UNROLL
+        for (int half = begin; half < end; half++) {
+            const int8_t *tokens = x + (size_t)(half * 2 + step) * TOKEN_PAIRS * 16;
+            uint8x16_t pairs[ROW_PAIRS];
+            if (!is_int4 || half == begin) {
+                zip_rows(codes + (size_t)((is_int4 ? 0 : half * 4) + step * 2) * 64, stored);
+            }
+            PHI_UNROLL
+            for (int r = 0; r < ROW_PAIRS; r++) {
+                pairs[r] = !is_int4 ? stored[r]
+                           : half   ? vshrq_n_u8(stored[r], 4)
+                                    : vandq_u8(stored[r], vdupq_n_u8(15));
+            }
+            add_columns(pairs, tokens, acc);
+        }
+    }
+}
+
+/* Two tokens' numbers in the order of a result: row 0, then row 1, both tokens each. */
+PHI_STAMP float32x4_t pair_floats(const float *from)
+{
+    float32x2_t two = vld1_f32(from);
+    return vcombine_f32(two, two);
+}
+
+PHI_STAMP int32x4_t pair_ints(const int32_t *from)
+{
+    int32x2_t two = vld1_s32(from);
+    return vcombine_s32(two, two);
+}
+
+/* Numbers of eight rows, each twice, as pairs of rows. */
+PHI_STAMP void pair_rows(const uint16_t *halves, float32x4_t *pairs)
+{
+    PHI_UNROLL
+    for (int v = 0; v < ROW_PAIRS / 2; v++) {
+        float32x4_t rows = load_halves(halves + (size_t)v * 4);
+        pairs[2 * v] = vzip1q_f32(rows, rows);
+        pairs[2 * v + 1] = vzip2q_f32(rows, rows);
+    }
+}
+
+/* The sums of run `run` over halves [begin, end) of a unit, scaled and added to the outputs. */
+PHI_STAMP void matrix_run(const uint8_t *codes, const int8_t *x, const tile_view *view, size_t run,
+                          const uint16_t *scales, const uint16_t *offsets, int begin, int end,
+                          int is_int4, float32x4_t *sums)
+{
+    int32x4_t dots[TOKEN_PAIRS * ROW_PAIRS];
+    float32x4_t scale[ROW_PAIRS];
+    float32x4_t offset[ROW_PAIRS];
+    const size_t side = run * PHI_NEON_MATRIX_TOKENS;
+    PHI_UNROLL
+    for (int i = 0; i < TOKEN_PAIRS * ROW_PAIRS; i++) {
+        dots[i] = pair_ints(view->starts + side + (size_t)(i / ROW_PAIRS) * 2);
+    }
+    matrix_halves(codes, x, begin, end, is_int4, dots);
+    pair_rows(scales, scale);
+    if (offsets) {
+        pair_rows(offsets, offset);
+    }
+    PHI_UNROLL
+    for (int i = 0; i < TOKEN_PAIRS * ROW_PAIRS; i++) {
+        const size_t at = side + (size_t)(i / ROW_PAIRS) * 2;
+        float32x4_t s = vmulq_f32(scale[i % ROW_PAIRS], pair_floats(view->scales + at));
+        sums[i] = vfmaq_f32(sums[i], vcvtq_f32_s32(dots[i]), s);
+        if (offsets) {
+            sums[i] = vfmaq_f32(sums[i], offset[i % ROW_PAIRS], pair_floats(view->shifts + at));
+        }
+    }
+}
+
+/* A block times a full tile: half of the rows at a time, so that their integer sums stay in
+ * registers; the outputs' sums are in memory between one unit and the next. */
+PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first, int is_int4,
+                           int has_offsets, int by_16)
+{
+    const phi_weight *weight = call->weight;
+    const tile_view view = view_of(call->act, first, PHI_NEON_MATRIX_TOKENS, 0);
+    const size_t n_units = weight->cols / UNIT;
+    block_planes planes = planes_of(weight, block, by_16);
+    float32x4_t sums[2][TOKEN_PAIRS * ROW_PAIRS];
+    memset(sums, 0, sizeof sums);
+    for (size_t unit = 0; unit < n_units; unit++) {
+        const int8_t *x = view.codes + unit * UNIT * PHI_NEON_MATRIX_TOKENS;
+        fetch_unit(planes.codes, is_int4);
+        for (size_t half = 0; half < 2; half++) {
+            const uint8_t *codes = planes.codes + half * 32;
+            const uint16_t *scales = planes.scales + half * 8;
+            const uint16_t *offsets = has_offsets ? planes.offsets + half * 8 : NULL;
+            if (by_16) {
+                matrix_run(codes, x, &view, unit * 2, scales, offsets, 0, 1, is_int4, sums[half]);
+                matrix_run(codes, x, &view, unit * 2 + 1, scales + BLOCK,
+                           has_offsets ? offsets + BLOCK : NULL, 1, 2, is_int4, sums[half]);
+            } else {
+                matrix_run(codes, x, &view, unit, scales, offsets, 0, 2, is_int4, sums[half]);
+            }
+        }
+        next_unit(weight, &planes, is_int4, has_offsets, by_16);
+    }
+    for (size_t t = 0; t < PHI_NEON_MATRIX_TOKENS; t++) {
+        float32x4_t rows[ROW_VECTORS];
+        for (size_t v = 0; v < ROW_VECTORS; v++) {
+            const float32x4_t *pairs = &sums[v / 2][t / 2 * ROW_PAIRS + v % 2 * 2];
+            rows[v] = t % 2 ? vuzp2q_f32(pairs[0], pairs[1]) : vuzp1q_f32(pairs[0], pairs[1]);
+        }
+        store_rows(weight, block, rows, call->y + (first + t) * call->ldy);
+    }
+}
+
+PHI_STAMP void matrix_tokens(const int_call *call, uint32_t block, uint32_t first, uint32_t width,
+                             int is_int4, int has_offsets, int by_16)
+{
+    if (width == PHI_NEON_MATRIX_TOKENS) {
+        matrix_tile(call, block, first, is_int4, has_offsets, by_16);
+    } else {
+        dot_tokens(call, block, first, width, is_int4, has_offsets, by_16);
+    }
+}
+
+INT_TILE_FNS(matrix_tokens)
+
+void phi_neon_i8mm_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                            const phi_act *act, float *y, size_t ldy)
+{
+    const int_call call = {weight, act, y, ldy};
+    walk_blocks(&call, block_begin, block_end, int_tile_fns);
+}

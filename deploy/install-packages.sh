@@ -3,6 +3,7 @@
 #   install-packages.sh build      to build and run
 #   install-packages.sh test       also what the tests need
 #   install-packages.sh container  also what builds and runs images without a Docker engine
+#   install-packages.sh arm        also what builds for 64-bit Arm and emulates it
 #   install-packages.sh peers      also what the software to compare with is built from
 #   install-packages.sh bench      to build, and to compare speeds with other engines
 set -eu
@@ -12,6 +13,7 @@ build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-d
 tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-pytest
     python3-requests python3-jsonschema nginx-light systemd'
 container='buildah podman runc debootstrap zstd'
+arm='gcc-aarch64-linux-gnu qemu-user'
 peers='python3-venv python3-torch g++'
 bench='python3-venv g++'
 
@@ -19,10 +21,11 @@ case "${1:-build}" in
 build) wanted="$build" ;;
 test) wanted="$build $tests" ;;
 container) wanted="$build $tests $container" ;;
+arm) wanted="$build $tests $arm" ;;
 peers) wanted="$build $tests $peers" ;;
 bench) wanted="$build $bench" ;;
 *)
-    echo "usage: install-packages.sh [build|test|container|peers|bench]" >&2
+    echo "usage: install-packages.sh [build|test|container|arm|peers|bench]" >&2
     exit 2
     ;;
 esac

@@ -2,7 +2,7 @@
 # Installs, builds and runs the tests.
 #   tests/run.sh              everything that needs nothing but Debian's packages
 #   tests/run.sh peers        what needs PyPI: SDKs and other engines to compare with
-#   tests/run.sh STAGE...     single stages: lint unit http sanitize clang fuzz deploy container
+#   tests/run.sh STAGE...     single stages: lint unit http sanitize clang fuzz arm deploy container
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,7 +37,7 @@ stage_lint() {
     tools/check_headers.sh
     # clang's own compile commands: gcc's warning flags would only confuse it.
     cmake --preset clang >/dev/null
-    c_sources 'base/*.c' 'config/*.c' 'engine/*.c' 'server/*.c' |
+    c_sources 'base/*.c' 'config/*.c' 'engine/*.c' 'server/*.c' | grep -v /neon/ |
         xargs -P "$jobs" -n 1 clang-tidy -p build/clang --quiet 2>/dev/null
 }
 
@@ -74,6 +74,18 @@ stage_deploy() {
     tests/deploy/run.sh
 }
 
+stage_arm() {
+    deploy/install-packages.sh arm
+    tests/arm/root.sh build/arm64-root
+    build release
+    build arm64
+    # What clang says of the files that only this build has.
+    c_sources 'engine/kernels/neon/*.c' | xargs -P "$jobs" -I{} clang-tidy --quiet {} -- \
+        --target=aarch64-linux-gnu --sysroot=build/arm64-root/root -march=armv8.2-a+dotprod+i8mm \
+        -std=c11 -D_GNU_SOURCE -I. -Wall -Wextra -Wpedantic -Werror -Wno-unused-function 2>/dev/null
+    tests/arm/run.sh "$PHID_BIN"
+}
+
 stage_container() {
     deploy/install-packages.sh container
     tests/container/run.sh
@@ -87,7 +99,7 @@ stage_peers() {
 
 deploy/install-packages.sh test
 case "${1:-}" in
-'') set -- lint unit http clang sanitize fuzz deploy container ;;
+'') set -- lint unit http clang sanitize fuzz arm deploy container ;;
 esac
 for name; do
     [ "$(type -t "stage_$name")" = function ] || {

@@ -38,6 +38,13 @@ typedef struct int_call {
     size_t ldy;
 } int_call;
 
+/* What a product is stamped out for. */
+typedef struct int_kind {
+    bool is_int4;
+    bool has_offsets;
+    bool by_16; /* runs of 16 columns, not 32 */
+} int_kind;
+
 /* A block times all `width` tokens of the activation tile that begins at token `first`. */
 typedef void (*int_tile_fn)(const int_call *call, uint32_t block, uint32_t first, uint32_t width);
 
@@ -58,26 +65,25 @@ typedef struct tile_view {
     size_t width;
 } tile_view;
 
-PHI_STAMP block_planes planes_of(const phi_weight *weight, uint32_t block, int by_16)
+PHI_STAMP block_planes planes_of(const phi_weight *weight, uint32_t block, int_kind kind)
 {
     const size_t first_group = (size_t)block * (weight->cols / weight->group) * BLOCK;
     return (block_planes){
         .codes = (const uint8_t *)weight->codes + block * weight->block_bytes,
         .scales = weight->scales + first_group,
         .offsets = weight->offsets ? weight->offsets + first_group : NULL,
-        .left_in_group = by_16 ? 1 : weight->group / UNIT,
+        .left_in_group = kind.by_16 ? 1 : weight->group / UNIT,
     };
 }
 
-PHI_STAMP void next_unit(const phi_weight *weight, block_planes *planes, int is_int4,
-                         int has_offsets, int by_16)
+PHI_STAMP void next_unit(const phi_weight *weight, block_planes *planes, int_kind kind)
 {
-    planes->codes += is_int4 ? 256 : 512;
+    planes->codes += kind.is_int4 ? 256 : 512;
     if (--planes->left_in_group == 0) {
-        size_t step = by_16 ? 2 * BLOCK : BLOCK;
-        planes->left_in_group = by_16 ? 1 : weight->group / UNIT;
+        size_t step = kind.by_16 ? 2 * BLOCK : BLOCK;
+        planes->left_in_group = kind.by_16 ? 1 : weight->group / UNIT;
         planes->scales += step;
-        planes->offsets += has_offsets ? step : 0;
+        planes->offsets += kind.has_offsets ? step : 0;
     }
 }
 
@@ -203,34 +209,33 @@ PHI_STAMP void start_dots(const tile_view *view, size_t run, int vectors, int is
 
 /* One unit of `vectors` times four rows. */
 PHI_STAMP void dot_rows(const block_planes *planes, const tile_view *view, size_t unit, int first,
-                        int vectors, int is_int4, int has_offsets, int by_16, int n_tok,
-                        float32x4_t *sums)
+                        int vectors, int_kind kind, int n_tok, float32x4_t *sums)
 {
     /* Room for two runs; one token's sums go two ways too, so that enough are under way. */
     int32x4_t dots[16];
     const int count = vectors * n_tok;
-    const int split = by_16 || n_tok == 1;
-    const size_t run = by_16 ? unit * 2 : unit;
+    const int split = kind.by_16 || n_tok == 1;
+    const size_t run = kind.by_16 ? unit * 2 : unit;
     const uint16_t *scales = planes->scales + (size_t)first * 4;
-    const uint16_t *offsets = has_offsets ? planes->offsets + (size_t)first * 4 : NULL;
-    start_dots(view, run, vectors, is_int4, n_tok, dots);
-    if (by_16) {
-        start_dots(view, run + 1, vectors, is_int4, n_tok, dots + count);
+    const uint16_t *offsets = kind.has_offsets ? planes->offsets + (size_t)first * 4 : NULL;
+    start_dots(view, run, vectors, kind.is_int4, n_tok, dots);
+    if (kind.by_16) {
+        start_dots(view, run + 1, vectors, kind.is_int4, n_tok, dots + count);
     } else if (split) {
         start_dots(view, run, vectors, 0, n_tok, dots + count);
     }
-    dot_unit(planes->codes, view, unit, first, vectors, is_int4, n_tok, dots,
+    dot_unit(planes->codes, view, unit, first, vectors, kind.is_int4, n_tok, dots,
              split ? dots + count : dots);
-    if (split && !by_16) {
+    if (split && !kind.by_16) {
         PHI_UNROLL
         for (int i = 0; i < count; i++) {
             dots[i] = vaddq_s32(dots[i], dots[count + i]);
         }
     }
     add_run(dots, view, run, scales, offsets, vectors, n_tok, sums + first);
-    if (by_16) {
-        add_run(dots + count, view, run + 1, scales + BLOCK, has_offsets ? offsets + BLOCK : NULL,
-                vectors, n_tok, sums + first);
+    if (kind.by_16) {
+        add_run(dots + count, view, run + 1, scales + BLOCK,
+                kind.has_offsets ? offsets + BLOCK : NULL, vectors, n_tok, sums + first);
     }
 }
 
@@ -252,25 +257,25 @@ PHI_STAMP void store_rows(const phi_weight *weight, uint32_t block, const float3
 
 /* One block times tokens [token, token + n_tok) of an activation tile. */
 PHI_STAMP void dot_tile(const int_call *call, uint32_t block, const tile_view *view, uint32_t token,
-                        int is_int4, int has_offsets, int by_16, int n_tok)
+                        int_kind kind, int n_tok)
 {
     const phi_weight *weight = call->weight;
     const size_t n_units = weight->cols / UNIT;
     /* Two tokens' sums of all rows fit the registers, four tokens' of half of them. */
     const int vectors = n_tok <= 2 ? 4 : 2;
-    block_planes planes = planes_of(weight, block, by_16);
+    block_planes planes = planes_of(weight, block, kind);
     float32x4_t sums[4 * ROW_VECTORS];
     PHI_UNROLL
     for (int i = 0; i < n_tok * ROW_VECTORS; i++) {
         sums[i] = vdupq_n_f32(0.0F);
     }
     for (size_t unit = 0; unit < n_units; unit++) {
-        fetch_unit(planes.codes, is_int4);
+        fetch_unit(planes.codes, kind.is_int4);
         PHI_UNROLL
         for (int first = 0; first < ROW_VECTORS; first += vectors) {
-            dot_rows(&planes, view, unit, first, vectors, is_int4, has_offsets, by_16, n_tok, sums);
+            dot_rows(&planes, view, unit, first, vectors, kind, n_tok, sums);
         }
-        next_unit(weight, &planes, is_int4, has_offsets, by_16);
+        next_unit(weight, &planes, kind);
     }
     PHI_UNROLL
     for (int t = 0; t < n_tok; t++) {
@@ -294,23 +299,23 @@ PHI_STAMP tile_view view_of(const phi_act *act, uint32_t first, uint32_t width, 
 
 /* An int_tile_fn for codes in words of four columns, stamped out for a kind. */
 PHI_STAMP void dot_tokens(const int_call *call, uint32_t block, uint32_t first, uint32_t width,
-                          int is_int4, int has_offsets, int by_16)
+                          int_kind kind)
 {
     for (uint32_t from = 0; from < width; from += 4) {
         const tile_view view = view_of(call->act, first, width, from);
         const uint32_t token = first + from;
         switch (width - from) {
         case 1:
-            dot_tile(call, block, &view, token, is_int4, has_offsets, by_16, 1);
+            dot_tile(call, block, &view, token, kind, 1);
             break;
         case 2:
-            dot_tile(call, block, &view, token, is_int4, has_offsets, by_16, 2);
+            dot_tile(call, block, &view, token, kind, 2);
             break;
         case 3:
-            dot_tile(call, block, &view, token, is_int4, has_offsets, by_16, 3);
+            dot_tile(call, block, &view, token, kind, 3);
             break;
         default:
-            dot_tile(call, block, &view, token, is_int4, has_offsets, by_16, 4);
+            dot_tile(call, block, &view, token, kind, 4);
             break;
         }
     }
@@ -320,7 +325,7 @@ PHI_STAMP void dot_tokens(const int_call *call, uint32_t block, uint32_t first, 
 #define INT_TILE_FN(name, TILE, is_int4, has_offsets, by_16)                                       \
     static void name(const int_call *call, uint32_t block, uint32_t first, uint32_t width)         \
     {                                                                                              \
-        TILE(call, block, first, width, is_int4, has_offsets, by_16);                              \
+        TILE(call, block, first, width, (int_kind){is_int4, has_offsets, by_16});                  \
     }
 #define INT_TILE_FNS(TILE)                                                                         \
     INT_TILE_FN(int4_plain, TILE, 1, 0, 0)                                                         \

@@ -85,30 +85,34 @@ PHI_STAMP void pair_rows(const uint16_t *halves, float32x4_t *pairs)
     }
 }
 
-/* The sums of run `run` over halves [begin, end) of a unit, scaled and added to the outputs. */
-PHI_STAMP void matrix_run(const uint8_t *codes, const int8_t *x, const tile_view *view, size_t run,
-                          const uint16_t *scales, const uint16_t *offsets, int begin, int end,
-                          int is_int4, float32x4_t *sums)
+/* One unit, or its half `part` if that is a run of its own, for half `side` of the rows: the
+ * integer sums, scaled and added to the outputs. */
+PHI_STAMP void matrix_run(const block_planes *planes, const tile_view *view, size_t unit,
+                          size_t side, int part, int_kind kind, float32x4_t *sums)
 {
     int32x4_t dots[TOKEN_PAIRS * ROW_PAIRS];
     float32x4_t scale[ROW_PAIRS];
     float32x4_t offset[ROW_PAIRS];
-    const size_t side = run * PHI_NEON_MATRIX_TOKENS;
+    const size_t group = side * ROW_PAIRS * 2 + (size_t)part * BLOCK;
+    const size_t run =
+        (kind.by_16 ? unit * 2 + (size_t)part : unit) * (size_t)PHI_NEON_MATRIX_TOKENS;
     PHI_UNROLL
     for (int i = 0; i < TOKEN_PAIRS * ROW_PAIRS; i++) {
-        dots[i] = pair_ints(view->starts + side + (size_t)(i / ROW_PAIRS) * 2);
+        dots[i] = pair_ints(view->starts + run + (size_t)(i / ROW_PAIRS) * 2);
     }
-    matrix_halves(codes, x, begin, end, is_int4, dots);
-    pair_rows(scales, scale);
-    if (offsets) {
-        pair_rows(offsets, offset);
+    matrix_halves(planes->codes + side * ROW_PAIRS * 8,
+                  view->codes + unit * UNIT * PHI_NEON_MATRIX_TOKENS, part,
+                  kind.by_16 ? part + 1 : 2, kind.is_int4, dots);
+    pair_rows(planes->scales + group, scale);
+    if (kind.has_offsets) {
+        pair_rows(planes->offsets + group, offset);
     }
     PHI_UNROLL
     for (int i = 0; i < TOKEN_PAIRS * ROW_PAIRS; i++) {
-        const size_t at = side + (size_t)(i / ROW_PAIRS) * 2;
+        const size_t at = run + (size_t)(i / ROW_PAIRS) * 2;
         float32x4_t s = vmulq_f32(scale[i % ROW_PAIRS], pair_floats(view->scales + at));
         sums[i] = vfmaq_f32(sums[i], vcvtq_f32_s32(dots[i]), s);
-        if (offsets) {
+        if (kind.has_offsets) {
             sums[i] = vfmaq_f32(sums[i], offset[i % ROW_PAIRS], pair_floats(view->shifts + at));
         }
     }
@@ -116,31 +120,23 @@ PHI_STAMP void matrix_run(const uint8_t *codes, const int8_t *x, const tile_view
 
 /* A block times a full tile: half of the rows at a time, so that their integer sums stay in
  * registers; the outputs' sums are in memory between one unit and the next. */
-PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first, int is_int4,
-                           int has_offsets, int by_16)
+PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first, int_kind kind)
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, first, PHI_NEON_MATRIX_TOKENS, 0);
     const size_t n_units = weight->cols / UNIT;
-    block_planes planes = planes_of(weight, block, by_16);
+    block_planes planes = planes_of(weight, block, kind);
     float32x4_t sums[2][TOKEN_PAIRS * ROW_PAIRS];
     memset(sums, 0, sizeof sums);
     for (size_t unit = 0; unit < n_units; unit++) {
-        const int8_t *x = view.codes + unit * UNIT * PHI_NEON_MATRIX_TOKENS;
-        fetch_unit(planes.codes, is_int4);
-        for (size_t half = 0; half < 2; half++) {
-            const uint8_t *codes = planes.codes + half * 32;
-            const uint16_t *scales = planes.scales + half * 8;
-            const uint16_t *offsets = has_offsets ? planes.offsets + half * 8 : NULL;
-            if (by_16) {
-                matrix_run(codes, x, &view, unit * 2, scales, offsets, 0, 1, is_int4, sums[half]);
-                matrix_run(codes, x, &view, unit * 2 + 1, scales + BLOCK,
-                           has_offsets ? offsets + BLOCK : NULL, 1, 2, is_int4, sums[half]);
-            } else {
-                matrix_run(codes, x, &view, unit, scales, offsets, 0, 2, is_int4, sums[half]);
+        fetch_unit(planes.codes, kind.is_int4);
+        for (size_t side = 0; side < 2; side++) {
+            matrix_run(&planes, &view, unit, side, 0, kind, sums[side]);
+            if (kind.by_16) {
+                matrix_run(&planes, &view, unit, side, 1, kind, sums[side]);
             }
         }
-        next_unit(weight, &planes, is_int4, has_offsets, by_16);
+        next_unit(weight, &planes, kind);
     }
     for (size_t t = 0; t < PHI_NEON_MATRIX_TOKENS; t++) {
         float32x4_t rows[ROW_VECTORS];
@@ -153,12 +149,12 @@ PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first,
 }
 
 PHI_STAMP void matrix_tokens(const int_call *call, uint32_t block, uint32_t first, uint32_t width,
-                             int is_int4, int has_offsets, int by_16)
+                             int_kind kind)
 {
     if (width == PHI_NEON_MATRIX_TOKENS) {
-        matrix_tile(call, block, first, is_int4, has_offsets, by_16);
+        matrix_tile(call, block, first, kind);
     } else {
-        dot_tokens(call, block, first, width, is_int4, has_offsets, by_16);
+        dot_tokens(call, block, first, width, kind);
     }
 }
 

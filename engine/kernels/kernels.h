@@ -28,7 +28,7 @@
 
 /* Columns of the FP kinds that are summed before they are added to the rest. */
 #define PHI_FLOAT_PIECE 256U
-/* Tokens that lie together in an activation tile, except in AMX's. */
+/* Tokens that lie together in an activation tile, except in AMX's and those of NEON's i8mm. */
 #define PHI_ACT_QUAD 4U
 
 /*

@@ -163,6 +163,23 @@ phi_status phi_file_writer_append(phi_file_writer *writer, const void *data, siz
     return status;
 }
 
+phi_status phi_file_writer_reserve(phi_file_writer *writer, uint64_t bytes, phi_err *err)
+{
+    PHI_ASSERT(writer->bytes == 0);
+    int failed = bytes > INT64_MAX ? EFBIG : 0;
+    if (!failed && bytes > 0 && fallocate(writer->fd, 0, 0, (off_t)bytes) != 0) {
+        /* Not every file system can: there a full disk is told by the writes. */
+        bool cannot = errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL;
+        failed = cannot && ftruncate(writer->fd, (off_t)bytes) == 0 ? 0 : errno;
+    }
+    if (failed) {
+        errno = failed;
+        return fail_errno(err, "make room for", writer->path);
+    }
+    writer->bytes = bytes;
+    return PHI_OK;
+}
+
 phi_status phi_file_writer_patch(phi_file_writer *writer, uint64_t offset, const void *data,
                                  size_t bytes, phi_err *err)
 {
@@ -173,6 +190,11 @@ phi_status phi_file_writer_patch(phi_file_writer *writer, uint64_t offset, const
 uint64_t phi_file_writer_bytes(const phi_file_writer *writer)
 {
     return writer->bytes;
+}
+
+int phi_file_writer_fd(const phi_file_writer *writer)
+{
+    return writer->fd;
 }
 
 static void writer_free(phi_file_writer *writer)

@@ -1,7 +1,8 @@
 /*
  * Purpose: reading files at an offset and replacing files whole or not at all.
  * Owns:    phi_file owns its descriptor; phi_file_writer owns its descriptor and temporary name.
- * Threads: phi_file_read_at is safe from several threads; a writer belongs to one thread.
+ * Threads: phi_file_read_at is safe from several threads; a writer belongs to one thread, but
+ *          bytes that it has already may be patched by several, each its own.
  * Errors:  the path and the system's reason are in the message; a full disk is PHI_E_NO_SPACE.
  * Limits:  none.
  *
@@ -42,10 +43,16 @@ phi_status phi_file_writer_create(const char *path, phi_file_writer **out_writer
                                   phi_err *err) PHI_MUST_CHECK;
 phi_status phi_file_writer_append(phi_file_writer *writer, const void *data, size_t bytes,
                                   phi_err *err) PHI_MUST_CHECK;
-/* Overwrites bytes already written. */
+/* Makes the file `bytes` long at once, zeros for now, to be patched: a disk that has no room for it
+ * says so here where the file system can tell. Before anything is appended. */
+phi_status phi_file_writer_reserve(phi_file_writer *writer, uint64_t bytes,
+                                   phi_err *err) PHI_MUST_CHECK;
+/* Overwrites bytes already written or reserved. */
 phi_status phi_file_writer_patch(phi_file_writer *writer, uint64_t offset, const void *data,
                                  size_t bytes, phi_err *err) PHI_MUST_CHECK;
 uint64_t phi_file_writer_bytes(const phi_file_writer *writer);
+/* The descriptor, to map what is being written; the writer's own, until it is destroyed. */
+int phi_file_writer_fd(const phi_file_writer *writer);
 /* Makes the file visible and durable, and destroys the writer either way. */
 phi_status phi_file_writer_commit(phi_file_writer *writer, phi_err *err) PHI_MUST_CHECK;
 /* Removes the temporary file and destroys the writer; accepts NULL. */

@@ -194,6 +194,38 @@ static kv_size size_kv(const phi_checkpoint *checkpoint, const phi_model_options
     return size;
 }
 
+static phi_status plan(const phi_engine *engine, const phi_checkpoint *checkpoint,
+                       const kv_size *kv, const phi_model_options *options, phi_err *err)
+{
+    const phi_memplan_sizes sizes = {.kv_type = kv->type,
+                                     .kv_tokens = kv->tokens,
+                                     .n_tok_max = engine->batch_tokens,
+                                     .n_logits_max = engine->logits_rows};
+    phi_memplan memory;
+    phi_status status = phi_memplan_make(checkpoint, &sizes, &memory, err);
+    if (!status && options->planned) {
+        const phi_model_plan told = {.weights_bytes = memory.weights_bytes,
+                                     .kv_bytes = memory.kv_bytes,
+                                     .scratch_bytes = memory.scratch_bytes,
+                                     .available_bytes = memory.available_bytes};
+        options->planned(options->planned_user, &told);
+    }
+    return status;
+}
+
+static phi_status load_weights(phi_model *model, const phi_checkpoint *checkpoint,
+                               const phi_model_options *options, phi_err *err)
+{
+    const phi_weights_options loading = {
+        .run = {.team = model->engine->team,
+                .progress = options->progress,
+                .user = options->progress_user},
+        .cache_path = options->cache_path,
+        .source_sha256 = options->source_sha256,
+    };
+    return phi_weights_open(checkpoint, &loading, &model->weights, err);
+}
+
 static phi_status serve(phi_model *model, const kv_size *kv, phi_err *err)
 {
     stop_tokens stops;
@@ -227,7 +259,6 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
     static const phi_model_options defaults = {0};
     options = options ? options : &defaults;
     phi_checkpoint *checkpoint = NULL;
-    phi_memplan memory;
     kv_size kv;
     phi_model *model = phi_alloc_zero(1, sizeof *model);
     atomic_init(&model->refs, 1);
@@ -240,12 +271,7 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
     model->format = phi_checkpoint_format(checkpoint);
     kv = size_kv(checkpoint, options);
     /* What is cheap and may fail comes before what takes time. */
-    status = phi_memplan_make(checkpoint,
-                              &(phi_memplan_sizes){.kv_type = kv.type,
-                                                   .kv_tokens = kv.tokens,
-                                                   .n_tok_max = engine->batch_tokens,
-                                                   .n_logits_max = engine->logits_rows},
-                              &memory, err);
+    status = plan(engine, checkpoint, &kv, options, err);
     if (status) {
         goto done;
     }
@@ -253,8 +279,7 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
     if (status) {
         goto done;
     }
-    status = phi_weights_load(checkpoint, options->progress, options->progress_user,
-                              &model->weights, err);
+    status = load_weights(model, checkpoint, options, err);
     if (status) {
         goto done;
     }
@@ -298,6 +323,8 @@ void phi_model_info_get(const phi_model *model, phi_model_info *out_info)
         .weights_bytes = phi_weights_bytes(model->weights),
         .kv_bytes = model->kv_bytes,
         .has_chat_template = model->chat != NULL,
+        .cache = phi_weights_cache_name(model->weights->cache),
+        .cache_reason = model->weights->cache_reason,
     };
 }
 

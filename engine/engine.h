@@ -48,11 +48,26 @@ void phi_engine_stats(phi_engine *engine, phi_scheduler_stats *out_stats);
 
 /* ---- models ---- */
 
+/* What serving a model takes, in bytes. */
+typedef struct phi_model_plan {
+    uint64_t weights_bytes; /* packed */
+    uint64_t kv_bytes;
+    uint64_t scratch_bytes;
+    uint64_t available_bytes; /* before anything is loaded */
+} phi_model_plan;
+
 typedef struct phi_model_options {
     uint32_t n_ctx;     /* 0: the model's own; clipped to the model's and to what kv_tokens holds */
     uint32_t kv_tokens; /* KV cache for all sequences together; 0: max(n_ctx as given, 8192) */
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *progress_user;
+    /* Called before anything large is read or allocated. May be NULL. */
+    void (*planned)(void *user, const phi_model_plan *plan);
+    void *planned_user;
+    /* Where the packed weights are kept: mapped when it is there and right, else made. NULL: they
+     * are packed into memory each time, as when the file cannot be made. */
+    const char *cache_path;
+    const char *source_sha256; /* of the one file at `path`, hexadecimal; NULL: not known */
 } phi_model_options;
 
 typedef struct phi_model_info {
@@ -65,6 +80,8 @@ typedef struct phi_model_info {
     uint64_t weights_bytes;
     uint64_t kv_bytes;
     bool has_chat_template;
+    const char *cache; /* "off", "mapped", "built" or "failed": where the weights came from */
+    const char *cache_reason; /* why it was built, or why it could not be; else "" */
 } phi_model_info;
 
 /* [job] Blocks while it reads. Refuses with numbers what cannot fit in memory. One reference is

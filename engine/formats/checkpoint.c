@@ -465,6 +465,17 @@ uint64_t phi_checkpoint_bytes(const phi_checkpoint *checkpoint)
     return checkpoint->bytes;
 }
 
+size_t phi_checkpoint_file_count(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->n_files;
+}
+
+const phi_file *phi_checkpoint_file_at(const phi_checkpoint *checkpoint, size_t index)
+{
+    PHI_ASSERT(index < checkpoint->n_files);
+    return checkpoint->files[index];
+}
+
 const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint)
 {
     return checkpoint->dir;

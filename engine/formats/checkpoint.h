@@ -18,6 +18,7 @@
 #ifndef PHI_ENGINE_FORMATS_CHECKPOINT_H
 #define PHI_ENGINE_FORMATS_CHECKPOINT_H
 
+#include "base/file.h"
 #include "base/status.h"
 #include "engine/formats/description.h"
 #include "engine/formats/gguf.h"
@@ -54,6 +55,9 @@ const phi_tensor *phi_checkpoint_at(const phi_checkpoint *checkpoint, size_t ind
 /* NULL when absent (such as output.weight of a tied head). */
 const phi_tensor *phi_checkpoint_find(const phi_checkpoint *checkpoint, const char *name);
 uint64_t phi_checkpoint_bytes(const phi_checkpoint *checkpoint);
+/* The files that tensors are read from. */
+size_t phi_checkpoint_file_count(const phi_checkpoint *checkpoint);
+const phi_file *phi_checkpoint_file_at(const phi_checkpoint *checkpoint, size_t index);
 /* Rows [row, row + count) as stored, packed, into `data` (count * row bytes). */
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                     uint32_t row, uint32_t count, void *data,

@@ -1,6 +1,7 @@
 #include "engine/model/memplan.h"
 
 #include "engine/kernels/machine.h"
+#include "engine/model/pack.h"
 
 /* What stays free for the system and for what this plan does not count. */
 #define RESERVE_BYTES (64ULL << 20)
@@ -27,8 +28,15 @@ static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_siz
 phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,
                             phi_memplan *out_plan, phi_err *err)
 {
-    return phi_memplan_make_for(phi_checkpoint_description(checkpoint),
-                                phi_checkpoint_bytes(checkpoint), sizes, out_plan, err);
+    phi_pack pack;
+    phi_status status = phi_pack_make(checkpoint, PHI_PACK_MODEL, 0, &pack, err);
+    if (status) {
+        return status;
+    }
+    uint64_t bytes = pack.bytes;
+    phi_pack_done(&pack);
+    return phi_memplan_make_for(phi_checkpoint_description(checkpoint), bytes, sizes, out_plan,
+                                err);
 }
 
 phi_status phi_memplan_make_for(const phi_description *desc, uint64_t weights_bytes,

@@ -12,7 +12,7 @@
 #include "engine/model/forward.h"
 
 typedef struct phi_memplan {
-    uint64_t weights_bytes;
+    uint64_t weights_bytes; /* packed, as phi_weights_open holds them */
     uint64_t kv_bytes;
     uint64_t scratch_bytes;
     uint64_t available_bytes;

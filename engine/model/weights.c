@@ -1,186 +1,192 @@
 #include "engine/model/weights.h"
 
+#include "base/assert.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "engine/model/pack_cache.h"
 
 #include <stdio.h>
 #include <string.h>
 
-/* Rows are read in pieces of about this size: large enough for the disk, small beside the model. */
-#define CHUNK_BYTES (4U << 20)
+/* ---- tensors in a region ---- */
 
-typedef struct loader {
-    const phi_checkpoint *checkpoint;
-    phi_load_progress progress;
-    void *user;
-    uint64_t bytes_done;
-    uint64_t bytes_total;
-} loader;
+/* Looks names up in a pack; tensors are asked for in nearly the order that they lie in. */
+typedef struct binder {
+    const phi_pack *pack;
+    uint8_t *memory; /* where the pack begins */
+    size_t next;
+} binder;
 
-/* NULL, with the error filled in, when it is missing. */
-static const phi_tensor *find(const loader *self, const char *name, phi_err *err)
+static const phi_pack_tensor *find(binder *self, const char *name)
 {
-    const phi_tensor *tensor = phi_checkpoint_find(self->checkpoint, name);
-    if (!tensor) {
-        (void)phi_fail(err, PHI_E_FORMAT, "the tensor %s is missing", name);
-    }
-    return tensor;
-}
-
-static phi_status advance(loader *self, uint64_t bytes, phi_err *err)
-{
-    self->bytes_done += bytes;
-    if (self->progress && !self->progress(self->user, self->bytes_done, self->bytes_total)) {
-        return phi_fail(err, PHI_E_CANCELLED, "loading was cancelled");
-    }
-    return PHI_OK;
-}
-
-static phi_status load_matrix(loader *self, const char *name, phi_weight *out_weight, phi_err *err)
-{
-    const phi_tensor *tensor = find(self, name, err);
-    if (!tensor) {
-        return PHI_E_FORMAT;
-    }
-    phi_weight weight;
-    phi_status status = phi_weight_init(&weight, tensor->dtype, tensor->rows, tensor->cols, err);
-    if (status) {
-        return phi_fail_context(err, status, "%s", name);
-    }
-    uint64_t row_bytes = 1;
-    (void)phi_dtype_row_bytes(tensor->dtype, tensor->cols, &row_bytes);
-    uint32_t step = row_bytes < CHUNK_BYTES ? (uint32_t)(CHUNK_BYTES / row_bytes) : 1;
-    void *chunk = phi_try_alloc((size_t)(row_bytes * step));
-    if (!chunk) {
-        status = phi_fail(err, PHI_E_NO_MEMORY, "not enough memory to read %s", name);
-    }
-    for (uint32_t row = 0; !status && row < tensor->rows; row += step) {
-        uint32_t count = tensor->rows - row < step ? tensor->rows - row : step;
-        status = phi_checkpoint_read_rows(self->checkpoint, tensor, row, count, chunk, err);
-        if (!status) {
-            phi_weight_set_rows(&weight, tensor->dtype, row, count, chunk);
-            status = advance(self, count * row_bytes, err);
+    const phi_pack *pack = self->pack;
+    for (size_t i = 0; i < pack->count; i++) {
+        size_t index = (self->next + i) % pack->count;
+        if (strcmp(pack->tensors[index].source->name, name) == 0) {
+            self->next = index + 1;
+            return &pack->tensors[index];
         }
     }
-    phi_free(chunk);
-    if (status) {
-        phi_weight_done(&weight);
-        return status;
-    }
-    *out_weight = weight;
-    return PHI_OK;
+    /* A checkpoint without it cannot be opened. */
+    PHI_UNREACHABLE();
 }
 
-static phi_status load_vector(loader *self, const char *name, float **out_vector, phi_err *err)
+static void bind_matrix(binder *self, const char *name, phi_weight *out_weight)
 {
-    const phi_tensor *tensor = find(self, name, err);
-    if (!tensor) {
-        return PHI_E_FORMAT;
-    }
-    phi_status status = PHI_OK;
-    float *vector = phi_try_alloc((size_t)tensor->cols * sizeof *vector);
-    void *scratch = phi_try_alloc((size_t)tensor->cols * sizeof(float));
-    if (!vector || !scratch) {
-        status = phi_fail(err, PHI_E_NO_MEMORY, "not enough memory to read %s", name);
-    } else {
-        status = phi_checkpoint_read_rows_f32(self->checkpoint, tensor, 0, 1, scratch, vector, err);
-    }
-    status = status ? status : advance(self, tensor->bytes, err);
-    phi_free(scratch);
-    if (status) {
-        phi_free(vector);
-        return status;
-    }
-    *out_vector = vector;
-    return PHI_OK;
+    const phi_pack_tensor *tensor = find(self, name);
+    *out_weight = tensor->shape;
+    phi_weight_bind(out_weight, self->memory + tensor->offset);
 }
 
-void phi_layer_weights_done(phi_layer_weights *layer)
+static void bind_vector(binder *self, const char *name, float **out_vector)
 {
-    if (layer) {
-        phi_weight_done(&layer->qkv);
-        phi_weight_done(&layer->out);
-        phi_weight_done(&layer->gate_up);
-        phi_weight_done(&layer->down);
-        phi_free(layer->attn_norm);
-        phi_free(layer->ffn_norm);
-        *layer = (phi_layer_weights){0};
-    }
+    *out_vector = (float *)(void *)(self->memory + find(self, name)->offset);
 }
 
-static phi_status load_layer(loader *self, uint32_t index, phi_layer_weights *out_layer,
-                             phi_err *err)
+static void bind_layer(binder *self, uint32_t index, phi_layer_weights *layer)
 {
-    phi_layer_weights layer = {0};
     struct {
         const char *part;
         phi_weight *matrix;
         float **vector;
     } parts[] = {
-        {"attn_norm", NULL, &layer.attn_norm}, {"attn_qkv", &layer.qkv, NULL},
-        {"attn_output", &layer.out, NULL},     {"ffn_norm", NULL, &layer.ffn_norm},
-        {"ffn_up", &layer.gate_up, NULL},      {"ffn_down", &layer.down, NULL},
+        {"attn_norm", NULL, &layer->attn_norm}, {"attn_qkv", &layer->qkv, NULL},
+        {"attn_output", &layer->out, NULL},     {"ffn_norm", NULL, &layer->ffn_norm},
+        {"ffn_up", &layer->gate_up, NULL},      {"ffn_down", &layer->down, NULL},
     };
-    phi_status status = PHI_OK;
-    for (size_t i = 0; !status && i < sizeof parts / sizeof *parts; i++) {
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         char name[64];
         (void)snprintf(name, sizeof name, "blk.%u.%s.weight", index, parts[i].part);
-        status = parts[i].matrix ? load_matrix(self, name, parts[i].matrix, err)
-                                 : load_vector(self, name, parts[i].vector, err);
+        if (parts[i].matrix) {
+            bind_matrix(self, name, parts[i].matrix);
+        } else {
+            bind_vector(self, name, parts[i].vector);
+        }
     }
+}
+
+static void bind_ends(binder *self, phi_weights *weights)
+{
+    bind_matrix(self, "token_embd.weight", &weights->embedding);
+    bind_vector(self, "output_norm.weight", &weights->final_norm);
+    if (!weights->description.tied_head) {
+        bind_matrix(self, "output.weight", &weights->head);
+    }
+}
+
+/* ---- from the checkpoint into memory ---- */
+
+static phi_status pack_into_memory(const phi_checkpoint *checkpoint, const phi_pack *pack,
+                                   const phi_pack_run *run, phi_region *out_region, phi_err *err)
+{
+    phi_region region = {0};
+    phi_status status = phi_region_alloc(pack->bytes, &region, err);
+    status = status ? status : phi_pack_to_memory(pack, checkpoint, run, region.memory, err);
     if (status) {
-        phi_layer_weights_done(&layer);
+        phi_region_release(&region);
         return status;
     }
-    *out_layer = layer;
+    *out_region = region;
     return PHI_OK;
 }
 
-static phi_status load_ends(loader *self, phi_weights *weights, phi_err *err)
+/* ---- by way of a cache file ---- */
+
+/* Maps the cache file, or makes it: `out_data_offset` is where the tensors begin. A failure other
+ * than PHI_E_CANCELLED leaves the region alone, and its reason in `weights`. */
+static phi_status use_cache(phi_weights *weights, const phi_checkpoint *checkpoint,
+                            const phi_pack *pack, const phi_weights_options *options,
+                            uint64_t *out_data_offset, phi_err *err)
 {
-    weights->description = *phi_checkpoint_description(self->checkpoint);
-    phi_status status = load_matrix(self, "token_embd.weight", &weights->embedding, err);
-    status = status ? status : load_vector(self, "output_norm.weight", &weights->final_norm, err);
-    if (!status && !weights->description.tied_head) {
-        status = load_matrix(self, "output.weight", &weights->head, err);
+    phi_pack_key key;
+    phi_err why = {0};
+    const char *path = options->cache_path;
+    phi_status status = phi_pack_key_make(checkpoint, pack, options->source_sha256, &key, &why);
+    if (!status) {
+        status = phi_pack_cache_open(path, pack, &key, &options->run, &weights->region,
+                                     out_data_offset, &why);
+        if (!status) {
+            weights->cache = PHI_WEIGHTS_CACHE_MAPPED;
+            return PHI_OK;
+        }
+        phi_log(PHI_LOG_DEBUG, "weights", "cache_not_used", "path=%s reason=%s", path, why.message);
+        (void)snprintf(weights->cache_reason, sizeof weights->cache_reason, "%s",
+                       status == PHI_E_NOT_FOUND ? "there was none" : why.message);
+        if (status != PHI_E_CANCELLED) {
+            weights->cache = PHI_WEIGHTS_CACHE_BUILT;
+            status = phi_pack_cache_build(path, pack, &key, checkpoint, &options->run,
+                                          &weights->region, out_data_offset, &why);
+        }
     }
+    if (status) {
+        weights->cache = PHI_WEIGHTS_CACHE_FAILED;
+        (void)snprintf(weights->cache_reason, sizeof weights->cache_reason, "%s", why.message);
+        phi_log(PHI_LOG_DEBUG, "weights", "cache_not_made", "path=%s reason=%s", path, why.message);
+        if (err) {
+            *err = why;
+        }
+    }
+    return status;
+}
+
+static phi_status fill(phi_weights *weights, const phi_checkpoint *checkpoint, const phi_pack *pack,
+                       const phi_weights_options *options, uint64_t *out_data_offset, phi_err *err)
+{
+    *out_data_offset = 0;
+    if (options->cache_path) {
+        phi_status status = use_cache(weights, checkpoint, pack, options, out_data_offset, err);
+        if (!status || status == PHI_E_CANCELLED) {
+            return status;
+        }
+    }
+    return pack_into_memory(checkpoint, pack, &options->run, &weights->region, err);
+}
+
+/* ---- whole models ---- */
+
+phi_status phi_weights_open(const phi_checkpoint *checkpoint, const phi_weights_options *options,
+                            phi_weights **out_weights, phi_err *err)
+{
+    phi_pack pack;
+    uint64_t data_offset = 0;
+    phi_status status = phi_pack_make(checkpoint, PHI_PACK_MODEL, 0, &pack, err);
+    if (status) {
+        return status;
+    }
+    phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
+    weights->description = *phi_checkpoint_description(checkpoint);
+    weights->bytes = pack.bytes;
+    status = fill(weights, checkpoint, &pack, options, &data_offset, err);
+    if (!status) {
+        uint32_t n_layer = weights->description.n_layer;
+        binder all = {.pack = &pack, .memory = (uint8_t *)weights->region.memory + data_offset};
+        weights->layers = phi_alloc_zero(n_layer, sizeof *weights->layers);
+        bind_ends(&all, weights);
+        for (uint32_t i = 0; i < n_layer; i++) {
+            bind_layer(&all, i, &weights->layers[i]);
+        }
+        *out_weights = weights;
+    } else {
+        phi_weights_destroy(weights);
+    }
+    phi_pack_done(&pack);
     return status;
 }
 
 phi_status phi_weights_load(const phi_checkpoint *checkpoint, phi_load_progress progress,
                             void *user, phi_weights **out_weights, phi_err *err)
 {
-    loader self = {.checkpoint = checkpoint,
-                   .progress = progress,
-                   .user = user,
-                   .bytes_total = phi_checkpoint_bytes(checkpoint)};
-    phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
-    phi_status status = load_ends(&self, weights, err);
-    uint32_t n_layer = phi_checkpoint_description(checkpoint)->n_layer;
-    weights->layers = phi_alloc_zero(n_layer, sizeof *weights->layers);
-    for (uint32_t i = 0; !status && i < n_layer; i++) {
-        status = load_layer(&self, i, &weights->layers[i], err);
-    }
-    if (status) {
-        phi_weights_destroy(weights);
-        return status;
-    }
-    *out_weights = weights;
-    return PHI_OK;
+    const phi_weights_options options = {.run = {.progress = progress, .user = user}};
+    return phi_weights_open(checkpoint, &options, out_weights, err);
 }
 
 void phi_weights_destroy(phi_weights *weights)
 {
-    if (!weights) {
-        return;
+    if (weights) {
+        phi_region_release(&weights->region);
+        phi_free(weights->layers);
+        phi_free(weights);
     }
-    for (uint32_t i = 0; weights->layers && i < weights->description.n_layer; i++) {
-        phi_layer_weights_done(&weights->layers[i]);
-    }
-    phi_weight_done(&weights->embedding);
-    phi_weight_done(&weights->head);
-    phi_free(weights->final_norm);
-    phi_free(weights->layers);
-    phi_free(weights);
 }
 
 const phi_weight *phi_weights_head(const phi_weights *weights)
@@ -190,32 +196,72 @@ const phi_weight *phi_weights_head(const phi_weights *weights)
 
 uint64_t phi_weights_bytes(const phi_weights *weights)
 {
-    uint64_t bytes = phi_weight_bytes(&weights->embedding) + phi_weight_bytes(&weights->head);
-    for (uint32_t i = 0; weights->layers && i < weights->description.n_layer; i++) {
-        const phi_layer_weights *layer = &weights->layers[i];
-        bytes += phi_weight_bytes(&layer->qkv) + phi_weight_bytes(&layer->out) +
-                 phi_weight_bytes(&layer->gate_up) + phi_weight_bytes(&layer->down);
+    return weights->bytes;
+}
+
+const char *phi_weights_cache_name(phi_weights_cache cache)
+{
+    switch (cache) {
+    case PHI_WEIGHTS_UNCACHED:
+        return "off";
+    case PHI_WEIGHTS_CACHE_MAPPED:
+        return "mapped";
+    case PHI_WEIGHTS_CACHE_BUILT:
+        return "built";
+    case PHI_WEIGHTS_CACHE_FAILED:
+        return "failed";
     }
-    return bytes;
+    PHI_UNREACHABLE();
+}
+
+/* ---- parts of models ---- */
+
+void phi_layer_weights_done(phi_layer_weights *layer)
+{
+    if (layer) {
+        phi_region_release(&layer->region);
+        *layer = (phi_layer_weights){0};
+    }
 }
 
 phi_status phi_layer_weights_load(const phi_checkpoint *checkpoint, uint32_t layer,
                                   phi_layer_weights *out_layer, phi_err *err)
 {
-    loader self = {.checkpoint = checkpoint};
-    return load_layer(&self, layer, out_layer, err);
+    const phi_pack_run alone = {0};
+    phi_pack pack;
+    phi_region region = {0};
+    phi_status status = phi_pack_make(checkpoint, PHI_PACK_LAYER, layer, &pack, err);
+    if (status) {
+        return status;
+    }
+    status = pack_into_memory(checkpoint, &pack, &alone, &region, err);
+    if (!status) {
+        *out_layer = (phi_layer_weights){.region = region};
+        bind_layer(&(binder){.pack = &pack, .memory = region.memory}, layer, out_layer);
+    }
+    phi_pack_done(&pack);
+    return status;
 }
 
 phi_status phi_weights_load_ends(const phi_checkpoint *checkpoint, phi_weights **out_weights,
                                  phi_err *err)
 {
-    loader self = {.checkpoint = checkpoint};
-    phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
-    phi_status status = load_ends(&self, weights, err);
+    const phi_pack_run alone = {0};
+    phi_pack pack;
+    phi_region region = {0};
+    phi_status status = phi_pack_make(checkpoint, PHI_PACK_ENDS, 0, &pack, err);
     if (status) {
-        phi_weights_destroy(weights);
         return status;
     }
-    *out_weights = weights;
-    return PHI_OK;
+    status = pack_into_memory(checkpoint, &pack, &alone, &region, err);
+    if (!status) {
+        phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
+        *weights = (phi_weights){.description = *phi_checkpoint_description(checkpoint),
+                                 .region = region,
+                                 .bytes = pack.bytes};
+        bind_ends(&(binder){.pack = &pack, .memory = region.memory}, weights);
+        *out_weights = weights;
+    }
+    phi_pack_done(&pack);
+    return status;
 }

@@ -29,6 +29,7 @@ typedef struct phi_settings {
     char *models;        /* comma-separated model ids to load at start; "": on first use */
     char *isa;           /* kernel set; "": the best */
     char *pin_threads;   /* auto, on, off */
+    char *weights_cache; /* on, off */
     char *log_level;     /* debug, info, warn, error, off */
     char *log_format;    /* text, json */
     uint64_t max_upload_bytes;

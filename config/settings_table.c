@@ -117,6 +117,10 @@ const phi_setting_row phi_setting_rows[] = {
                "The longest prompt and answer together. 0: what the model can."),
     NUMBER_ROW("kv_tokens", PHI_SETTING_NUMBER, kv_tokens, 0, 64ULL * PHI_LIMIT_CONTEXT, "0",
                "TOKENS", "Tokens that a model's KV cache holds. 0: by the context."),
+    CHOICE_ROW(
+        weights_cache, "on", "on off",
+        "Packed weights are kept in data_dir, as large as the model again, so that the next\n"
+        "start maps them instead of packing them."),
     NUMBER_ROW("jobs_max", PHI_SETTING_NUMBER, jobs_max, 1, 64, "1", "N",
                "Quantization jobs that run at a time."),
     NUMBER_ROW("connections_max", PHI_SETTING_NUMBER, connections_max, 1, 60000, "1024", "N",

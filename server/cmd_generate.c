@@ -20,27 +20,33 @@ typedef struct arguments {
     const char *system;
     bool raw;
     bool json;
+    bool cache;
+    bool verbose;
     uint64_t threads;
     phi_generation_options options;
 } arguments;
 
 static void help(void)
 {
-    (void)printf("phid generate: lets a model answer, here and now.\n"
-                 "\n"
-                 "  phid generate model-int4.gguf 'Why is the sky blue?'\n"
-                 "  cat question.txt | phid generate model-int4.gguf -\n"
-                 "  phid generate folder 'Once upon a time' --raw --temperature 0 --json\n"
-                 "\n"
-                 "  --max-tokens N    at most so many new tokens; default: 1024\n"
-                 "  --temperature T   0 to 2; 0 takes the most likely token; default: 1\n"
-                 "  --top-p P         above 0 to 1; default: 1\n"
-                 "  --seed N          the same seed gives the same answer\n"
-                 "  --system TEXT     instructions before the question\n"
-                 "  --raw             the prompt is text to go on with, not a question: no chat\n"
-                 "                    template, and control tokens in it are recognised\n"
-                 "  --threads N       compute threads; default: one for each core\n"
-                 "  --json            a line of JSON for each token, and one at the end\n");
+    (void)printf(
+        "phid generate: lets a model answer, here and now.\n"
+        "\n"
+        "  phid generate model-int4.gguf 'Why is the sky blue?'\n"
+        "  cat question.txt | phid generate model-int4.gguf -\n"
+        "  phid generate folder 'Once upon a time' --raw --temperature 0 --json\n"
+        "\n"
+        "  --max-tokens N    at most so many new tokens; default: 1024\n"
+        "  --temperature T   0 to 2; 0 takes the most likely token; default: 1\n"
+        "  --top-p P         above 0 to 1; default: 1\n"
+        "  --seed N          the same seed gives the same answer\n"
+        "  --system TEXT     instructions before the question\n"
+        "  --raw             the prompt is text to go on with, not a question: no chat\n"
+        "                    template, and control tokens in it are recognised\n"
+        "  --threads N       compute threads; default: one for each core\n"
+        "  --cache           keep the packed weights beside MODEL as MODEL.packed, as large as\n"
+        "                    the model again, so that the next start takes no time\n"
+        "  --verbose         tell on standard error what memory the model takes\n"
+        "  --json            a line of JSON for each token, and one at the end\n");
 }
 
 /* ---- arguments ---- */
@@ -100,6 +106,7 @@ static phi_status parse(int argc, char *const *argv, arguments *out, phi_err *er
         {"--top-p", &top_p, NULL},           {"--seed", &seed, NULL},
         {"--system", &out->system, NULL},    {"--threads", &threads, NULL},
         {"--raw", NULL, &out->raw},          {"--json", NULL, &out->json},
+        {"--cache", NULL, &out->cache},      {"--verbose", NULL, &out->verbose},
     };
     phi_cli_args args;
     uint64_t tokens = MAX_TOKENS_DEFAULT;
@@ -247,6 +254,34 @@ static phi_status answer(phi_engine *engine, phi_model *model, arguments *args, 
     return status;
 }
 
+static void print_plan(void *user, const phi_model_plan *plan)
+{
+    (void)user;
+    (void)fprintf(stderr,
+                  "memory: weights %" PRIu64 " MB, KV cache %" PRIu64 " MB, scratch %" PRIu64
+                  " MB; available %" PRIu64 " MB\n",
+                  plan->weights_bytes >> 20, plan->kv_bytes >> 20, plan->scratch_bytes >> 20,
+                  plan->available_bytes >> 20);
+}
+
+static void print_cache(const phi_model *model, const char *path)
+{
+    phi_model_info info;
+    phi_model_info_get(model, &info);
+    (void)fprintf(stderr, "weights: %s %s%s%s\n", path, info.cache,
+                  info.cache_reason[0] ? ": " : "", info.cache_reason);
+}
+
+/* Beside a file or a folder. */
+static char *cache_path(const char *model)
+{
+    size_t bytes = strlen(model);
+    while (bytes > 1 && model[bytes - 1] == '/') {
+        bytes--;
+    }
+    return phi_strfmt("%.*s.packed", (int)bytes, model);
+}
+
 static phi_status generate(arguments *args, phi_err *err)
 {
     phi_engine *engine = NULL;
@@ -257,11 +292,18 @@ static phi_status generate(arguments *args, phi_err *err)
     if (status) {
         return status;
     }
+    char *cache = args->cache ? cache_path(args->model) : NULL;
+    model_options.cache_path = cache;
+    model_options.planned = args->verbose ? print_plan : NULL;
     status = phi_model_load(engine, args->model, &model_options, &model, err);
     if (!status) {
+        if (args->verbose && cache) {
+            print_cache(model, cache);
+        }
         status = answer(engine, model, args, err);
         phi_model_unref(model);
     }
+    phi_free(cache);
     phi_engine_destroy(engine);
     return status;
 }

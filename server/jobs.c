@@ -110,6 +110,7 @@ static void show_model(phi_app *app, const phi_store_model *model)
     (void)snprintf(shown.id, sizeof shown.id, "%s:%s", model->name, model->precision);
     (void)snprintf(shown.name, sizeof shown.name, "%s", model->name);
     (void)snprintf(shown.precision, sizeof shown.precision, "%s", model->precision);
+    (void)snprintf(shown.sha256, sizeof shown.sha256, "%s", model->sha256);
     (void)snprintf(shown.architecture, sizeof shown.architecture, "%s", model->architecture);
     shown.quality = model->quality ? json_loads(model->quality, 0, NULL) : NULL;
     phi_registry_add(app->registry, &shown);

@@ -204,6 +204,16 @@ static void write_models(const phi_app *app, phi_buf *out)
                          "phid_models{state=\"loaded\"} %" PRIu64 "\n",
                          states[PHI_REGISTRY_COLD], states[PHI_REGISTRY_LOADING],
                          states[PHI_REGISTRY_READY]);
+    phi_registry_loads loads;
+    phi_registry_loads_get(app->registry, &loads);
+    head(out, "phid_model_loads_total", "counter",
+         "Loads of models, by where the weights came from.");
+    (void)phi_buf_printf(out,
+                         "phid_model_loads_total{weights=\"mapped\"} %" PRIu64 "\n"
+                         "phid_model_loads_total{weights=\"built\"} %" PRIu64 "\n"
+                         "phid_model_loads_total{weights=\"in_memory\"} %" PRIu64 "\n"
+                         "phid_model_loads_total{weights=\"failed\"} %" PRIu64 "\n",
+                         loads.mapped, loads.built, loads.in_memory, loads.failed);
     head(out, "phid_jobs", "gauge", "Quantization jobs that have not ended, by status.");
     (void)phi_buf_printf(out,
                          "phid_jobs{status=\"queued\"} %zu\n"

@@ -58,7 +58,8 @@ struct phi_registry {
     slot *removed;  /* off the list, still in use or loading */
     drop *drops;    /* the pool was full: submitted when something ends */
     size_t pending; /* loads and drops on the pool */
-    bool closing;   /* freed when nothing of the above is left */
+    phi_registry_loads loads;
+    bool closing; /* freed when nothing of the above is left */
 };
 
 static void load_start(slot *self);
@@ -218,14 +219,37 @@ static void tell_clients(slot *self)
     }
 }
 
+/* [job] */
+static void on_planned(void *user, const phi_model_plan *plan)
+{
+    const slot *self = user;
+    phi_log(PHI_LOG_INFO, "registry", "model_loading",
+            "model=%s weights_bytes=%" PRIu64 " kv_bytes=%" PRIu64 " scratch_bytes=%" PRIu64
+            " available_bytes=%" PRIu64,
+            self->entry.id, plan->weights_bytes, plan->kv_bytes, plan->scratch_bytes,
+            plan->available_bytes);
+}
+
 static void load_run(void *arg)
 {
     slot *self = arg;
-    const phi_settings *settings = self->registry->app->settings;
+    phi_app *app = self->registry->app;
+    const phi_settings *settings = app->settings;
+    const char *sha256 = self->entry.sha256;
+    bool cached = strcmp(settings->weights_cache, "on") == 0 && sha256[0];
+    char *cache_path = cached ? phi_store_packed_path(app->store, sha256) : NULL;
     const phi_model_options options = {.n_ctx = (uint32_t)settings->context,
-                                       .kv_tokens = (uint32_t)settings->kv_tokens};
-    self->status = phi_model_load(self->registry->app->engine, self->entry.path, &options,
-                                  &self->loaded, &self->err);
+                                       .kv_tokens = (uint32_t)settings->kv_tokens,
+                                       .planned = on_planned,
+                                       .planned_user = self,
+                                       .cache_path = cache_path,
+                                       .source_sha256 = cached ? sha256 : NULL};
+    self->status =
+        phi_model_load(app->engine, self->entry.path, &options, &self->loaded, &self->err);
+    if (cached) {
+        phi_store_packed_settle(app->store, sha256);
+    }
+    phi_free(cache_path);
     if (self->status) {
         tell_clients(self);
     }
@@ -242,10 +266,31 @@ static void load_failed(slot *self)
             return;
         }
     }
+    self->registry->loads.failed++;
     phi_log(PHI_LOG_ERROR, "registry", "model_not_loaded", "model=%s reason=%s", self->entry.id,
             self->err.message);
     self->entry.state = PHI_REGISTRY_COLD;
     answer_waiters(self);
+}
+
+/* One line when a cache file was made or should have been. */
+static void tell_cache(const slot *self, const phi_model_info *info)
+{
+    phi_registry_loads *loads = &self->registry->loads;
+    char reason[PHI_ERR_BYTES_MAX * 2];
+    bool failed = strcmp(info->cache, "failed") == 0;
+    if (strcmp(info->cache, "mapped") == 0) {
+        loads->mapped++;
+    } else if (strcmp(info->cache, "built") == 0) {
+        loads->built++;
+    } else {
+        loads->in_memory++;
+    }
+    if (info->cache_reason[0]) {
+        phi_log(failed ? PHI_LOG_WARN : PHI_LOG_INFO, "registry",
+                failed ? "weights_not_cached" : "weights_cached", "model=%s reason=%s",
+                self->entry.id, phi_log_value(info->cache_reason, reason, sizeof reason));
+    }
 }
 
 static void load_succeeded(slot *self)
@@ -258,9 +303,11 @@ static void load_succeeded(slot *self)
     self->entry.context_length = info.n_ctx;
     self->used_ns = phi_clock_ns();
     phi_log(PHI_LOG_INFO, "registry", "model_loaded",
-            "model=%s ms=%" PRIu64 " weights_bytes=%" PRIu64 " kv_bytes=%" PRIu64 " context=%u",
+            "model=%s ms=%" PRIu64 " weights_bytes=%" PRIu64 " kv_bytes=%" PRIu64
+            " context=%u cache=%s",
             self->entry.id, (self->used_ns - self->load_started_ns) / 1000000, info.weights_bytes,
-            info.kv_bytes, info.n_ctx);
+            info.kv_bytes, info.n_ctx, info.cache);
+    tell_cache(self, &info);
     answer_waiters(self);
 }
 
@@ -349,6 +396,11 @@ const phi_registry_entry *phi_registry_find(const phi_registry *registry, const 
 size_t phi_registry_count(const phi_registry *registry)
 {
     return registry->n_slots;
+}
+
+void phi_registry_loads_get(const phi_registry *registry, phi_registry_loads *out_loads)
+{
+    *out_loads = registry->loads;
 }
 
 const phi_registry_entry *phi_registry_at(const phi_registry *registry, size_t index)
@@ -473,6 +525,9 @@ phi_status phi_registry_create(struct phi_app *app, phi_registry **out_registry,
     }
     phi_registry *registry = phi_alloc_zero(1, sizeof *registry);
     registry->app = app;
+    if (strcmp(app->settings->weights_cache, "on") != 0) {
+        phi_store_packed_clear(app->store);
+    }
     for (size_t i = 0; i < count; i++) {
         const phi_store_model *model = &models[i];
         char *path = phi_store_blob_path(app->store, model->sha256);
@@ -483,6 +538,7 @@ phi_status phi_registry_create(struct phi_app *app, phi_registry **out_registry,
         (void)snprintf(entry.id, sizeof entry.id, "%s:%s", model->name, model->precision);
         (void)snprintf(entry.name, sizeof entry.name, "%s", model->name);
         (void)snprintf(entry.precision, sizeof entry.precision, "%s", model->precision);
+        (void)snprintf(entry.sha256, sizeof entry.sha256, "%s", model->sha256);
         (void)snprintf(entry.architecture, sizeof entry.architecture, "%s", model->architecture);
         entry.quality = model->quality ? json_loads(model->quality, 0, NULL) : NULL;
         phi_registry_add(registry, &entry);

@@ -32,11 +32,20 @@ typedef enum phi_registry_state {
     PHI_REGISTRY_READY,
 } phi_registry_state;
 
+/* How models that were loaded came by their weights (phi_model_info's `cache`). */
+typedef struct phi_registry_loads {
+    uint64_t mapped;
+    uint64_t built;
+    uint64_t in_memory; /* the cache is off, or could not be made */
+    uint64_t failed;    /* no model came of it */
+} phi_registry_loads;
+
 typedef struct phi_registry_entry {
     char id[PHI_LIMIT_NAME_BYTES * 2]; /* NAME:PRECISION */
     char name[PHI_LIMIT_NAME_BYTES];
     char precision[8];
-    char *path; /* the GGUF */
+    char *path;      /* the GGUF */
+    char sha256[65]; /* of it */
     uint64_t bytes;
     int64_t created_s;
     json_t *quality; /* as in the job object; may be NULL */
@@ -54,6 +63,7 @@ void phi_registry_destroy(phi_registry *registry);
 
 /* Entries in order of creation; views valid until the registry changes. */
 size_t phi_registry_count(const phi_registry *registry);
+void phi_registry_loads_get(const phi_registry *registry, phi_registry_loads *out_loads);
 const phi_registry_entry *phi_registry_at(const phi_registry *registry, size_t index);
 /* By id, or by name and precision (either form; precision may be NULL). NULL when there is none,
  * and `err` says which models exist. A contradiction ("x:int4" with precision "int8") fails too. */

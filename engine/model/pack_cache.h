@@ -97,6 +97,8 @@ typedef struct phi_pack_header {
 phi_status phi_pack_header_parse(const void *data, size_t bytes, uint64_t file_bytes,
                                  phi_pack_header *out_header, phi_err *err) PHI_MUST_CHECK;
 void phi_pack_header_done(phi_pack_header *header);
+/* Puts the checksum into a header that is otherwise complete. */
+void phi_pack_header_seal(uint8_t *data, size_t bytes);
 /* Writes PHI_PACK_HEADER_BYTES + count * PHI_PACK_ENTRY_BYTES. */
 void phi_pack_header_write(const phi_pack_header *header, uint8_t *out);
 

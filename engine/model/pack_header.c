@@ -209,6 +209,11 @@ void phi_pack_header_done(phi_pack_header *header)
 
 /* ---- writing ---- */
 
+void phi_pack_header_seal(uint8_t *data, size_t bytes)
+{
+    put(data + PHI_PACK_HEADER_SUM_AT, header_sum(data, bytes), 8);
+}
+
 static void write_entry(const phi_pack_entry *entry, uint8_t *out)
 {
     memcpy(out, entry->name, sizeof entry->name);
@@ -240,5 +245,5 @@ void phi_pack_header_write(const phi_pack_header *header, uint8_t *out)
     for (size_t i = 0; i < header->count; i++) {
         write_entry(&header->entries[i], out + PHI_PACK_HEADER_BYTES + i * PHI_PACK_ENTRY_BYTES);
     }
-    put(out + PHI_PACK_HEADER_SUM_AT, header_sum(out, bytes), 8);
+    phi_pack_header_seal(out, bytes);
 }

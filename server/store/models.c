@@ -1,6 +1,12 @@
 #include "server/store/store_internal.h"
 
+#include "base/log.h"
 #include "base/mem.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
 
 phi_status phi_store_model_list(phi_store *store, phi_store_model **out_models, size_t *out_count,
                                 phi_err *err)
@@ -86,4 +92,60 @@ phi_status phi_store_model_delete(phi_store *store, const char *name, const char
     }
     phi_store_write_end(store);
     return status;
+}
+
+/* ---- packed weights ---- */
+
+phi_status phi_packed_referenced(sqlite3 *db, const char *sha256, bool *out_referenced,
+                                 phi_err *err)
+{
+    int64_t count = 0;
+    phi_status status =
+        phi_sql_integer(db, "SELECT EXISTS (SELECT 1 FROM models WHERE sha256 = ?1)",
+                        BINDS(BIND_TEXT(sha256)), 0, &count, err);
+    *out_referenced = count != 0;
+    return status;
+}
+
+void phi_packed_release(phi_store *store, const char *sha256)
+{
+    phi_err err;
+    bool kept = true;
+    /* What cannot be decided now is found at the next start. */
+    if (phi_packed_referenced(store->writer, sha256, &kept, &err) || kept) {
+        return;
+    }
+    char *path = phi_store_packed_path(store, sha256);
+    if (unlink(path) != 0 && errno != ENOENT) {
+        phi_log(PHI_LOG_WARN, "store", "packed_not_removed", "sha256=%s reason=%s", sha256,
+                strerror(errno));
+    }
+    phi_free(path);
+}
+
+void phi_store_packed_settle(phi_store *store, const char *sha256)
+{
+    phi_err err;
+    if (phi_store_write_begin(store, &err) == PHI_OK) {
+        phi_packed_release(store, sha256);
+        /* Nothing was written: the outcome says nothing. */
+        phi_status ended = phi_store_write_commit(store, PHI_OK, &err);
+        (void)ended;
+    }
+    phi_store_write_end(store);
+}
+
+void phi_store_packed_clear(phi_store *store)
+{
+    char *path = phi_strfmt("%s/packed", store->dir);
+    DIR *handle = opendir(path);
+    for (struct dirent *entry = handle ? readdir(handle) : NULL; entry; entry = readdir(handle)) {
+        if (entry->d_name[0] != '.') {
+            (void)unlinkat(dirfd(handle), entry->d_name, 0);
+        }
+    }
+    if (handle) {
+        (void)closedir(handle);
+    }
+    phi_free(path);
 }

@@ -24,6 +24,11 @@ static phi_status keep_blob(phi_store *store, const char *name, bool *out_keep, 
     return phi_blob_referenced(store->writer, name, out_keep, err);
 }
 
+static phi_status keep_packed(phi_store *store, const char *name, bool *out_keep, phi_err *err)
+{
+    return phi_packed_referenced(store->writer, name, out_keep, err);
+}
+
 static phi_status keep_upload(phi_store *store, const char *name, bool *out_keep, phi_err *err)
 {
     *out_keep = false;
@@ -209,6 +214,7 @@ phi_status phi_store_recover(phi_store *store, phi_err *err)
     phi_store_write_end(store);
     /* Only now: a row that stays keeps its file. */
     status = status ? status : sweep(store, "blobs", keep_blob, err);
+    status = status ? status : sweep(store, "packed", keep_packed, err);
     status = status ? status : sweep(store, "incoming", keep_upload, err);
     if (!status) {
         clear_work(store);

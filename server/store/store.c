@@ -22,7 +22,10 @@
  * 2. A row names a blob only after the blob has its name; a blob is unlinked only after the last
  *    row that names it has gone. A crash between leaves a blob without rows, never the reverse.
  * 3. 1 and 2 hold for two threads with the same content, since both happen under write_lock.
- * 4. Nothing in incoming/ or work/ is visible through the API.
+ * 4. What is in packed/ can be made again: no row names it, and it is worth keeping only as long as
+ *    a model has its content. It is unlinked when the last one goes or, if it was being made just
+ *    then, by whoever made it.
+ * 5. Nothing in incoming/ or work/ is visible through the API.
  */
 
 static phi_status fail_errno(phi_err *err, const char *doing, const char *path)
@@ -37,6 +40,11 @@ static phi_status fail_errno(phi_err *err, const char *doing, const char *path)
 char *phi_store_blob_path(const phi_store *store, const char *sha256)
 {
     return phi_strfmt("%s/blobs/%s", store->dir, sha256);
+}
+
+char *phi_store_packed_path(const phi_store *store, const char *sha256)
+{
+    return phi_strfmt("%s/packed/%s", store->dir, sha256);
 }
 
 char *phi_store_incoming_path(const phi_store *store, const char *upload_id)
@@ -129,6 +137,7 @@ void phi_blob_list_release(phi_store *store, phi_blob_list *list)
 {
     for (size_t i = 0; i < list->count; i++) {
         phi_err err;
+        phi_packed_release(store, list->sha256[i]);
         bool kept = true;
         /* What cannot be decided now is found at the next start. */
         if (phi_blob_referenced(store->writer, list->sha256[i], &kept, &err) || kept) {
@@ -275,7 +284,7 @@ static phi_status make_layout(phi_store *store, const char *data_dir, phi_err *e
     }
     store->dir = phi_strdup(absolute);
     phi_free(absolute);
-    static const char *const parts[] = {"blobs", "incoming", "work"};
+    static const char *const parts[] = {"blobs", "packed", "incoming", "work"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts && !status; i++) {
         char *path = phi_strfmt("%s/%s", store->dir, parts[i]);
         status = phi_file_make_dirs(path, err);

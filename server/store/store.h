@@ -1,6 +1,7 @@
 /*
  * Purpose: what survives a restart: uploaded files, models, quantization jobs and their events.
- * Owns:    data_dir: the database, blobs/ (one file per content, named by its SHA-256), incoming/
+ * Owns:    data_dir: the database, blobs/ (one file per content, named by its SHA-256), packed/
+ *          (weights as the engine maps them, named by the SHA-256 of their model), incoming/
  *          (uploads going on) and work/ (scratch of running jobs). Nobody else writes there.
  * Threads: [any] for what only reads; [job] for what writes, as a write waits for the disk. Readers
  *          have a connection of their own and never wait for a writer (SQLite's WAL).
@@ -35,6 +36,7 @@ void phi_store_close(phi_store *store);
 
 /* Fresh strings (phi_free). */
 char *phi_store_blob_path(const phi_store *store, const char *sha256);
+char *phi_store_packed_path(const phi_store *store, const char *sha256);
 char *phi_store_incoming_path(const phi_store *store, const char *upload_id);
 char *phi_store_work_path(const phi_store *store, const char *job_id);
 
@@ -113,6 +115,12 @@ void phi_store_models_free(phi_store_model *models, size_t count);
 /* [job] Also the source files, with the last precision of a name. */
 phi_status phi_store_model_delete(phi_store *store, const char *name, const char *precision,
                                   phi_err *err) PHI_MUST_CHECK;
+
+/* [job] Whoever has made packed/SHA256 says so here: when the model has been deleted meanwhile, it
+ * goes. Otherwise it goes with the last model of that content. */
+void phi_store_packed_settle(phi_store *store, const char *sha256);
+/* [job] Removes all of packed/. Nothing is being loaded. */
+void phi_store_packed_clear(phi_store *store);
 
 /* ---- jobs ---- */
 

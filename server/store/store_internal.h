@@ -51,6 +51,11 @@ typedef struct phi_blob_list {
 /* Whether any row names the blob. */
 phi_status phi_blob_referenced(sqlite3 *db, const char *sha256, bool *out_referenced,
                                phi_err *err) PHI_MUST_CHECK;
+/* Whether a model is made of the blob: then its packed weights are kept. */
+phi_status phi_packed_referenced(sqlite3 *db, const char *sha256, bool *out_referenced,
+                                 phi_err *err) PHI_MUST_CHECK;
+/* Unlinks the packed weights unless a model has them. Lock held. */
+void phi_packed_release(phi_store *store, const char *sha256);
 /* Adds the first column of the statement's rows. Lock held. */
 phi_status phi_blob_list_collect(sqlite3 *db, const char *sql, const phi_bind *binds,
                                  size_t n_binds, phi_blob_list *list, phi_err *err) PHI_MUST_CHECK;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the fuzz targets safetensors, gguf and hf_config.
+"""Writes the seeds of the fuzz targets safetensors, gguf, hf_config and packed.
 
 They are small, valid files (and a few that are just wrong), so that mutations start close to what
 the readers accept. Usage: make_formats_seeds.py [CORPUS_DIRECTORY]
@@ -149,3 +149,22 @@ write("hf_config", "newer", directory(NEWER, GENERATION, INDEX))
 write("hf_config", "refused", directory(
     {"architectures": ["PhiForCausalLM"], "model_type": "phi"}, GENERATION,
     {"weight_map": {"a": "../shard"}}))
+
+
+def packed(tensors, data_offset=4096):
+    """tensors: name, kind, group, rows, cols, flags, offset, bytes. The target puts the sum in."""
+    end = data_offset + (tensors[-1][6] + tensors[-1][7] if tensors else 0)
+    head = b"PHIPACK\0" + struct.pack("<II", 1, 128 + 112 * len(tensors))
+    head += b"blocks16".ljust(16, b"\0") + bytes(range(64))
+    head += struct.pack("<QQIIQ", end, data_offset, len(tensors), 0, 0)
+    for name, kind, group, rows, cols, flags, offset, size in tensors:
+        head += name.encode().ljust(64, b"\0")
+        head += struct.pack("<IIIIIIQQQ", kind, group, rows, cols, flags, 0, offset, size, 7)
+    return head
+
+
+write("packed", "kinds", packed([
+    ("token_embd.weight", 1, 32, 17, 64, 0, 0, 2176), ("a", 0, 32, 16, 32, 1, 2176, 320 + 64),
+    ("output_norm.weight", 4, 0, 1, 5, 2, 2560, 64), ("f", 2, 0, 3, 4, 0, 2624, 128)]))
+write("packed", "overlap", packed([("a", 4, 0, 16, 4, 0, 0, 256), ("b", 4, 0, 16, 4, 0, 128, 256)]))
+write("packed", "empty", packed([]))

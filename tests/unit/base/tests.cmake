@@ -1,4 +1,5 @@
 phid_test(base.buf ${TEST_DIR}/test_buf.c LIBS phi_base)
+phid_test(base.checksum ${TEST_DIR}/test_checksum.c LIBS phi_base)
 phid_test(base.file ${TEST_DIR}/test_file.c LIBS phi_base)
 phid_test(base.hash ${TEST_DIR}/test_hash.c LIBS phi_base)
 phid_test(base.log ${TEST_DIR}/test_log.c LIBS phi_base)

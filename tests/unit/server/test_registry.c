@@ -66,6 +66,8 @@ static int loads;
 static int models_alive;
 static int models_fit = 100; /* more are refused for memory */
 static bool loads_fail;
+static char cache_path[64];     /* of the last load; "": none */
+static const char *cache_found = "off"; /* what it says of the weights */
 
 phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_options *options,
                           phi_model **out_model, phi_err *err)
@@ -74,6 +76,8 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
     assert_int_equal(options->n_ctx, 64);
     assert_int_equal(options->kv_tokens, 128);
     loads++;
+    (void)snprintf(cache_path, sizeof cache_path, "%s",
+                   options->cache_path ? options->cache_path : "");
     if (loads_fail) {
         return phi_fail(err, PHI_E_FORMAT, "%s is broken", path);
     }
@@ -105,7 +109,7 @@ void phi_model_unref(phi_model *model)
 void phi_model_info_get(const phi_model *model, phi_model_info *out_info)
 {
     (void)model;
-    *out_info = (phi_model_info){.n_ctx = 64};
+    *out_info = (phi_model_info){.n_ctx = 64, .cache = cache_found, .cache_reason = ""};
 }
 
 /* ---- fakes: the store ---- */
@@ -141,9 +145,32 @@ char *phi_store_blob_path(const phi_store *store, const char *sha256)
     return phi_strfmt("/blobs/%s", sha256);
 }
 
+char *phi_store_packed_path(const phi_store *store, const char *sha256)
+{
+    (void)store;
+    return phi_strfmt("/packed/%s", sha256);
+}
+
+static int packed_settled;
+static int packed_cleared;
+
+void phi_store_packed_settle(phi_store *store, const char *sha256)
+{
+    (void)store;
+    assert_string_equal(sha256, "abc");
+    packed_settled++;
+}
+
+void phi_store_packed_clear(phi_store *store)
+{
+    (void)store;
+    packed_cleared++;
+}
+
 /* ---- what the tests share ---- */
 
-static phi_settings settings = {.context = 64, .kv_tokens = 128};
+static char cache_on[] = "on";
+static phi_settings settings = {.context = 64, .kv_tokens = 128, .weights_cache = cache_on};
 static phi_app app = {.settings = &settings};
 static phi_registry *registry;
 
@@ -252,6 +279,55 @@ static void test_one_load_for_all_who_wait(void **state)
     phi_registry_release(registry, two.model);
     phi_registry_release(registry, three.model);
     assert_int_equal(one.model->refs, 1);
+}
+
+static void load_stored(const char *found)
+{
+    answer one = {0};
+    cache_found = found;
+    phi_registry_acquire(registry, "stored", NULL, on_ready, &one);
+    (void)run_all();
+    assert_non_null(one.model);
+    phi_registry_release(registry, one.model);
+}
+
+static void test_packed_weights(void **state)
+{
+    (void)state;
+    phi_registry_loads counted;
+    packed_settled = 0;
+    load_stored("built");
+    assert_string_equal(cache_path, "/packed/abc");
+    assert_int_equal(packed_settled, 1);
+    /* A model that is no blob of the store's has no place for them. */
+    answer one = {0};
+    cache_found = "off";
+    phi_registry_acquire(registry, "a", NULL, on_ready, &one);
+    (void)run_all();
+    assert_string_equal(cache_path, "");
+    assert_int_equal(packed_settled, 1);
+    phi_registry_release(registry, one.model);
+    phi_registry_loads_get(registry, &counted);
+    assert_int_equal(counted.built, 1);
+    assert_int_equal(counted.in_memory, 1);
+    assert_int_equal(counted.mapped + counted.failed, 0);
+    assert_int_equal(packed_cleared, 0);
+}
+
+static void test_packed_weights_are_off(void **state)
+{
+    (void)state;
+    static char off[] = "off";
+    (void)teardown(NULL);
+    settings.weights_cache = off;
+    packed_cleared = 0;
+    packed_settled = 0;
+    (void)setup(NULL);
+    load_stored("off");
+    settings.weights_cache = cache_on;
+    assert_int_equal(packed_cleared, 1);
+    assert_int_equal(packed_settled, 0);
+    assert_string_equal(cache_path, "");
 }
 
 static void test_failed_load_answers_all(void **state)
@@ -420,6 +496,8 @@ int main(void)
         CASE(test_list),
         CASE(test_find),
         CASE(test_one_load_for_all_who_wait),
+        CASE(test_packed_weights),
+        CASE(test_packed_weights_are_off),
         CASE(test_failed_load_answers_all),
         CASE(test_unknown_model),
         CASE(test_removed_while_in_use),

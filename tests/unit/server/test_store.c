@@ -398,6 +398,66 @@ static void test_success_makes_file_and_model(void **state)
     expect(phi_store_model_sources(store, "m", &sources, &count, &err), PHI_E_NOT_FOUND, &err);
 }
 
+static void make_packed(const char *name)
+{
+    char *path = phi_store_packed_path(store, name);
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    (void)fclose(file);
+    phi_free(path);
+}
+
+static bool packed_exists(const char *name)
+{
+    char *path = phi_store_packed_path(store, name);
+    bool exists = phi_file_exists(path);
+    phi_free(path);
+    return exists;
+}
+
+static void test_packed_weights_go_with_the_model(void **state)
+{
+    (void)state;
+    phi_err err = {0};
+    phi_store_file source = add_file("weights");
+    phi_store_file artifact;
+    phi_store_file again;
+    phi_store_job job = add_job("qjob-1", &source);
+    complete(&job, "gguf", &artifact);
+    make_packed(artifact.sha256);
+    phi_store_packed_settle(store, artifact.sha256);
+    /* What no model has, and what a crash left, goes at the next start. */
+    make_packed(source.sha256);
+    char *half = phi_strfmt("%s.tmp-abcdef", artifact.sha256);
+    make_packed(half);
+    reopen();
+    assert_true(packed_exists(artifact.sha256));
+    assert_false(packed_exists(source.sha256));
+    assert_false(packed_exists(half));
+    phi_free(half);
+    /* The file stays, the model goes, and with it what only a model needs. */
+    expect(phi_store_model_delete(store, "m", "int4", &err), PHI_OK, &err);
+    assert_true(blob_exists(artifact.sha256));
+    assert_false(packed_exists(artifact.sha256));
+    /* Made while the model was being deleted. */
+    make_packed(artifact.sha256);
+    phi_store_packed_settle(store, artifact.sha256);
+    assert_false(packed_exists(artifact.sha256));
+    phi_store_job_done(&job);
+    /* A model in the place of another. */
+    job = add_job("qjob-2", &source);
+    complete(&job, "gguf", &again);
+    make_packed(again.sha256);
+    phi_store_job_done(&job);
+    job = add_job("qjob-3", &source);
+    complete(&job, "another", &artifact);
+    assert_false(packed_exists(again.sha256));
+    make_packed(artifact.sha256);
+    phi_store_packed_clear(store);
+    assert_false(packed_exists(artifact.sha256));
+    phi_store_job_done(&job);
+}
+
 static void test_replaced_model(void **state)
 {
     (void)state;
@@ -505,6 +565,7 @@ int main(void)
         CASE(test_job_of_a_deleted_file),
         CASE(test_running_job_is_queued_again),
         CASE(test_success_makes_file_and_model),
+        CASE(test_packed_weights_go_with_the_model),
         CASE(test_replaced_model),
         CASE(test_model_without_bytes_is_dropped),
         CASE(test_events),

@@ -1,3 +1,5 @@
 phid_test(server.routes ${TEST_DIR}/test_routes.c LIBS phi_server PkgConfig::JANSSON)
 phid_test(server.keys ${TEST_DIR}/test_keys.c LIBS phi_server)
 phid_test(server.work ${TEST_DIR}/test_work.c LIBS phi_server PkgConfig::LIBUV)
+phid_test(server.store ${TEST_DIR}/test_store.c LIBS phi_store phi_base PkgConfig::SQLITE)
+phid_test(server.registry ${TEST_DIR}/test_registry.c LIBS phi_server phi_base PkgConfig::JANSSON)

@@ -10,3 +10,4 @@ phid_test(engine.model.golden ${TEST_DIR}/test_golden.c
 phid_test(engine.model.forward ${TEST_DIR}/test_forward.c
     LIBS test_model_runner test_kernels_random phi_formats)
 phid_test(engine.model.memplan ${TEST_DIR}/test_memplan.c LIBS phi_model phi_formats phi_base)
+phid_test(engine.model.cache ${TEST_DIR}/test_cache.c LIBS phi_model phi_kernels phi_formats phi_base)

@@ -66,7 +66,7 @@ static int loads;
 static int models_alive;
 static int models_fit = 100; /* more are refused for memory */
 static bool loads_fail;
-static char cache_path[64];     /* of the last load; "": none */
+static char cache_path[64];             /* of the last load; "": none */
 static const char *cache_found = "off"; /* what it says of the weights */
 
 phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_options *options,

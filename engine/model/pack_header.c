@@ -150,7 +150,8 @@ static phi_status check_whole(const uint8_t *data, size_t bytes, phi_err *err)
         return phi_fail(err, PHI_E_FORMAT, "it is not a file of packed weights");
     }
     uint32_t version = get_u32(data + AT_VERSION);
-    if (version != PHI_PACK_LAYOUT_VERSION || memcmp(data + AT_LAYOUT, layout, sizeof layout)) {
+    if (version != PHI_PACK_LAYOUT_VERSION ||
+        memcmp(data + AT_LAYOUT, layout, sizeof layout) != 0) {
         return phi_fail(err, PHI_E_UNSUPPORTED, "it has another layout (version %u, not %u)",
                         version, PHI_PACK_LAYOUT_VERSION);
     }

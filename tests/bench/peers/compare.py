@@ -71,6 +71,8 @@ class Results:
             if self.data["commit"] != head["commit"]:
                 sys.exit(f"{path} is of commit {self.data['commit']}, this is {head['commit']}: "
                          "--fresh begins anew, --out names another file")
+        # What failed before is tried again.
+        self.data["runs"] = [run for run in self.data["runs"] if "failed" not in run]
         self.done = {self.key(run) for run in self.data["runs"]}
 
     @staticmethod

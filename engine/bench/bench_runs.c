@@ -320,7 +320,9 @@ static phi_status prepare(session *self, phi_err *err)
     phi_bench *bench = self->bench;
     phi_status status;
     if (bench->checkpoint) {
-        status = phi_weights_load(bench->checkpoint, on_load, self, &self->weights, err);
+        const phi_weights_options options = {
+            .run = {.team = bench->compute.team, .progress = on_load, .user = self}};
+        status = phi_weights_open(bench->checkpoint, &options, &self->weights, err);
     } else {
         status = phi_synthetic_weights(&bench->compute, &bench->description, &bench->types, on_load,
                                        self, &self->weights, err);

@@ -226,6 +226,8 @@ typedef struct maker {
     void *user;
     uint64_t bytes_done;
     uint64_t bytes_total;
+    uint8_t *memory; /* of the weights' region; NULL while their bytes are only counted */
+    uint64_t used;
 } maker;
 
 /* With blocks of the type. */
@@ -263,14 +265,27 @@ static void fill_rows(void *arg, size_t begin, size_t end, unsigned worker)
     }
 }
 
+/* The next bytes of the region, on a cache line; NULL while the maker only counts. */
+static void *take(maker *self, uint64_t bytes)
+{
+    uint64_t offset = self->used;
+    self->used += (bytes + 63) / 64 * 64;
+    return self->memory ? self->memory + offset : NULL;
+}
+
 static phi_status make_matrix(maker *self, phi_dtype dtype, shape s, const uint8_t *pool,
                               phi_weight *out_weight, phi_err *err)
 {
-    phi_weight weight;
-    phi_status status = phi_weight_init(&weight, dtype, s.rows, s.cols, err);
+    phi_weight weight = {0};
+    phi_status status = phi_weight_shape_of(&weight, dtype, s.rows, s.cols, err);
     if (status) {
         return status;
     }
+    void *memory = take(self, phi_weight_bytes(&weight));
+    if (!memory) {
+        return PHI_OK;
+    }
+    phi_weight_bind(&weight, memory);
     size_t block_bytes = phi_dtype_get(dtype)->block_bytes;
     fill job = {.weight = &weight,
                 .dtype = dtype,
@@ -286,10 +301,10 @@ static phi_status make_matrix(maker *self, phi_dtype dtype, shape s, const uint8
     return PHI_OK;
 }
 
-static float *make_norm(uint32_t n)
+static float *make_norm(maker *self, uint32_t n)
 {
-    float *norm = phi_alloc((size_t)n * sizeof *norm);
-    for (uint32_t i = 0; i < n; i++) {
+    float *norm = take(self, n * sizeof *norm);
+    for (uint32_t i = 0; norm && i < n; i++) {
         norm[i] = 1.0F;
     }
     return norm;
@@ -317,7 +332,7 @@ static phi_status make_ends(maker *self, phi_dtype dtype, const uint8_t *pool, p
     if (!status && !d->tied_head) {
         status = make_matrix(self, dtype, s, pool, &weights->head, err);
     }
-    weights->final_norm = make_norm(d->n_embd);
+    weights->final_norm = make_norm(self, d->n_embd);
     return status;
 }
 
@@ -339,8 +354,8 @@ static phi_status make_layers(maker *self, phi_dtype dtype, const uint8_t *pool,
         for (int m = 0; !status && m < LAYER_MATRICES; m++) {
             status = make_matrix(self, dtype, shapes[m], pool, matrices[m], err);
         }
-        layer->attn_norm = make_norm(d->n_embd);
-        layer->ffn_norm = make_norm(d->n_embd);
+        layer->attn_norm = make_norm(self, d->n_embd);
+        layer->ffn_norm = make_norm(self, d->n_embd);
     }
     return status;
 }
@@ -360,8 +375,17 @@ phi_status phi_synthetic_weights(const phi_compute *compute, const phi_descripti
     phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
     weights->description = *description;
     weights->layers = phi_alloc_zero(description->n_layer, sizeof *weights->layers);
-    fill_pool(types->ends, bytes[0], pool);
+    /* Once to count, once to fill. */
     phi_status status = make_ends(&self, types->ends, pool, weights, err);
+    status = status ? status : make_layers(&self, types->layers, pool, weights, err);
+    weights->bytes = self.used;
+    status = status ? status : phi_region_alloc(weights->bytes, &weights->region, err);
+    self.memory = weights->region.memory;
+    self.used = 0;
+    if (!status) {
+        fill_pool(types->ends, bytes[0], pool);
+        status = make_ends(&self, types->ends, pool, weights, err);
+    }
     if (!status) {
         fill_pool(types->layers, bytes[1], pool);
         status = make_layers(&self, types->layers, pool, weights, err);

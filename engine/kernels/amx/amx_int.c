@@ -67,6 +67,8 @@ static void configure(uint32_t last_width)
         config.rows[i] = (uint8_t)(rows ? RUN / 4 : last ? last_width : TILE);
         config.row_bytes[i] = tokens ? RUN : BLOCK * 4;
     }
+    /* GCC 12 tells its optimiser of the first eight bytes only. */
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
 }
 

@@ -1,6 +1,7 @@
 #include "engine/model/region.h"
 
 #include "base/assert.h"
+#include "engine/kernels/machine.h"
 
 #include <errno.h>
 #include <string.h>
@@ -31,8 +32,9 @@ phi_status phi_region_alloc(uint64_t bytes, phi_region *out_region, phi_err *err
     phi_status status =
         map(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, out_region, err);
     if (!status) {
-        /* Advice: what the system has none of costs speed only. */
-        (void)madvise(out_region->memory, (size_t)bytes, MADV_HUGEPAGE);
+        /* Advice, before the first touch: what the system does not have costs speed only. */
+        (void)phi_machine_interleave(out_region->memory, (size_t)bytes);
+        (void)phi_machine_advise_huge(out_region->memory, (size_t)bytes);
     }
     return status;
 }

@@ -233,7 +233,7 @@ PHI_STAMP void amx_tile(const amx_call *call, uint32_t block, uint32_t token, fl
         return;
     }
     const uint32_t left = call->weight->rows - block * BLOCK;
-    const __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
+    const __mmask16 mask = (__mmask16)(left >= BLOCK ? 0xFFFFU : (1U << left) - 1);
     float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
     PHI_UNROLL
     for (int t = 0; t < n_tok; t++) {

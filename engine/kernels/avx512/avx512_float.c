@@ -68,7 +68,7 @@ PHI_STAMP void finish_tile(const float_call *call, uint32_t block, uint32_t toke
     PHI_UNROLL
     for (int b = 0; b < n_blocks; b++) {
         uint32_t left = weight->rows - (block + (uint32_t)b) * BLOCK;
-        __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
+        __mmask16 mask = (__mmask16)(left >= BLOCK ? 0xFFFFU : (1U << left) - 1);
         float *y = call->y + token * call->ldy + (size_t)(block + (uint32_t)b) * BLOCK;
         PHI_UNROLL
         for (int t = 0; t < n_tok; t++) {

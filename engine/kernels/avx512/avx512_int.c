@@ -176,7 +176,7 @@ PHI_STAMP void store_tile(const int_call *call, uint32_t block, uint32_t token, 
     for (int b = 0; b < s.n_blocks; b++) {
         uint32_t row = (block + (uint32_t)b) * BLOCK;
         uint32_t left = call->weight->rows - row;
-        __mmask16 mask = left >= BLOCK ? 0xFFFF : (__mmask16)((1U << left) - 1);
+        __mmask16 mask = (__mmask16)(left >= BLOCK ? 0xFFFFU : (1U << left) - 1);
         float *y = call->y + token * call->ldy + row;
         PHI_UNROLL
         for (int t = 0; t < s.n_tok; t++) {

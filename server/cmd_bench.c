@@ -1,6 +1,6 @@
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/str.h"
 #include "config/limits.h"
 #include "engine/engine.h"
 #include "server/cli.h"
@@ -15,6 +15,7 @@
 #define MODELS_MAX 5U
 #define PRECISION_BYTES 16U
 #define CEILING_MB_MAX 65536U
+#define PLAIN_LINE_NS 5000000000U
 
 typedef struct arguments {
     phi_engine_options engine;
@@ -225,16 +226,29 @@ static phi_status parse(int argc, char *const *argv, arguments *out, phi_err *er
 
 typedef struct shown {
     bool tty;
+    uint64_t last_ns;
     char last[96];
 } shown;
 
+/* Where standard error is no terminal, a line now and then. */
+static void show(shown *self, const char *what)
+{
+    uint64_t now_ns = phi_clock_ns();
+    if (strcmp(self->last, what) == 0 || (!self->tty && now_ns - self->last_ns < PLAIN_LINE_NS)) {
+        return;
+    }
+    self->last_ns = now_ns;
+    (void)snprintf(self->last, sizeof self->last, "%s", what);
+    if (self->tty) {
+        (void)fprintf(stderr, "\r%.79s\033[K", what);
+    } else {
+        (void)fprintf(stderr, "%s\n", what);
+    }
+}
+
 static bool on_progress(void *user, const char *what)
 {
-    shown *self = user;
-    if (self->tty && strcmp(self->last, what) != 0) {
-        (void)snprintf(self->last, sizeof self->last, "%s", what);
-        (void)fprintf(stderr, "\r%.79s\033[K", what);
-    }
+    show(user, what);
     return !phi_cli_interrupted();
 }
 
@@ -242,7 +256,7 @@ static phi_status measure(const arguments *args, phi_bench *bench, json_t *model
 {
     phi_bench_about about;
     phi_bench_report *report = phi_alloc_zero(1, sizeof *report);
-    shown progress = {.tty = isatty(STDERR_FILENO) == 1};
+    shown progress = {.tty = isatty(STDERR_FILENO) == 1, .last_ns = phi_clock_ns()};
     bool text = !args->json || strcmp(args->json, "-") != 0;
     phi_bench_about_get(bench, &about);
     if (text) {

@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 #include "engine/formats/checkpoint.h"
+#include "engine/kernels/blas.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/team.h"
 #include "engine/model/memplan.h"
@@ -95,6 +96,11 @@ void phi_engine_destroy(phi_engine *engine)
 const char *phi_engine_isa(const phi_engine *engine)
 {
     return engine->kernels->name;
+}
+
+const char *phi_engine_background_floats(const phi_engine *engine)
+{
+    return phi_blas_is_faster(engine->kernels) ? "openblas" : "kernels";
 }
 
 unsigned phi_engine_threads(const phi_engine *engine)

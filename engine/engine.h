@@ -43,6 +43,10 @@ phi_status phi_engine_create(const phi_engine_options *options, phi_engine **out
 /* All generations released and models unreferenced before. */
 void phi_engine_destroy(phi_engine *engine);
 const char *phi_engine_isa(const phi_engine *engine);
+/* What multiplies the FP kinds in the background (quality reports), whichever was measured to be
+ * the faster on this machine: "kernels" or "openblas". Inference always uses the kernels. The first
+ * call takes some milliseconds. */
+const char *phi_engine_background_floats(const phi_engine *engine);
 unsigned phi_engine_threads(const phi_engine *engine);
 void phi_engine_stats(phi_engine *engine, phi_scheduler_stats *out_stats);
 

@@ -196,11 +196,12 @@ static void log_ready(const phi_app *app)
     char host[160];
     (void)snprintf(host, sizeof host, "%.*s", colon ? (int)(colon - listen) : 0, listen);
     phi_log(PHI_LOG_INFO, "app", "ready",
-            "version=%s url=http://%s:%u isa=%s threads=%u keys=%zu models=%zu data_dir=%s",
+            "version=%s url=http://%s:%u isa=%s background_floats=%s threads=%u keys=%zu "
+            "models=%zu data_dir=%s",
             PHID_VERSION, host[0] ? host : "0.0.0.0", phi_http_port(app->http),
-            phi_engine_isa(app->engine), phi_engine_threads(app->engine),
-            phi_access_key_count(app->access), phi_registry_count(app->registry),
-            app->settings->data_dir);
+            phi_engine_isa(app->engine), phi_engine_background_floats(app->engine),
+            phi_engine_threads(app->engine), phi_access_key_count(app->access),
+            phi_registry_count(app->registry), app->settings->data_dir);
 }
 
 phi_status phi_app_run(const phi_settings *settings, phi_err *err)

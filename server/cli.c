@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -109,6 +110,11 @@ phi_status phi_cli_double(const char *flag, const char *text, double min, double
     }
     *number = value;
     return PHI_OK;
+}
+
+const char *phi_cli_isa(void)
+{
+    return getenv("PHID_ISA");
 }
 
 int phi_cli_fail(const char *command, const phi_err *err, int exit_code)

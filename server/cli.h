@@ -38,6 +38,8 @@ phi_status phi_cli_number(const char *flag, const char *text, uint64_t min, uint
                           uint64_t *number, phi_err *err) PHI_MUST_CHECK;
 phi_status phi_cli_double(const char *flag, const char *text, double min, double max,
                           double *number, phi_err *err) PHI_MUST_CHECK;
+/* The kernel set that the environment variable PHID_ISA names, or NULL: the best one. */
+const char *phi_cli_isa(void);
 /* "phid COMMAND: message" on standard error; for usage errors with a hint at --help. */
 int phi_cli_fail(const char *command, const phi_err *err, int exit_code);
 

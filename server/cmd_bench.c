@@ -214,7 +214,7 @@ static phi_status parse(int argc, char *const *argv, arguments *out, phi_err *er
                         t.precision ? "--precision" : "--layers");
     }
     out->options.path = out->options.synthetic ? NULL : args.items[0];
-    out->engine.isa = out->engine.isa ? out->engine.isa : getenv("PHID_ISA");
+    out->engine.isa = out->engine.isa ? out->engine.isa : phi_cli_isa();
     if (out->n_models == 0) {
         out->n_models = 1;
         (void)snprintf(out->precisions[0], PRECISION_BYTES, "int4");

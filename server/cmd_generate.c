@@ -287,7 +287,8 @@ static phi_status generate(arguments *args, phi_err *err)
     phi_engine *engine = NULL;
     phi_model *model = NULL;
     phi_model_options model_options = {0};
-    phi_engine_options options = {.threads = (unsigned)args->threads, .wake = phi_cli_wake};
+    phi_engine_options options = {
+        .threads = (unsigned)args->threads, .isa = phi_cli_isa(), .wake = phi_cli_wake};
     phi_status status = phi_engine_create(&options, &engine, err);
     if (status) {
         return status;

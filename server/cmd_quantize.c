@@ -211,7 +211,7 @@ static phi_status quantize(unsigned threads, const phi_quantize_options *options
                            phi_quality *out_quality, phi_err *err)
 {
     phi_engine *engine = NULL;
-    phi_engine_options engine_options = {.threads = threads};
+    phi_engine_options engine_options = {.threads = threads, .isa = phi_cli_isa()};
     phi_status status = phi_engine_create(&engine_options, &engine, err);
     if (!status) {
         status = phi_engine_quantize(engine, options, out_quality, err);

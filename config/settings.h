@@ -28,6 +28,7 @@ typedef struct phi_settings {
     char *source_dirs;   /* colon-separated directories that jobs may name by path; "": none */
     char *models;        /* comma-separated model ids to load at start; "": on first use */
     char *isa;           /* kernel set; "": the best */
+    char *kv_type;       /* auto, f16, f32, int8 */
     char *pin_threads;   /* auto, on, off */
     char *weights_cache; /* on, off */
     char *log_level;     /* debug, info, warn, error, off */

@@ -121,6 +121,10 @@ const phi_setting_row phi_setting_rows[] = {
         weights_cache, "on", "on off",
         "Packed weights are kept in data_dir, as large as the model again, so that the next\n"
         "start maps them instead of packing them."),
+    CHOICE_ROW(
+        kv_type, "auto", "auto f16 f32 int8",
+        "How keys and values are kept. auto: f16, or f32 where all weights are. int8 takes half\n"
+        "the memory of f16 and half the time to read it in long contexts, and rounds more."),
     NUMBER_ROW("jobs_max", PHI_SETTING_NUMBER, jobs_max, 1, 64, "1", "N",
                "Quantization jobs that run at a time."),
     NUMBER_ROW("connections_max", PHI_SETTING_NUMBER, connections_max, 1, 60000, "1024", "N",

@@ -45,7 +45,11 @@ struct phi_model {
     phi_err chat_error;
     phi_served *served;
     uint64_t kv_bytes;
+    phi_kv_type kv_type;
 };
+
+static const char *const kv_type_names[] = PHI_KV_TYPE_NAMES;
+#define N_KV_TYPES (sizeof kv_type_names / sizeof kv_type_names[0])
 
 /* ---- engine ---- */
 
@@ -187,10 +191,28 @@ typedef struct kv_size {
     phi_kv_type type;
 } kv_size;
 
-static kv_size size_kv(const phi_checkpoint *checkpoint, const phi_model_options *options)
+static phi_status choose_kv_type(const phi_checkpoint *checkpoint, const char *name,
+                                 phi_kv_type *out_type, phi_err *err)
+{
+    if (!name || !name[0] || strcmp(name, "auto") == 0) {
+        *out_type = kv_type_of(checkpoint);
+        return PHI_OK;
+    }
+    for (size_t i = 0; i < N_KV_TYPES; i++) {
+        if (strcmp(name, kv_type_names[i]) == 0) {
+            *out_type = (phi_kv_type)i;
+            return PHI_OK;
+        }
+    }
+    return phi_fail_param(err, PHI_E_INVALID, "kv_type",
+                          "kv_type must be auto, f16, f32 or int8, not '%s'", name);
+}
+
+static kv_size size_kv(const phi_checkpoint *checkpoint, const phi_model_options *options,
+                       phi_kv_type type)
 {
     const phi_description *d = phi_checkpoint_description(checkpoint);
-    kv_size size = {.type = kv_type_of(checkpoint), .tokens = options->kv_tokens};
+    kv_size size = {.type = type, .tokens = options->kv_tokens};
     size.n_ctx = options->n_ctx && options->n_ctx < d->n_ctx ? options->n_ctx : d->n_ctx;
     if (size.tokens == 0) {
         uint32_t least = options->n_ctx ? size.n_ctx : 0;
@@ -206,7 +228,8 @@ static phi_status plan(const phi_engine *engine, const phi_checkpoint *checkpoin
     const phi_memplan_sizes sizes = {.kv_type = kv->type,
                                      .kv_tokens = kv->tokens,
                                      .n_tok_max = engine->batch_tokens,
-                                     .n_logits_max = engine->logits_rows};
+                                     .n_logits_max = engine->logits_rows,
+                                     .n_threads = phi_team_size(engine->team)};
     phi_memplan memory;
     phi_status status = phi_memplan_make(checkpoint, &sizes, &memory, err);
     if (!status && options->planned) {
@@ -275,7 +298,11 @@ phi_status phi_model_load(phi_engine *engine, const char *path, const phi_model_
     }
     model->description = *phi_checkpoint_description(checkpoint);
     model->format = phi_checkpoint_format(checkpoint);
-    kv = size_kv(checkpoint, options);
+    status = choose_kv_type(checkpoint, options->kv_type, &model->kv_type, err);
+    if (status) {
+        goto done;
+    }
+    kv = size_kv(checkpoint, options, model->kv_type);
     /* What is cheap and may fail comes before what takes time. */
     status = plan(engine, checkpoint, &kv, options, err);
     if (status) {
@@ -328,6 +355,7 @@ void phi_model_info_get(const phi_model *model, phi_model_info *out_info)
         .n_layer = d->n_layer,
         .weights_bytes = phi_weights_bytes(model->weights),
         .kv_bytes = model->kv_bytes,
+        .kv_type = kv_type_names[model->kv_type],
         .has_chat_template = model->chat != NULL,
         .cache = phi_weights_cache_name(model->weights->cache),
         .cache_reason = model->weights->cache_reason,

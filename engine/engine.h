@@ -63,6 +63,9 @@ typedef struct phi_model_plan {
 typedef struct phi_model_options {
     uint32_t n_ctx;     /* 0: the model's own; clipped to the model's and to what kv_tokens holds */
     uint32_t kv_tokens; /* KV cache for all sequences together; 0: max(n_ctx as given, 8192) */
+    /* How the KV cache is kept: "f16", "f32" or "int8"; NULL, "" or "auto": f16, but f32 where all
+     * weights are. */
+    const char *kv_type;
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *progress_user;
     /* Called before anything large is read or allocated. May be NULL. */
@@ -83,6 +86,7 @@ typedef struct phi_model_info {
     uint32_t n_layer;
     uint64_t weights_bytes;
     uint64_t kv_bytes;
+    const char *kv_type; /* "f16", "f32", "int8" */
     bool has_chat_template;
     const char *cache; /* "off", "mapped", "built" or "failed": where the weights came from */
     const char *cache_reason; /* why it was built, or why it could not be; else "" */

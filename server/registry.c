@@ -240,6 +240,7 @@ static void load_run(void *arg)
     char *cache_path = cached ? phi_store_packed_path(app->store, sha256) : NULL;
     const phi_model_options options = {.n_ctx = (uint32_t)settings->context,
                                        .kv_tokens = (uint32_t)settings->kv_tokens,
+                                       .kv_type = settings->kv_type,
                                        .planned = on_planned,
                                        .planned_user = self,
                                        .cache_path = cache_path,
@@ -304,9 +305,9 @@ static void load_succeeded(slot *self)
     self->used_ns = phi_clock_ns();
     phi_log(PHI_LOG_INFO, "registry", "model_loaded",
             "model=%s ms=%" PRIu64 " weights_bytes=%" PRIu64 " kv_bytes=%" PRIu64
-            " context=%u cache=%s",
+            " kv_type=%s context=%u cache=%s",
             self->entry.id, (self->used_ns - self->load_started_ns) / 1000000, info.weights_bytes,
-            info.kv_bytes, info.n_ctx, info.cache);
+            info.kv_bytes, info.kv_type, info.n_ctx, info.cache);
     tell_cache(self, &info);
     answer_waiters(self);
 }

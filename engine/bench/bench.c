@@ -81,10 +81,12 @@ static phi_status choose_kv(phi_bench *bench, const char *name, phi_err *err)
         bench->kv_type = PHI_KV_F16;
     } else if (strcmp(name, "fp32") == 0) {
         bench->kv_type = PHI_KV_F32;
+    } else if (strcmp(name, "int8") == 0) {
+        bench->kv_type = PHI_KV_INT8;
     } else {
         return phi_fail_param(
             err, PHI_E_INVALID, "kv_type",
-            "there is no type '%.60s' of keys and values; there are fp16 and fp32", name);
+            "there is no type '%.60s' of keys and values; there are fp16, fp32 and int8", name);
     }
     return PHI_OK;
 }
@@ -97,7 +99,8 @@ static phi_status plan_memory(const phi_bench *bench, uint32_t kv_pages, phi_mem
     const phi_memplan_sizes sizes = {.kv_type = bench->kv_type,
                                      .kv_tokens = kv_pages * PHI_KV_PAGE_TOKENS,
                                      .n_tok_max = bench->n_tok_max,
-                                     .n_logits_max = bench->n_logits_max};
+                                     .n_logits_max = bench->n_logits_max,
+                                     .n_threads = phi_team_size(bench->compute.team)};
     return phi_memplan_make_for(&bench->description, bench->file_bytes, &sizes, out_plan, err);
 }
 
@@ -276,7 +279,9 @@ void phi_bench_about_get(const phi_bench *bench, phi_bench_about *out_about)
         .threads = phi_team_size(bench->compute.team),
         .format = bench->checkpoint ? phi_checkpoint_format(bench->checkpoint) : "synthetic",
         .kind = phi_weight_kind_name(phi_weight_kind_of(bench->layer_dtype)),
-        .kv_type = bench->kv_type == PHI_KV_F16 ? "fp16" : "fp32",
+        .kv_type = bench->kv_type == PHI_KV_F16   ? "fp16"
+                   : bench->kv_type == PHI_KV_F32 ? "fp32"
+                                                  : "int8",
         .n_layer = d->n_layer,
         .batch_tokens = bench->batch_tokens,
         .repeat = bench->repeat,

@@ -54,7 +54,7 @@ typedef struct kv_fill {
 } kv_fill;
 
 /* [team] Numbers of either sign from 1/8 to 1/4: sign and fraction are random, the exponent is not.
- */
+ * Of int8 only the scales matter, which are floats. */
 static void fill_kv(void *arg, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
@@ -328,8 +328,11 @@ static phi_status prepare(session *self, phi_err *err)
                                        self, &self->weights, err);
     }
     if (!status) {
-        status = phi_forward_ctx_create(&bench->description, bench->kv_type, bench->n_tok_max,
-                                        bench->n_logits_max, &self->forward, err);
+        const phi_forward_sizes sizes = {.kv_type = bench->kv_type,
+                                         .n_tok_max = bench->n_tok_max,
+                                         .n_logits_max = bench->n_logits_max,
+                                         .n_threads = phi_team_size(bench->compute.team)};
+        status = phi_forward_ctx_create(&bench->description, &sizes, &self->forward, err);
     }
     self->views = phi_alloc_zero(bench->n_logits_max, sizeof *self->views);
     self->rows = phi_alloc_zero(bench->n_tok_max, sizeof *self->rows);

@@ -20,6 +20,7 @@
 #define PHI_ENGINE_KERNELS_KERNELS_H
 
 #include "base/status.h"
+#include "engine/kernels/attend.h"
 #include "engine/tensor/weight.h"
 
 #include <stdbool.h>
@@ -77,16 +78,14 @@ typedef struct phi_kernels {
     void (*rope)(float *x, const float *cos_row, const float *sin_row, size_t n_rot);
     /* x[i] += y[i] */
     void (*add)(float *x, const float *y, size_t n);
-    /* sum of q[i] * k[i], k in float or fp16 */
-    float (*dot_f32)(const float *q, const float *k, size_t n);
-    float (*dot_f16)(const float *q, const uint16_t *k, size_t n);
-    /* acc[i] += a * v[i], v in float or fp16 */
-    void (*axpy_f32)(float a, const float *v, float *acc, size_t n);
-    void (*axpy_f16)(float a, const uint16_t *v, float *acc, size_t n);
-    /* acc[i] *= a */
-    void (*scale)(float a, float *acc, size_t n);
-    /* out[i] = fp16(x[i]) */
-    void (*narrow_f16)(const float *x, uint16_t *out, size_t n);
+    /* acc[i] = a * acc[i] + b * v[i] */
+    void (*mix)(float a, float *acc, float b, const float *v, size_t n);
+    /* out[i] = a * x[i]; out may be x */
+    void (*scale)(float a, const float *x, float *out, size_t n);
+    /* Keys and values into the slots of one KV head of a page. */
+    void (*kv_store)(const phi_kv_rows *rows, void *head);
+    /* acc, max and sum of the rows over pages [page_begin, page_end), from nothing. */
+    void (*attend)(const phi_attend *attend, uint32_t page_begin, uint32_t page_end);
     /* max over x */
     float (*max)(const float *x, size_t n);
     /* x[i] = exp(x[i] - shift); returns the sum */
@@ -94,7 +93,7 @@ typedef struct phi_kernels {
 } phi_kernels;
 
 /* The best set for this CPU and operating system, or the one that PHID_ISA names
- * ("portable", "avx2"): phi_kernels_select fails if that one cannot run here. */
+ * ("portable", "avx2", "avx512-vnni"): phi_kernels_select fails if that one cannot run here. */
 phi_status phi_kernels_select(const char *isa, const phi_kernels **out_kernels,
                               phi_err *err) PHI_MUST_CHECK;
 /* All sets that can run on this machine, best first; for tests. */

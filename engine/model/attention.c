@@ -1,149 +1,472 @@
+/*
+ * 1. An item is some query rows of one sequence, the same for every KV head, and the runs of keys
+ *    that one thread takes for them. Items share nothing that is written.
+ * 2. A sequence with one row is stored by the item that reads that row, the others beforehand.
+ * 3. Runs of keys are merged in their order, by whoever computed them.
+ */
 #include "engine/model/attention.h"
 
 #include "base/assert.h"
+#include "base/mem.h"
+#include "engine/model/forward.h"
 
 #include <math.h>
 #include <string.h>
 
+#define NO_SLOT UINT32_MAX
+
+struct phi_attention_item {
+    uint32_t row;       /* the first of the sequence in the batch */
+    uint32_t first_row; /* query rows of the sequence: (token, query head of the group) */
+    uint32_t n_rows;
+    uint32_t run_begin;
+    uint32_t run_end;
+    uint32_t slot;     /* where the result waits to be merged; NO_SLOT: it is whole */
+    uint32_t n_tokens; /* to store: from `row` on, inside one page */
+};
+
+/* A row whose runs lie in slots [slot, slot + n). */
+struct phi_attention_merge {
+    uint32_t row;
+    uint32_t slot;
+    uint32_t n;
+};
+
 typedef struct task {
     const phi_kernels *kernels;
     const phi_attention *at;
+    phi_attention_scratch *scratch;
+    uint32_t group;
+    uint32_t n_items;
+    uint32_t n_merges;
+    uint32_t n_slots;
 } task;
 
-/* Element offset of one head's run of keys (part 0) or values (part 1) inside a page. */
-static size_t head_offset(const phi_attention *at, uint32_t part, uint32_t head)
+/* Running results of rows: of the runs so far, or of one. */
+typedef struct partial {
+    float *acc; /* [rows, d_padded] */
+    float *max; /* [rows] */
+    float *sum;
+} partial;
+
+/* ---- scratch ---- */
+
+static size_t thread_floats(size_t d)
 {
+    return PHI_ATTEND_ROWS * (d + 2 * PHI_ATTEND_PADDED(d) + 4) + PHI_ATTEND_WORK(d);
+}
+
+/* A result: values, maximum, sum. */
+static size_t slot_floats(const phi_description *desc)
+{
+    return (size_t)desc->n_head * (desc->head_dim + 2);
+}
+
+/* One sequence's worth. */
+static uint32_t slots_of(const phi_description *desc)
+{
+    uint32_t seen = desc->window && desc->window < desc->n_ctx ? desc->window : desc->n_ctx;
+    return seen / PHI_ATTEND_RUN_TOKENS + 2;
+}
+
+static size_t memory_floats(const phi_description *desc, uint32_t n_threads)
+{
+    return n_threads * thread_floats(desc->head_dim) + slots_of(desc) * slot_floats(desc);
+}
+
+/* Each sequence's last item may be part of a tile; and items that are split have slots. */
+static size_t items_max(const phi_description *desc, uint32_t n_tok_max)
+{
+    size_t group = desc->n_head / desc->n_head_kv;
+    return n_tok_max * (group / PHI_ATTEND_ROWS + 2) + slots_of(desc);
+}
+
+uint64_t phi_attention_scratch_bytes(const phi_description *description, uint32_t n_tok_max,
+                                     uint32_t n_threads)
+{
+    return memory_floats(description, n_threads) * sizeof(float) +
+           items_max(description, n_tok_max) * sizeof(phi_attention_item) +
+           n_tok_max * sizeof(phi_attention_merge);
+}
+
+phi_status phi_attention_scratch_init(phi_attention_scratch *scratch,
+                                      const phi_description *description, uint32_t n_tok_max,
+                                      uint32_t n_threads, phi_err *err)
+{
+    *scratch = (phi_attention_scratch){
+        .n_tok_max = n_tok_max, .n_threads = n_threads, .n_slots = slots_of(description)};
+    scratch->items = phi_try_alloc_zero(items_max(description, n_tok_max), sizeof *scratch->items);
+    scratch->merges = phi_try_alloc_zero(n_tok_max, sizeof *scratch->merges);
+    scratch->memory = phi_try_alloc_aligned(memory_floats(description, n_threads) * sizeof(float));
+    if (!scratch->items || !scratch->merges || !scratch->memory) {
+        phi_attention_scratch_done(scratch);
+        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for attention's work space");
+    }
+    return PHI_OK;
+}
+
+void phi_attention_scratch_done(phi_attention_scratch *scratch)
+{
+    phi_free(scratch->items);
+    phi_free(scratch->merges);
+    phi_free(scratch->memory);
+    *scratch = (phi_attention_scratch){0};
+}
+
+/* ---- storing ---- */
+
+static size_t row_stride(const phi_description *desc)
+{
+    return ((size_t)desc->n_head + 2 * (size_t)desc->n_head_kv) * desc->head_dim;
+}
+
+static size_t head_offset(const phi_attention *at, uint32_t kv_head)
+{
+    size_t index = (size_t)at->layer * at->description->n_head_kv + kv_head;
+    return index * phi_kv_head_bytes(at->kv_type, at->description->head_dim);
+}
+
+/* Keys and values of `n` rows of one page. */
+static void store(const task *self, uint32_t row, uint32_t n, uint32_t kv_head)
+{
+    const phi_attention *at = self->at;
     const phi_description *desc = at->description;
-    size_t plane = ((size_t)at->layer * 2 + part) * desc->n_head_kv + head;
-    return plane * PHI_KV_PAGE_TOKENS * desc->head_dim;
+    size_t d = desc->head_dim;
+    size_t stride = row_stride(desc);
+    uint32_t position = at->rows[row].position;
+    void *page = at->views[at->rows[row].seq].pages[position / PHI_KV_PAGE_TOKENS];
+    const float *keys = at->qkv + row * stride + ((size_t)desc->n_head + kv_head) * d;
+    PHI_ASSERT(page != NULL);
+    self->kernels->kv_store(&(phi_kv_rows){.type = at->kv_type,
+                                           .head_dim = desc->head_dim,
+                                           .slot = position % PHI_KV_PAGE_TOKENS,
+                                           .count = n,
+                                           .keys = keys,
+                                           .values = keys + desc->n_head_kv * d,
+                                           .stride = stride},
+                            (char *)page + head_offset(at, kv_head));
 }
 
 static void store_slice(void *arg, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const task *self = arg;
-    const phi_attention *at = self->at;
-    const phi_description *desc = at->description;
-    size_t d = desc->head_dim;
-    size_t stride = ((size_t)desc->n_head + 2 * (size_t)desc->n_head_kv) * d;
+    uint32_t n_head_kv = self->at->description->n_head_kv;
     for (size_t i = begin; i < end; i++) {
-        const phi_row *row = &at->rows[i];
-        void *page = at->views[row->seq].pages[row->position / PHI_KV_PAGE_TOKENS];
-        size_t slot = row->position % PHI_KV_PAGE_TOKENS;
-        const float *first = at->qkv + i * stride + (size_t)desc->n_head * d;
-        PHI_ASSERT(page != NULL);
-        for (uint32_t part = 0; part < 2; part++) {
-            for (uint32_t h = 0; h < desc->n_head_kv; h++) {
-                const float *src = first + ((size_t)part * desc->n_head_kv + h) * d;
-                size_t to = head_offset(at, part, h) + slot * d;
-                if (at->kv_type == PHI_KV_F16) {
-                    self->kernels->narrow_f16(src, (uint16_t *)page + to, d);
-                } else {
-                    memcpy((float *)page + to, src, d * sizeof(float));
-                }
-            }
-        }
+        const phi_attention_item *item = &self->scratch->items[i / n_head_kv];
+        store(self, item->row, item->n_tokens, (uint32_t)(i % n_head_kv));
     }
 }
 
-void phi_attention_store(const phi_compute *compute, const phi_attention *attention)
+/* ---- attending ---- */
+
+static void merge_row(const phi_kernels *k, partial *into, const partial *from, size_t row,
+                      size_t d)
 {
-    task self = {.kernels = compute->kernels, .at = attention};
-    phi_team_run(compute->team, compute->priority, attention->n_rows, 16, store_slice, &self);
+    size_t at = row * PHI_ATTEND_PADDED(d);
+    if (from->sum[row] == 0.0F) {
+        return;
+    }
+    if (into->sum[row] == 0.0F) {
+        memcpy(into->acc + at, from->acc + at, d * sizeof(float));
+        into->max[row] = from->max[row];
+        into->sum[row] = from->sum[row];
+        return;
+    }
+    float max = from->max[row] > into->max[row] ? from->max[row] : into->max[row];
+    float old = expf(into->max[row] - max);
+    float fresh = expf(from->max[row] - max);
+    k->mix(old, into->acc + at, fresh, from->acc + at, d);
+    into->sum[row] = old * into->sum[row] + fresh * from->sum[row];
+    into->max[row] = max;
 }
 
-/* Running maximum and sum of one query head. */
-typedef struct running {
-    float max;
-    float sum;
-} running;
-
-/* One page's share of one query head: scores, then the rescaled accumulator. */
-static void visit_page(const task *self, const float *q, const void *page, uint32_t kv_head,
-                       uint32_t first, uint32_t count, running *state, float *acc)
+/* Where the query row lies: tokens apart by rows of the batch, heads of the group side by side. */
+static size_t head_row(const task *self, const phi_attention_item *item, uint32_t i,
+                       uint32_t kv_head, uint32_t *out_row)
 {
-    const phi_attention *at = self->at;
-    const phi_kernels *k = self->kernels;
-    size_t d = at->description->head_dim;
-    float scale = 1.0F / sqrtf((float)d);
-    float scores[PHI_KV_PAGE_TOKENS];
-    size_t keys = head_offset(at, 0, kv_head) + first * d;
-    size_t values = head_offset(at, 1, kv_head) + first * d;
-    bool half = at->kv_type == PHI_KV_F16;
-    for (uint32_t j = 0; j < count; j++) {
-        float dot = half ? k->dot_f16(q, (const uint16_t *)page + keys + j * d, d)
-                         : k->dot_f32(q, (const float *)page + keys + j * d, d);
-        scores[j] = dot * scale;
-    }
-    float largest = k->max(scores, count);
-    if (largest > state->max) {
-        float shrink = expf(state->max - largest);
-        k->scale(shrink, acc, d);
-        state->sum *= shrink;
-        state->max = largest;
-    }
-    state->sum += k->exp_sum(scores, count, state->max);
-    for (uint32_t j = 0; j < count; j++) {
-        if (half) {
-            k->axpy_f16(scores[j], (const uint16_t *)page + values + j * d, acc, d);
-        } else {
-            k->axpy_f32(scores[j], (const float *)page + values + j * d, acc, d);
-        }
-    }
+    uint32_t index = item->first_row + i;
+    *out_row = item->row + index / self->group;
+    return (size_t)kv_head * self->group + index % self->group;
 }
 
-static void attend(const task *self, uint32_t row_index, uint32_t kv_head)
+static void pack_queries(const task *self, const phi_attention_item *item, uint32_t kv_head,
+                         float *q)
 {
-    const phi_attention *at = self->at;
-    const phi_description *desc = at->description;
-    const phi_row *row = &at->rows[row_index];
-    const phi_kv_view *view = &at->views[row->seq];
+    const phi_description *desc = self->at->description;
     size_t d = desc->head_dim;
-    uint32_t group = desc->n_head / desc->n_head_kv;
-    size_t stride = ((size_t)desc->n_head + 2 * (size_t)desc->n_head_kv) * d;
-    const float *q = at->qkv + row_index * stride + (size_t)kv_head * group * d;
-    float *out = at->out + ((size_t)row_index * desc->n_head + (size_t)kv_head * group) * d;
-    running states[PHI_LIMIT_HEADS];
-    memset(out, 0, group * d * sizeof *out);
-    for (uint32_t g = 0; g < group; g++) {
-        states[g] = (running){.max = -INFINITY};
+    size_t stride = row_stride(desc);
+    if (item->n_rows % PHI_ATTEND_TILE != 0) {
+        size_t last = item->n_rows / PHI_ATTEND_TILE * PHI_ATTEND_TILE;
+        memset(q + last * d, 0, PHI_ATTEND_TILE * d * sizeof *q);
     }
-    /* Key j is visible iff j <= position and position - j < window. */
-    uint32_t begin = 0;
-    if (desc->window && row->position >= desc->window) {
-        begin = row->position - desc->window + 1;
-    }
-    uint32_t end = row->position + 1;
-    while (begin < end) {
-        uint32_t page = begin / PHI_KV_PAGE_TOKENS;
-        uint32_t first = begin % PHI_KV_PAGE_TOKENS;
-        uint32_t room = PHI_KV_PAGE_TOKENS - first;
-        uint32_t count = end - begin < room ? end - begin : room;
-        PHI_ASSERT(view->pages[page] != NULL);
-        for (uint32_t g = 0; g < group; g++) {
-            visit_page(self, q + g * d, view->pages[page], kv_head, first, count, &states[g],
-                       out + g * d);
+    for (uint32_t i = 0; i < item->n_rows; i++) {
+        uint32_t row;
+        size_t head = head_row(self, item, i, kv_head, &row);
+        const float *from = self->at->qkv + row * stride + head * d;
+        float *to = q + i / PHI_ATTEND_TILE * PHI_ATTEND_TILE * d + i % PHI_ATTEND_TILE;
+        for (size_t c = 0; c < d; c++) {
+            to[c * PHI_ATTEND_TILE] = from[c];
         }
-        begin += count;
     }
-    for (uint32_t g = 0; g < group; g++) {
-        self->kernels->scale(1.0F / states[g].sum, out + g * d, d);
+}
+
+/* Divides by the sums. */
+static void write_rows(const task *self, const phi_attention_item *item, uint32_t kv_head,
+                       const partial *total)
+{
+    const phi_description *desc = self->at->description;
+    size_t d = desc->head_dim;
+    for (uint32_t i = 0; i < item->n_rows; i++) {
+        uint32_t row;
+        size_t head = head_row(self, item, i, kv_head, &row);
+        self->kernels->scale(1.0F / total->sum[i], total->acc + i * PHI_ATTEND_PADDED(d),
+                             self->at->out + ((size_t)row * desc->n_head + head) * d, d);
+    }
+}
+
+static float *slot_at(const task *self, uint32_t slot, uint32_t kv_head)
+{
+    const phi_description *desc = self->at->description;
+    size_t threads = self->scratch->n_threads * thread_floats(desc->head_dim);
+    size_t head = (size_t)kv_head * self->group * (desc->head_dim + 2);
+    return self->scratch->memory + threads + slot * slot_floats(desc) + head;
+}
+
+/* Rows [n_rows, d], their maxima, their sums. */
+static void keep_partial(const task *self, const phi_attention_item *item, uint32_t kv_head,
+                         const partial *result)
+{
+    size_t d = self->at->description->head_dim;
+    float *slot = slot_at(self, item->slot, kv_head);
+    for (uint32_t i = 0; i < item->n_rows; i++) {
+        memcpy(slot + i * d, result->acc + i * PHI_ATTEND_PADDED(d), d * sizeof *slot);
+    }
+    memcpy(slot + item->n_rows * d, result->max, item->n_rows * sizeof *slot);
+    memcpy(slot + item->n_rows * (d + 1), result->sum, item->n_rows * sizeof *slot);
+}
+
+/* First position that the rows see, and the end of those that they see. */
+static void visible(const phi_attention *at, const phi_attention_item *item, uint32_t group,
+                    uint32_t *out_first, uint32_t *out_end)
+{
+    uint32_t window = at->description->window;
+    uint32_t position = at->rows[item->row].position + item->first_row / group;
+    *out_first = window && position >= window ? position - window + 1 : 0;
+    *out_end = at->rows[item->row].position + (item->first_row + item->n_rows - 1) / group + 1;
+}
+
+/* The thread's memory, laid out. */
+typedef struct bench {
+    phi_attend attend;
+    float *q;
+    partial total;
+    partial run;
+} bench;
+
+static void lay_out(const task *self, const phi_attention_item *item, uint32_t kv_head,
+                    unsigned worker, bench *b)
+{
+    const phi_attention *at = self->at;
+    size_t d = at->description->head_dim;
+    size_t plane = PHI_ATTEND_ROWS * PHI_ATTEND_PADDED(d);
+    PHI_ASSERT(worker < self->scratch->n_threads);
+    float *memory = self->scratch->memory + worker * thread_floats(d);
+    b->total = (partial){.acc = memory, .max = memory + 2 * plane};
+    b->total.sum = b->total.max + PHI_ATTEND_ROWS;
+    b->run = (partial){.acc = memory + plane, .max = b->total.sum + PHI_ATTEND_ROWS};
+    b->run.sum = b->run.max + PHI_ATTEND_ROWS;
+    b->q = b->run.sum + PHI_ATTEND_ROWS;
+    b->attend = (phi_attend){
+        .type = at->kv_type,
+        .head_dim = at->description->head_dim,
+        .group = self->group,
+        .position = at->rows[item->row].position,
+        .first_row = item->first_row,
+        .n_rows = item->n_rows,
+        .window = at->description->window,
+        .scale = 1.0F / sqrtf((float)d),
+        .pages = at->views[at->rows[item->row].seq].pages,
+        .head_offset = head_offset(at, kv_head),
+        .q = b->q,
+        .work = b->q + PHI_ATTEND_ROWS * d,
+    };
+}
+
+static void attend_item(const task *self, const phi_attention_item *item, uint32_t kv_head,
+                        unsigned worker)
+{
+    size_t d = self->at->description->head_dim;
+    uint32_t first;
+    uint32_t end;
+    bench b;
+    visible(self->at, item, self->group, &first, &end);
+    lay_out(self, item, kv_head, worker, &b);
+    if (item->n_tokens) {
+        store(self, item->row, item->n_tokens, kv_head);
+    }
+    pack_queries(self, item, kv_head, b.q);
+    for (uint32_t run = item->run_begin; run < item->run_end; run++) {
+        partial *result = run == item->run_begin ? &b.total : &b.run;
+        uint32_t page_begin = run * PHI_ATTEND_RUN_PAGES;
+        uint32_t page_end = page_begin + PHI_ATTEND_RUN_PAGES;
+        uint32_t page_first = first / PHI_KV_PAGE_TOKENS;
+        uint32_t page_last = (end - 1) / PHI_KV_PAGE_TOKENS;
+        b.attend.acc = result->acc;
+        b.attend.max = result->max;
+        b.attend.sum = result->sum;
+        self->kernels->attend(&b.attend, page_begin > page_first ? page_begin : page_first,
+                              page_end < page_last + 1 ? page_end : page_last + 1);
+        for (uint32_t i = 0; result == &b.run && i < item->n_rows; i++) {
+            merge_row(self->kernels, &b.total, &b.run, i, d);
+        }
+    }
+    if (item->slot == NO_SLOT) {
+        write_rows(self, item, kv_head, &b.total);
+    } else {
+        keep_partial(self, item, kv_head, &b.total);
     }
 }
 
 static void attend_slice(void *arg, size_t begin, size_t end, unsigned worker)
 {
-    (void)worker;
     const task *self = arg;
-    uint32_t n_head_kv = self->at->description->n_head_kv;
     for (size_t i = begin; i < end; i++) {
-        attend(self, (uint32_t)(i / n_head_kv), (uint32_t)(i % n_head_kv));
+        /* The items of a head one after the other: they read the same keys and values. */
+        attend_item(self, &self->scratch->items[i % self->n_items], (uint32_t)(i / self->n_items),
+                    worker);
     }
 }
 
-void phi_attention_run(const phi_compute *compute, const phi_attention *attention)
+/* One query head of one split row, as attend_item would have merged it. */
+static void merge_slice(void *arg, size_t begin, size_t end, unsigned worker)
 {
-    task self = {.kernels = compute->kernels, .at = attention};
-    size_t count = (size_t)attention->n_rows * attention->description->n_head_kv;
-    phi_team_run(compute->team, compute->priority, count, 1, attend_slice, &self);
+    const task *self = arg;
+    const phi_description *desc = self->at->description;
+    size_t d = desc->head_dim;
+    for (size_t i = begin; i < end; i++) {
+        const phi_attention_merge *merge = &self->scratch->merges[i / desc->n_head];
+        uint32_t head = (uint32_t)(i % desc->n_head);
+        uint32_t row = head % self->group;
+        partial total = {.acc = self->scratch->memory + worker * thread_floats(d)};
+        float max = -INFINITY;
+        float sum = 0.0F;
+        total.max = &max;
+        total.sum = &sum;
+        for (uint32_t s = 0; s < merge->n; s++) {
+            float *slot = slot_at(self, merge->slot + s, head / self->group);
+            const partial from = {.acc = slot + row * d,
+                                  .max = slot + self->group * d + row,
+                                  .sum = slot + self->group * (d + 1) + row};
+            merge_row(self->kernels, &total, &from, 0, d);
+        }
+        self->kernels->scale(1.0F / sum, total.acc,
+                             self->at->out + ((size_t)merge->row * desc->n_head + head) * d, d);
+    }
+}
+
+/* ---- planning ---- */
+
+/* Rows of the sequence whose first row in the batch is `row`. */
+static uint32_t count_rows(const phi_attention *at, uint32_t row)
+{
+    uint32_t n = 1;
+    while (row + n < at->n_rows && at->rows[row + n].seq == at->rows[row].seq) {
+        n++;
+    }
+    return n;
+}
+
+/* Pieces of pages, of sequences with several rows; returns how many. */
+static uint32_t plan_stores(const task *self)
+{
+    const phi_attention *at = self->at;
+    uint32_t n_items = 0;
+    for (uint32_t row = 0; row < at->n_rows;) {
+        uint32_t left = count_rows(at, row);
+        if (left == 1 && self->group <= PHI_ATTEND_ROWS) {
+            row++;
+            continue;
+        }
+        while (left > 0) {
+            uint32_t room = PHI_KV_PAGE_TOKENS - at->rows[row].position % PHI_KV_PAGE_TOKENS;
+            uint32_t n = left < room ? left : room;
+            self->scratch->items[n_items++] = (phi_attention_item){.row = row, .n_tokens = n};
+            row += n;
+            left -= n;
+        }
+    }
+    return n_items;
+}
+
+static void plan_rows(task *self, uint32_t row, uint32_t n_tokens)
+{
+    uint32_t n_rows = n_tokens * self->group;
+    for (uint32_t first = 0; first < n_rows; first += PHI_ATTEND_ROWS) {
+        uint32_t left = n_rows - first;
+        uint32_t from;
+        uint32_t end;
+        phi_attention_item *item = &self->scratch->items[self->n_items++];
+        *item = (phi_attention_item){.row = row,
+                                     .first_row = first,
+                                     .n_rows = left < PHI_ATTEND_ROWS ? left : PHI_ATTEND_ROWS,
+                                     .slot = NO_SLOT,
+                                     .n_tokens = n_rows <= PHI_ATTEND_ROWS && n_tokens == 1};
+        visible(self->at, item, self->group, &from, &end);
+        item->run_begin = from / PHI_ATTEND_RUN_TOKENS;
+        item->run_end = (end - 1) / PHI_ATTEND_RUN_TOKENS + 1;
+    }
+}
+
+/* Single rows over many keys: an item for each run, while there are slots. */
+static void split(task *self)
+{
+    uint32_t n_items = self->n_items;
+    for (uint32_t i = 0; i < n_items; i++) {
+        phi_attention_item whole = self->scratch->items[i];
+        uint32_t n_runs = whole.run_end - whole.run_begin;
+        if (whole.n_tokens != 1 || n_runs < 2 || self->n_slots + n_runs > self->scratch->n_slots) {
+            continue;
+        }
+        self->scratch->merges[self->n_merges++] =
+            (phi_attention_merge){.row = whole.row, .slot = self->n_slots, .n = n_runs};
+        for (uint32_t run = whole.run_begin; run < whole.run_end; run++) {
+            /* The first takes the place of the whole. */
+            uint32_t at = run == whole.run_begin ? i : self->n_items++;
+            phi_attention_item part = whole;
+            part.run_begin = run;
+            part.run_end = run + 1;
+            part.slot = self->n_slots++;
+            /* Only the last run holds the row itself. */
+            part.n_tokens = run + 1 == whole.run_end;
+            self->scratch->items[at] = part;
+        }
+    }
+}
+
+void phi_attention_run(const phi_compute *compute, const phi_attention *attention,
+                       phi_attention_scratch *scratch)
+{
+    const phi_description *desc = attention->description;
+    unsigned n_threads = phi_team_size(compute->team);
+    task self = {.kernels = compute->kernels,
+                 .at = attention,
+                 .scratch = scratch,
+                 .group = desc->n_head / desc->n_head_kv};
+    PHI_ASSERT(attention->n_rows <= scratch->n_tok_max && n_threads <= scratch->n_threads);
+    size_t n_stores = plan_stores(&self);
+    phi_team_run(compute->team, compute->priority, n_stores * desc->n_head_kv, 4, store_slice,
+                 &self);
+    for (uint32_t row = 0; row < attention->n_rows;) {
+        uint32_t n = count_rows(attention, row);
+        plan_rows(&self, row, n);
+        row += n;
+    }
+    if ((size_t)self.n_items * desc->n_head_kv < 2 * (size_t)n_threads) {
+        split(&self);
+    }
+    phi_team_run(compute->team, compute->priority, (size_t)self.n_items * desc->n_head_kv, 1,
+                 attend_slice, &self);
+    phi_team_run(compute->team, compute->priority, (size_t)self.n_merges * desc->n_head, 4,
+                 merge_slice, &self);
 }

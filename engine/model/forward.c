@@ -11,11 +11,10 @@
 
 struct phi_forward_ctx {
     phi_description description;
-    phi_kv_type kv_type;
-    uint32_t n_tok_max;
-    uint32_t n_logits_max;
+    phi_forward_sizes sizes;
     phi_rope rope;
     phi_matmul_scratch scratch;
+    phi_attention_scratch attention;
     float *memory; /* all of the following, one allocation */
     uint64_t memory_bytes;
     float *x;                     /* [n_tok, E] the residual stream */
@@ -35,16 +34,15 @@ struct phi_forward_ctx {
 
 uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type)
 {
-    uint64_t element = type == PHI_KV_F16 ? 2 : 4;
-    return (uint64_t)description->n_layer * 2 * description->n_head_kv * PHI_KV_PAGE_TOKENS *
-           description->head_dim * element;
+    return (uint64_t)description->n_layer * description->n_head_kv *
+           phi_kv_head_bytes(type, description->head_dim);
 }
 
 /* Hands out the parts of ctx->memory; with memory NULL it only counts. */
 static uint64_t lay_out(phi_forward_ctx *ctx)
 {
     const phi_description *desc = &ctx->description;
-    uint64_t t = ctx->n_tok_max;
+    uint64_t t = ctx->sizes.n_tok_max;
     uint64_t d = desc->head_dim;
     uint64_t qkv_cols = (desc->n_head + 2 * (uint64_t)desc->n_head_kv) * d;
     struct {
@@ -60,7 +58,7 @@ static uint64_t lay_out(phi_forward_ctx *ctx)
         {&ctx->ffn, t * desc->n_ffn},
         {&ctx->cosine, t * (desc->n_rot / 2)},
         {&ctx->sine, t * (desc->n_rot / 2)},
-        {&ctx->logits, (uint64_t)ctx->n_logits_max * desc->n_vocab},
+        {&ctx->logits, (uint64_t)ctx->sizes.n_logits_max * desc->n_vocab},
     };
     uint64_t used = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -73,22 +71,24 @@ static uint64_t lay_out(phi_forward_ctx *ctx)
     return used * sizeof(float);
 }
 
-phi_status phi_forward_ctx_create(const phi_description *description, phi_kv_type kv_type,
-                                  uint32_t n_tok_max, uint32_t n_logits_max,
-                                  phi_forward_ctx **out_ctx, phi_err *err)
+phi_status phi_forward_ctx_create(const phi_description *description,
+                                  const phi_forward_sizes *sizes, phi_forward_ctx **out_ctx,
+                                  phi_err *err)
 {
-    PHI_ASSERT(n_tok_max > 0);
+    uint32_t n_tok_max = sizes->n_tok_max;
+    PHI_ASSERT(n_tok_max > 0 && sizes->n_threads > 0);
     phi_forward_ctx *ctx = phi_alloc_zero(1, sizeof *ctx);
     ctx->description = *description;
-    ctx->kv_type = kv_type;
-    ctx->n_tok_max = n_tok_max;
-    ctx->n_logits_max = n_logits_max;
+    ctx->sizes = *sizes;
     uint32_t cols = description->n_embd;
     uint32_t attn_cols = description->n_head * description->head_dim;
     cols = attn_cols > cols ? attn_cols : cols;
     cols = description->n_ffn > cols ? description->n_ffn : cols;
     phi_status status = phi_rope_init(&ctx->rope, description, err);
     status = status ? status : phi_matmul_scratch_init(&ctx->scratch, n_tok_max, cols, err);
+    status = status ? status
+                    : phi_attention_scratch_init(&ctx->attention, description, n_tok_max,
+                                                 sizes->n_threads, err);
     ctx->memory_bytes = lay_out(ctx);
     ctx->memory = phi_try_alloc_aligned((size_t)ctx->memory_bytes);
     ctx->rows = phi_try_alloc_zero(n_tok_max, sizeof *ctx->rows);
@@ -111,6 +111,7 @@ void phi_forward_ctx_destroy(phi_forward_ctx *ctx)
     if (ctx) {
         phi_rope_done(&ctx->rope);
         phi_matmul_scratch_done(&ctx->scratch);
+        phi_attention_scratch_done(&ctx->attention);
         phi_free(ctx->memory);
         phi_free(ctx->rows);
         phi_free(ctx);
@@ -120,7 +121,9 @@ void phi_forward_ctx_destroy(phi_forward_ctx *ctx)
 uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx)
 {
     return ctx->memory_bytes +
-           phi_matmul_scratch_bytes(ctx->scratch.n_tok_max, ctx->scratch.cols_max);
+           phi_matmul_scratch_bytes(ctx->scratch.n_tok_max, ctx->scratch.cols_max) +
+           phi_attention_scratch_bytes(&ctx->description, ctx->sizes.n_tok_max,
+                                       ctx->sizes.n_threads);
 }
 
 /* ---- times ---- */
@@ -242,15 +245,14 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     over_rows(compute, n, rope_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
     phi_attention attention = {.description = &ctx->description,
-                               .kv_type = ctx->kv_type,
+                               .kv_type = ctx->sizes.kv_type,
                                .layer = call->page_layer,
                                .rows = call->rows,
                                .n_rows = n,
                                .views = call->views,
                                .qkv = ctx->qkv,
                                .out = ctx->attn};
-    phi_attention_store(compute, &attention);
-    phi_attention_run(compute, &attention);
+    phi_attention_run(compute, &attention, &ctx->attention);
     lap(ctx, PHI_FORWARD_ATTENTION);
     phi_matmul(compute, &w->out, ctx->attn, n, ctx->delta, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
@@ -305,7 +307,7 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
                          const phi_weights *weights, const phi_row *rows, uint32_t n_rows,
                          const phi_kv_view *views)
 {
-    PHI_ASSERT(n_rows > 0 && n_rows <= ctx->n_tok_max);
+    PHI_ASSERT(n_rows > 0 && n_rows <= ctx->sizes.n_tok_max);
     size_t n = ctx->description.n_embd;
     begin_laps(ctx);
     for (uint32_t i = 0; i < n_rows; i++) {
@@ -329,7 +331,7 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
             wanted++;
         }
     }
-    PHI_ASSERT(wanted <= ctx->n_logits_max);
+    PHI_ASSERT(wanted <= ctx->sizes.n_logits_max);
     if (wanted) {
         head(ctx, compute, weights, ctx->x, wanted, ctx->logits);
     }
@@ -348,7 +350,7 @@ void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
                        const phi_layer_weights *layer, float *x, uint32_t position, uint32_t n_tok,
                        const phi_kv_view *kv)
 {
-    PHI_ASSERT(n_tok > 0 && n_tok <= ctx->n_tok_max);
+    PHI_ASSERT(n_tok > 0 && n_tok <= ctx->sizes.n_tok_max);
     for (uint32_t i = 0; i < n_tok; i++) {
         ctx->rows[i] = (phi_row){.position = position + i};
     }
@@ -361,7 +363,7 @@ void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
 void phi_forward_logits(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
                         const float *x, uint32_t n_tok, float *out)
 {
-    PHI_ASSERT(n_tok > 0 && n_tok <= ctx->n_tok_max);
+    PHI_ASSERT(n_tok > 0 && n_tok <= ctx->sizes.n_tok_max);
     begin_laps(ctx);
     head(ctx, compute, ends, x, n_tok, out);
 }

@@ -4,7 +4,7 @@
  * Owns:    phi_forward_ctx owns the scratch buffers (sized once; a step allocates nothing).
  * Threads: one caller at a time per context ([engine], or a [job] with its own).
  * Errors:  only creation can fail.
- * Limits:  n_tok <= n_tok_max given at creation.
+ * Limits:  the sizes given at creation.
  *
  * Formulas: shared facts of Phi-3 in "Phi-3 Technical Report", arXiv:2404.14219, and the reference
  * implementation transformers/models/phi3/modeling_phi3.py.
@@ -19,18 +19,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum phi_kv_type {
-    PHI_KV_F16,
-    PHI_KV_F32, /* for FP32 models: keeps the answer within 1e-4 of the reference */
-} phi_kv_type;
-
-/* Tokens in one page of keys and values. */
-#define PHI_KV_PAGE_TOKENS 32
-
 /*
  * Keys and values of one sequence, as the runtime lays them out for one step: page p holds
  * positions [p * 32, p * 32 + 32). Each page is one block of memory:
- *   [n_layer][2 (keys, values)][n_head_kv][PHI_KV_PAGE_TOKENS][head_dim] of the KV type.
+ *   [n_layer][n_head_kv] shares of a head, laid out as engine/kernels/attend.h says.
  * Keys are stored rotated. The forward pass writes the new positions and reads all visible ones.
  */
 typedef struct phi_kv_view {
@@ -53,9 +45,16 @@ typedef struct phi_row {
 
 typedef struct phi_forward_ctx phi_forward_ctx;
 
-phi_status phi_forward_ctx_create(const phi_description *description, phi_kv_type kv_type,
-                                  uint32_t n_tok_max, uint32_t n_logits_max,
-                                  phi_forward_ctx **out_ctx, phi_err *err) PHI_MUST_CHECK;
+typedef struct phi_forward_sizes {
+    phi_kv_type kv_type;
+    uint32_t n_tok_max;    /* rows of a step */
+    uint32_t n_logits_max; /* those of them that get logits */
+    uint32_t n_threads;    /* of the team */
+} phi_forward_sizes;
+
+phi_status phi_forward_ctx_create(const phi_description *description,
+                                  const phi_forward_sizes *sizes, phi_forward_ctx **out_ctx,
+                                  phi_err *err) PHI_MUST_CHECK;
 void phi_forward_ctx_destroy(phi_forward_ctx *ctx);
 uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx);
 
@@ -82,7 +81,7 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
 /*
  * The same pass cut into its stages, for passes that stream layer by layer over one sequence whose
  * hidden states x [n_tok, E] the caller keeps: embed, each layer, logits of chosen rows. `kv` is a
- * view whose pages hold one layer only: [1][2][n_head_kv][32][d].
+ * view whose pages hold one layer only.
  */
 void phi_forward_embed(const phi_weights *ends, const int32_t *tokens, uint32_t n_tok, float *x);
 void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,

@@ -1,6 +1,7 @@
 #include "engine/model/memplan.h"
 
 #include "engine/kernels/machine.h"
+#include "engine/model/attention.h"
 #include "engine/model/pack.h"
 
 /* What stays free for the system and for what this plan does not count. */
@@ -12,7 +13,7 @@ static uint64_t larger(uint64_t a, uint64_t b)
 }
 
 /* Scratch of a context, as forward.c lays it out, from the description alone: activations in
- * floats, the widest once more as the products read them, and logits. */
+ * floats, the widest once more as the products read them, logits, and what attention works in. */
 static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_sizes *sizes)
 {
     uint64_t heads = desc->n_head + 2 * (uint64_t)desc->n_head_kv;
@@ -22,7 +23,8 @@ static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_siz
         larger(larger(desc->n_embd, desc->n_ffn), (uint64_t)desc->n_head * desc->head_dim);
     return row * sizeof(float) * sizes->n_tok_max +
            phi_matmul_scratch_bytes(sizes->n_tok_max, (uint32_t)widest) +
-           (uint64_t)desc->n_vocab * sizes->n_logits_max * sizeof(float);
+           (uint64_t)desc->n_vocab * sizes->n_logits_max * sizeof(float) +
+           phi_attention_scratch_bytes(desc, sizes->n_tok_max, sizes->n_threads);
 }
 
 phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,

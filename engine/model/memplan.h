@@ -23,6 +23,7 @@ typedef struct phi_memplan_sizes {
     uint32_t kv_tokens;
     uint32_t n_tok_max;    /* rows of a step, and those of them that get logits: as given to */
     uint32_t n_logits_max; /* phi_forward_ctx_create */
+    uint32_t n_threads;
 } phi_memplan_sizes;
 
 phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,

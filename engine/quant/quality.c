@@ -285,7 +285,11 @@ static phi_status open_pass(model_pass *pass, phi_err *err)
     pass->kv.pages = pass->pages;
     pass->kv.rope_long = d->rope == PHI_ROPE_LONG && window > d->n_ctx_original;
     pass->chunk = step_tokens(layer_macs(d));
-    return phi_forward_ctx_create(d, kv_type, pass->chunk, 1, &pass->ctx, err);
+    const phi_forward_sizes sizes = {.kv_type = kv_type,
+                                     .n_tok_max = pass->chunk,
+                                     .n_logits_max = 1,
+                                     .n_threads = phi_team_size(pass->e->compute->team)};
+    return phi_forward_ctx_create(d, &sizes, &pass->ctx, err);
 }
 
 static void close_pass(model_pass *pass)

@@ -186,6 +186,7 @@ static void run_jobs(void *arg, size_t begin, size_t end, unsigned worker)
         phi_batch_job *job = &served->jobs[i];
         const phi_generation *seq = job->seq;
         const phi_logits logits = {
+            .kernels = served->scheduler->options.compute.kernels,
             .values = served->logits + i * served->model.n_vocab,
             .known = served->known,
             .n_vocab = served->model.n_vocab,

@@ -160,12 +160,22 @@ void phi_sampler_see(phi_sampler *sampler, int32_t token, bool in_answer)
 
 /* ---- scratch ---- */
 
+static uint32_t blocks_of(uint32_t n_vocab)
+{
+    return (n_vocab + PHI_SAMPLER_BLOCK - 1) / PHI_SAMPLER_BLOCK;
+}
+
 phi_status phi_sampler_scratch_init(phi_sampler_scratch *scratch, uint32_t n_vocab, phi_err *err)
 {
+    uint32_t n_blocks = blocks_of(n_vocab);
     scratch->logits = phi_try_alloc(n_vocab * sizeof *scratch->logits);
+    scratch->maxima = phi_try_alloc(n_blocks * sizeof *scratch->maxima);
+    scratch->sums = phi_try_alloc(n_blocks * sizeof *scratch->sums);
+    scratch->candidates = phi_try_alloc(n_vocab * sizeof *scratch->candidates);
     scratch->weights = phi_try_alloc(n_vocab * sizeof *scratch->weights);
     scratch->ids = phi_try_alloc(n_vocab * sizeof *scratch->ids);
-    if (!scratch->logits || !scratch->weights || !scratch->ids) {
+    if (!scratch->logits || !scratch->maxima || !scratch->sums || !scratch->candidates ||
+        !scratch->weights || !scratch->ids) {
         phi_sampler_scratch_done(scratch);
         return phi_fail(err, PHI_E_NO_MEMORY, "no memory to sample from %" PRIu32 " tokens",
                         n_vocab);
@@ -176,6 +186,9 @@ phi_status phi_sampler_scratch_init(phi_sampler_scratch *scratch, uint32_t n_voc
 void phi_sampler_scratch_done(phi_sampler_scratch *scratch)
 {
     phi_free(scratch->logits);
+    phi_free(scratch->maxima);
+    phi_free(scratch->sums);
+    phi_free(scratch->candidates);
     phi_free(scratch->weights);
     phi_free(scratch->ids);
     *scratch = (phi_sampler_scratch){0};
@@ -220,11 +233,11 @@ static void apply_bias(const phi_sampler *sampler, float *logits)
 static phi_status adjust(const phi_sampler *sampler, const phi_logits *logits, float *out,
                          phi_err *err)
 {
-    bool broken = false;
+    uint32_t broken = 0;
     for (uint32_t i = 0; i < logits->n_vocab; i++) {
         float l = logits->known[i] ? logits->values[i] : -INFINITY;
         /* False for NaN as well as for +infinity. */
-        broken |= !(l <= FLT_MAX);
+        broken |= (uint32_t) !(l <= FLT_MAX);
         out[i] = l;
     }
     if (broken) {
@@ -250,13 +263,21 @@ static uint32_t key_of(float value)
     return bits & 0x80000000U ? ~bits : bits | 0x80000000U;
 }
 
+static float value_of(uint32_t key)
+{
+    float value;
+    uint32_t bits = key & 0x80000000U ? key & 0x7FFFFFFFU : ~key;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 /*
- * Keeps the fewest largest of n candidates whose weights add up to `target`, of equal ones those
- * that come first; returns how many. weights NULL: each weighs 1. A radix search, 11 bits at a
- * time, finds the key of the last one to keep: three passes whatever n is.
+ * The key of the last that is kept when the fewest largest of n are whose weights add up to
+ * `target`; `out_above`: what those weigh whose keys are larger. weights NULL: each weighs 1. A
+ * radix search, 11 bits at a time: three passes whatever n is.
  */
-static uint32_t keep_largest(float *logits, uint32_t *ids, float *weights, uint32_t n,
-                             double target)
+static uint32_t find_cut(const float *logits, const float *weights, uint32_t n, double target,
+                         double *out_above)
 {
     static const struct {
         unsigned shift;
@@ -290,14 +311,24 @@ static uint32_t keep_largest(float *logits, uint32_t *ids, float *weights, uint3
         prefix |= found << digits[d].shift;
         mask |= (size - 1) << digits[d].shift;
     }
+    *out_above = above;
+    return prefix;
+}
+
+/* Keeps the fewest largest of n candidates whose weights add up to `target`, of equal ones those
+ * that come first; returns how many. */
+static uint32_t keep_largest(float *logits, uint32_t *ids, float *weights, uint32_t n,
+                             double target)
+{
+    double reached;
+    uint32_t cut = find_cut(logits, weights, n, target, &reached);
     uint32_t kept = 0;
-    double reached = above;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t key = key_of(logits[i]);
-        if (key < prefix || (key == prefix && reached >= target)) {
+        if (key < cut || (key == cut && reached >= target)) {
             continue;
         }
-        if (key == prefix) {
+        if (key == cut) {
             reached += weights ? (double)weights[i] : 1.0;
         }
         logits[kept] = logits[i];
@@ -328,51 +359,142 @@ double phi_sampler_random(uint64_t seed, uint64_t place)
     return (double)(bits >> 11) * 0x1p-53;
 }
 
-/* Packs what is not taken out; returns how many. */
-static uint32_t pack(phi_sampler_scratch *scratch, uint32_t n_vocab)
+/* One choice being made. */
+typedef struct choice {
+    const phi_sampling *params;
+    const phi_kernels *kernels;
+    phi_sampler_scratch *scratch;
+    uint32_t n_vocab;
+    uint32_t n_blocks;
+    float max; /* the largest logit */
+} choice;
+
+static uint32_t block_size(uint32_t n_vocab, uint32_t block)
 {
+    uint32_t left = n_vocab - block * PHI_SAMPLER_BLOCK;
+    return left < PHI_SAMPLER_BLOCK ? left : PHI_SAMPLER_BLOCK;
+}
+
+static void find_maxima(choice *c)
+{
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        c->scratch->maxima[b] =
+            c->kernels->max(c->scratch->logits + b * PHI_SAMPLER_BLOCK, block_size(c->n_vocab, b));
+    }
+    c->max = c->kernels->max(c->scratch->maxima, c->n_blocks);
+}
+
+static uint32_t first_of_largest(const choice *c)
+{
+    uint32_t block = 0;
+    while (c->scratch->maxima[block] != c->max) {
+        block++;
+    }
+    uint32_t i = block * PHI_SAMPLER_BLOCK;
+    while (c->scratch->logits[i] != c->max) {
+        i++;
+    }
+    return i;
+}
+
+/* Makes candidates of the logits that are not below `bound` and not taken out; returns how many. */
+static uint32_t pack(const choice *c, float bound)
+{
+    phi_sampler_scratch *scratch = c->scratch;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < n_vocab; i++) {
-        if (scratch->logits[i] != -INFINITY) {
-            scratch->logits[n] = scratch->logits[i];
+    bound = bound > -FLT_MAX ? bound : -FLT_MAX;
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        if (scratch->maxima[b] < bound) {
+            continue;
+        }
+        uint32_t first = b * PHI_SAMPLER_BLOCK;
+        uint32_t end = first + block_size(c->n_vocab, b);
+        for (uint32_t i = first; i < end; i++) {
+            /* Without a branch: what is written beyond n is written over. */
+            scratch->candidates[n] = scratch->logits[i];
             scratch->ids[n] = i;
-            n++;
+            n += scratch->logits[i] >= bound;
         }
     }
     return n;
 }
 
-static uint32_t index_of_max(const float *logits, uint32_t n)
+/* Weights of the candidates; returns their sum. The likeliest of all weighs 1. */
+static double weigh(const choice *c, uint32_t n)
 {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < n; i++) {
-        best = logits[i] > logits[best] ? i : best;
-    }
-    return best;
-}
-
-/* Steps 5 to 9 on n packed candidates, the largest of which is `max`. */
-static uint32_t draw(const phi_sampler *sampler, phi_sampler_scratch *scratch, uint32_t n,
-                     double random)
-{
-    const phi_sampling *s = &sampler->params;
-    float *weights = scratch->weights;
-    float max = scratch->logits[index_of_max(scratch->logits, n)];
-    if (s->top_k && s->top_k < n) {
-        n = keep_largest(scratch->logits, scratch->ids, NULL, n, (double)s->top_k);
-    }
+    phi_sampler_scratch *scratch = c->scratch;
     double total = 0.0;
     for (uint32_t i = 0; i < n; i++) {
-        weights[i] = expf((scratch->logits[i] - max) / s->temperature);
-        total += (double)weights[i];
+        scratch->weights[i] = (scratch->candidates[i] - c->max) / c->params->temperature;
     }
-    if (s->top_p < 1.0F) {
-        n = keep_largest(scratch->logits, scratch->ids, weights, n, (double)s->top_p * total);
+    for (uint32_t i = 0; i < n; i += PHI_SAMPLER_BLOCK) {
+        total += (double)c->kernels->exp_sum(
+            scratch->weights + i, n - i < PHI_SAMPLER_BLOCK ? n - i : PHI_SAMPLER_BLOCK, 0.0F);
     }
-    total = 0.0;
+    return total;
+}
+
+/* The same of all logits, block by block. */
+static double weigh_all(const choice *c)
+{
+    phi_sampler_scratch *scratch = c->scratch;
+    double total = 0.0;
+    for (uint32_t i = 0; i < c->n_vocab; i++) {
+        scratch->weights[i] = (scratch->logits[i] - c->max) / c->params->temperature;
+    }
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        scratch->sums[b] = c->kernels->exp_sum(scratch->weights + b * PHI_SAMPLER_BLOCK,
+                                               block_size(c->n_vocab, b), 0.0F);
+        total += (double)scratch->sums[b];
+    }
+    return total;
+}
+
+/* Step 6. As many blocks as are kept have a logit that is not below the k-th largest maximum of a
+ * block, so nothing below that is among the k largest. */
+static uint32_t cut_by_count(const choice *c)
+{
+    phi_sampler_scratch *scratch = c->scratch;
+    uint32_t k = c->params->top_k;
+    float bound = -FLT_MAX;
+    if (k < c->n_blocks) {
+        double above;
+        uint32_t key = find_cut(scratch->maxima, NULL, c->n_blocks, (double)k, &above);
+        bound = value_of(key);
+    }
+    uint32_t n = pack(c, bound);
+    if (k < n) {
+        n = keep_largest(scratch->candidates, scratch->ids, NULL, n, (double)k);
+    }
+    return n;
+}
+
+/* Step 7 over all tokens: nearly always a few that are near the likeliest have the share, and only
+ * they need to be looked at closely. */
+static uint32_t cut_by_share(const choice *c)
+{
+    /* Logarithms of weights; the last takes all. */
+    static const float depths[] = {-6.0F, -10.0F, -16.0F, -INFINITY};
+    phi_sampler_scratch *scratch = c->scratch;
+    double target = (double)c->params->top_p * weigh_all(c);
+    uint32_t n = 0;
+    for (size_t i = 0; i < sizeof depths / sizeof depths[0]; i++) {
+        n = pack(c, c->max + c->params->temperature * depths[i]);
+        if (weigh(c, n) >= target * (1.0 + 1e-6)) {
+            break;
+        }
+    }
+    return keep_largest(scratch->candidates, scratch->ids, scratch->weights, n, target);
+}
+
+/* Steps 8 and 9 on n weighed candidates. */
+static uint32_t draw(const choice *c, uint32_t n, double random)
+{
+    float *weights = c->scratch->weights;
+    double total = 0.0;
     for (uint32_t i = 0; i < n; i++) {
         /* The likeliest weighs 1. */
-        weights[i] = weights[i] < s->min_p ? 0.0F : weights[i];
+        weights[i] = weights[i] < c->params->min_p ? 0.0F : weights[i];
         total += (double)weights[i];
     }
     double left = random * total;
@@ -386,7 +508,62 @@ static uint32_t draw(const phi_sampler *sampler, phi_sampler_scratch *scratch, u
             }
         }
     }
-    return scratch->ids[chosen];
+    return c->scratch->ids[chosen];
+}
+
+/* Step 9 where nothing is cut: first the block, then the token in it. */
+static uint32_t draw_from_all(const choice *c, double random)
+{
+    const phi_sampler_scratch *scratch = c->scratch;
+    double left = random * weigh_all(c);
+    uint32_t chosen = 0;
+    for (uint32_t b = 0; b < c->n_blocks; b++) {
+        if (!(scratch->sums[b] > 0.0F)) {
+            continue;
+        }
+        chosen = b;
+        if (left < (double)scratch->sums[b]) {
+            break;
+        }
+        left -= (double)scratch->sums[b];
+    }
+    uint32_t first = chosen * PHI_SAMPLER_BLOCK;
+    uint32_t end = first + block_size(c->n_vocab, chosen);
+    for (uint32_t i = first; i < end; i++) {
+        if (scratch->weights[i] > 0.0F) {
+            chosen = i;
+            left -= (double)scratch->weights[i];
+            if (left < 0.0) {
+                break;
+            }
+        }
+    }
+    return chosen;
+}
+
+/* Steps 6 to 9. */
+static uint32_t choose(const choice *c, double random)
+{
+    const phi_sampling *s = c->params;
+    if (s->top_k && s->top_k < c->n_vocab) {
+        uint32_t n = cut_by_count(c);
+        double total = weigh(c, n);
+        if (s->top_p < 1.0F) {
+            n = keep_largest(c->scratch->candidates, c->scratch->ids, c->scratch->weights, n,
+                             (double)s->top_p * total);
+        }
+        return draw(c, n, random);
+    }
+    if (s->top_p < 1.0F) {
+        return draw(c, cut_by_share(c), random);
+    }
+    if (s->min_p > 0.0F) {
+        /* A little lower than the cut, which is by weights. */
+        uint32_t n = pack(c, c->max + s->temperature * (logf(s->min_p) - 1e-3F));
+        (void)weigh(c, n);
+        return draw(c, n, random);
+    }
+    return draw_from_all(c, random);
 }
 
 phi_status phi_sampler_pick(const phi_sampler *sampler, phi_sampler_scratch *scratch,
@@ -397,16 +574,21 @@ phi_status phi_sampler_pick(const phi_sampler *sampler, phi_sampler_scratch *scr
     if (status) {
         return status;
     }
-    uint32_t n = pack(scratch, logits->n_vocab);
-    if (n == 0) {
+    choice c = {.params = &sampler->params,
+                .kernels = logits->kernels,
+                .scratch = scratch,
+                .n_vocab = logits->n_vocab,
+                .n_blocks = blocks_of(logits->n_vocab)};
+    find_maxima(&c);
+    if (c.max == -INFINITY) {
         return phi_fail_param(err, PHI_E_INVALID, "logit_bias",
                               "logit_bias leaves no token to choose from");
     }
     if (sampler->params.temperature == 0.0F) {
-        *out_token = (int32_t)scratch->ids[index_of_max(scratch->logits, n)];
+        *out_token = (int32_t)first_of_largest(&c);
         return PHI_OK;
     }
-    *out_token = (int32_t)draw(sampler, scratch, n, phi_sampler_random(sampler->seed, place));
+    *out_token = (int32_t)choose(&c, phi_sampler_random(sampler->seed, place));
     return PHI_OK;
 }
 
@@ -430,14 +612,24 @@ static uint32_t insert_top(phi_token_logprob *top, uint32_t n, uint32_t n_max, i
 uint32_t phi_logprobs(const phi_logits *logits, int32_t token, uint32_t n_top, float *out_logprob,
                       phi_token_logprob *out_top)
 {
+    const phi_kernels *kernels = logits->kernels;
     const float *values = logits->values;
-    float max = values[index_of_max(values, logits->n_vocab)];
+    float max = kernels->max(values, logits->n_vocab);
     double sum = 0.0;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < logits->n_vocab; i++) {
-        sum += (double)expf(values[i] - max);
-        if (logits->known[i]) {
-            n = insert_top(out_top, n, n_top, (int32_t)i, values[i]);
+    for (uint32_t first = 0; first < logits->n_vocab; first += PHI_SAMPLER_BLOCK) {
+        float block[PHI_SAMPLER_BLOCK];
+        uint32_t size = block_size(logits->n_vocab, first / PHI_SAMPLER_BLOCK);
+        memcpy(block, values + first, size * sizeof *block);
+        float best = kernels->max(block, size);
+        sum += (double)kernels->exp_sum(block, size, max);
+        if (n_top == 0 || (n == n_top && best <= out_top[n - 1].logprob)) {
+            continue;
+        }
+        for (uint32_t i = first; i < first + size; i++) {
+            if (logits->known[i]) {
+                n = insert_top(out_top, n, n_top, (int32_t)i, values[i]);
+            }
         }
     }
     double log_sum = log(sum) + (double)max;

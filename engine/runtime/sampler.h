@@ -25,6 +25,7 @@
 #define PHI_ENGINE_RUNTIME_SAMPLER_H
 
 #include "base/status.h"
+#include "engine/kernels/kernels.h"
 #include "engine/runtime/generation.h"
 
 #include <stdbool.h>
@@ -52,10 +53,16 @@ void phi_sampler_done(phi_sampler *sampler);
 void phi_sampler_see(phi_sampler *sampler, int32_t token, bool in_answer);
 
 typedef struct phi_sampler_scratch {
-    float *logits;  /* [n_vocab], */
-    float *weights; /* of candidates, packed */
-    uint32_t *ids;
+    float *logits;     /* [n_vocab] after steps 1 to 4 */
+    float *maxima;     /* of its blocks of PHI_SAMPLER_BLOCK */
+    float *sums;       /* of the weights of its blocks */
+    float *candidates; /* [n_vocab] logits of what a cut may keep, in order of ids */
+    float *weights;    /* [n_vocab] of all, or of the candidates */
+    uint32_t *ids;     /* of the candidates */
 } phi_sampler_scratch;
+
+/* Logits that are looked at one by one only if the largest of them matters. */
+#define PHI_SAMPLER_BLOCK 128U
 
 phi_status phi_sampler_scratch_init(phi_sampler_scratch *scratch, uint32_t n_vocab,
                                     phi_err *err) PHI_MUST_CHECK;
@@ -63,6 +70,7 @@ void phi_sampler_scratch_done(phi_sampler_scratch *scratch);
 
 /* A row of the model's output. `known[id]` is nonzero where the id stands for a token. */
 typedef struct phi_logits {
+    const phi_kernels *kernels; /* what to compute with */
     const float *values;
     const uint8_t *known;
     uint32_t n_vocab;

@@ -121,8 +121,13 @@ phi_status phi_served_add(phi_scheduler *scheduler, const phi_served_options *op
                                   phi_kv_page_bytes(d, options->kv_type), err);
     }
     if (!status) {
-        status = phi_forward_ctx_create(d, options->kv_type, scheduler->options.batch_tokens,
-                                        served->n_jobs_max, &served->forward, err);
+        const phi_forward_sizes sizes = {
+            .kv_type = options->kv_type,
+            .n_tok_max = scheduler->options.batch_tokens,
+            .n_logits_max = served->n_jobs_max,
+            .n_threads = phi_team_size(scheduler->options.compute.team),
+        };
+        status = phi_forward_ctx_create(d, &sizes, &served->forward, err);
     }
     if (status) {
         phi_served_destroy(served);

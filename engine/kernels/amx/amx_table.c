@@ -1,6 +1,5 @@
 /* The AMX table: integer products on tiles, the rest as with AVX-512. */
 #include "engine/kernels/amx/amx.h"
-#include "engine/kernels/avx2/avx2.h"
 #include "engine/kernels/avx512/avx512.h"
 #include "engine/kernels/sets.h"
 
@@ -10,5 +9,5 @@ const phi_kernels phi_kernels_amx = {
     .quantize_tile = phi_amx_quantize_tile,
     .rows_int = phi_amx_rows_int,
     .rows_float = phi_avx512_rows_float,
-    PHI_AVX2_VECTOR_SLOTS,
+    PHI_AVX512_VECTOR_SLOTS,
 };

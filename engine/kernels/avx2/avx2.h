@@ -18,20 +18,18 @@ void phi_avx2_rms_norm(const float *x, const float *weight, size_t n, float eps,
 void phi_avx2_swiglu(const float *gate, const float *up, size_t n, float *out);
 void phi_avx2_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot);
 void phi_avx2_add(float *x, const float *y, size_t n);
-float phi_avx2_dot_f32(const float *q, const float *k, size_t n);
-float phi_avx2_dot_f16(const float *q, const uint16_t *k, size_t n);
-void phi_avx2_axpy_f32(float a, const float *v, float *acc, size_t n);
-void phi_avx2_axpy_f16(float a, const uint16_t *v, float *acc, size_t n);
-void phi_avx2_scale(float a, float *acc, size_t n);
-void phi_avx2_narrow_f16(const float *x, uint16_t *out, size_t n);
+void phi_avx2_mix(float a, float *acc, float b, const float *v, size_t n);
+void phi_avx2_scale(float a, const float *x, float *out, size_t n);
+void phi_avx2_kv_store(const phi_kv_rows *rows, void *head);
+void phi_avx2_attend(const phi_attend *attend, uint32_t page_begin, uint32_t page_end);
 float phi_avx2_max(const float *x, size_t n);
 float phi_avx2_exp_sum(float *x, size_t n, float shift);
 
 /* The slots of a table that these fill. */
 #define PHI_AVX2_VECTOR_SLOTS                                                                      \
     .rms_norm = phi_avx2_rms_norm, .swiglu = phi_avx2_swiglu, .rope = phi_avx2_rope,               \
-    .add = phi_avx2_add, .dot_f32 = phi_avx2_dot_f32, .dot_f16 = phi_avx2_dot_f16,                 \
-    .axpy_f32 = phi_avx2_axpy_f32, .axpy_f16 = phi_avx2_axpy_f16, .scale = phi_avx2_scale,         \
-    .narrow_f16 = phi_avx2_narrow_f16, .max = phi_avx2_max, .exp_sum = phi_avx2_exp_sum
+    .add = phi_avx2_add, .mix = phi_avx2_mix, .scale = phi_avx2_scale,                             \
+    .kv_store = phi_avx2_kv_store, .attend = phi_avx2_attend, .max = phi_avx2_max,                 \
+    .exp_sum = phi_avx2_exp_sum
 
 #endif

@@ -3,7 +3,6 @@
 
 #include "engine/kernels/avx2/lanes.h"
 #include "engine/kernels/sets.h"
-#include "engine/tensor/half.h"
 
 #include <immintrin.h>
 #include <math.h>
@@ -50,11 +49,6 @@ static void store_some(__m256 v, float *x, size_t n)
     float padded[8];
     _mm256_storeu_ps(padded, v);
     memcpy(x, padded, n * sizeof *x);
-}
-
-static __m256 load_halves(const uint16_t *from)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from));
 }
 
 void phi_avx2_rms_norm(const float *x, const float *weight, size_t n, float eps, float *out)
@@ -134,85 +128,29 @@ void phi_avx2_add(float *x, const float *y, size_t n)
     }
 }
 
-float phi_avx2_dot_f32(const float *q, const float *k, size_t n)
+void phi_avx2_mix(float a, float *acc, float b, const float *v, size_t n)
 {
-    __m256 even = _mm256_setzero_ps();
-    __m256 odd = _mm256_setzero_ps();
+    __m256 old = _mm256_set1_ps(a);
+    __m256 fresh = _mm256_set1_ps(b);
     size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        even = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), _mm256_loadu_ps(k + i), even);
-        odd = _mm256_fmadd_ps(_mm256_loadu_ps(q + i + 8), _mm256_loadu_ps(k + i + 8), odd);
+    for (; i + 8 <= n; i += 8) {
+        __m256 kept = _mm256_mul_ps(old, _mm256_loadu_ps(acc + i));
+        _mm256_storeu_ps(acc + i, _mm256_fmadd_ps(fresh, _mm256_loadu_ps(v + i), kept));
     }
-    float sum = phi_lanes_sum(_mm256_add_ps(even, odd));
     for (; i < n; i++) {
-        sum += q[i] * k[i];
+        acc[i] = a * acc[i] + b * v[i];
     }
-    return sum;
 }
 
-float phi_avx2_dot_f16(const float *q, const uint16_t *k, size_t n)
-{
-    __m256 even = _mm256_setzero_ps();
-    __m256 odd = _mm256_setzero_ps();
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        even = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), load_halves(k + i), even);
-        odd = _mm256_fmadd_ps(_mm256_loadu_ps(q + i + 8), load_halves(k + i + 8), odd);
-    }
-    float sum = phi_lanes_sum(_mm256_add_ps(even, odd));
-    for (; i < n; i++) {
-        sum += q[i] * phi_half_to_float(k[i]);
-    }
-    return sum;
-}
-
-void phi_avx2_axpy_f32(float a, const float *v, float *acc, size_t n)
+void phi_avx2_scale(float a, const float *x, float *out, size_t n)
 {
     __m256 factor = _mm256_set1_ps(a);
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(acc + i,
-                         _mm256_fmadd_ps(factor, _mm256_loadu_ps(v + i), _mm256_loadu_ps(acc + i)));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(factor, _mm256_loadu_ps(x + i)));
     }
     for (; i < n; i++) {
-        acc[i] += a * v[i];
-    }
-}
-
-void phi_avx2_axpy_f16(float a, const uint16_t *v, float *acc, size_t n)
-{
-    __m256 factor = _mm256_set1_ps(a);
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(acc + i,
-                         _mm256_fmadd_ps(factor, load_halves(v + i), _mm256_loadu_ps(acc + i)));
-    }
-    for (; i < n; i++) {
-        acc[i] += a * phi_half_to_float(v[i]);
-    }
-}
-
-void phi_avx2_scale(float a, float *acc, size_t n)
-{
-    __m256 factor = _mm256_set1_ps(a);
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        _mm256_storeu_ps(acc + i, _mm256_mul_ps(factor, _mm256_loadu_ps(acc + i)));
-    }
-    for (; i < n; i++) {
-        acc[i] *= a;
-    }
-}
-
-void phi_avx2_narrow_f16(const float *x, uint16_t *out, size_t n)
-{
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
-        _mm_storeu_si128((__m128i *)(void *)(out + i), halves);
-    }
-    for (; i < n; i++) {
-        out[i] = phi_half_of_float(x[i]);
+        out[i] = a * x[i];
     }
 }
 

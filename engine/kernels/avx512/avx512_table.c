@@ -1,5 +1,4 @@
 /* The AVX-512 VNNI table. */
-#include "engine/kernels/avx2/avx2.h"
 #include "engine/kernels/avx512/avx512.h"
 #include "engine/kernels/sets.h"
 
@@ -9,5 +8,5 @@ const phi_kernels phi_kernels_avx512_vnni = {
     .quantize_tile = phi_avx512_quantize_tile,
     .rows_int = phi_avx512_rows_int,
     .rows_float = phi_avx512_rows_float,
-    PHI_AVX2_VECTOR_SLOTS,
+    PHI_AVX512_VECTOR_SLOTS,
 };

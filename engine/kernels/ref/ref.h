@@ -13,5 +13,7 @@ void phi_ref_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t b
                       const phi_act *act, float *y, size_t ldy);
 void phi_ref_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                         const phi_act *act, float *y, size_t ldy);
+void phi_ref_kv_store(const phi_kv_rows *rows, void *head);
+void phi_ref_attend(const phi_attend *attend, uint32_t page_begin, uint32_t page_end);
 
 #endif

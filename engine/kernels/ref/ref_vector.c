@@ -2,7 +2,6 @@
 #include "engine/kernels/ref/ref.h"
 
 #include "engine/kernels/sets.h"
-#include "engine/tensor/half.h"
 
 #include <math.h>
 
@@ -43,49 +42,17 @@ static void add(float *x, const float *y, size_t n)
     }
 }
 
-static float dot_f32(const float *q, const float *k, size_t n)
-{
-    float sum = 0.0F;
-    for (size_t i = 0; i < n; i++) {
-        sum += q[i] * k[i];
-    }
-    return sum;
-}
-
-static float dot_f16(const float *q, const uint16_t *k, size_t n)
-{
-    float sum = 0.0F;
-    for (size_t i = 0; i < n; i++) {
-        sum += q[i] * phi_half_to_float(k[i]);
-    }
-    return sum;
-}
-
-static void axpy_f32(float a, const float *v, float *acc, size_t n)
+static void mix(float a, float *acc, float b, const float *v, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        acc[i] += a * v[i];
+        acc[i] = a * acc[i] + b * v[i];
     }
 }
 
-static void axpy_f16(float a, const uint16_t *v, float *acc, size_t n)
+static void scale(float a, const float *x, float *out, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        acc[i] += a * phi_half_to_float(v[i]);
-    }
-}
-
-static void scale(float a, float *acc, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        acc[i] *= a;
-    }
-}
-
-static void narrow_f16(const float *x, uint16_t *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        out[i] = phi_half_of_float(x[i]);
+        out[i] = a * x[i];
     }
 }
 
@@ -118,12 +85,10 @@ const phi_kernels phi_kernels_portable = {
     .swiglu = swiglu,
     .rope = rope,
     .add = add,
-    .dot_f32 = dot_f32,
-    .dot_f16 = dot_f16,
-    .axpy_f32 = axpy_f32,
-    .axpy_f16 = axpy_f16,
+    .mix = mix,
     .scale = scale,
-    .narrow_f16 = narrow_f16,
+    .kv_store = phi_ref_kv_store,
+    .attend = phi_ref_attend,
     .max = largest,
     .exp_sum = exp_sum,
 };

@@ -211,6 +211,33 @@ static void test_info_and_text(void **state)
     phi_engine_destroy(engine);
 }
 
+/* The cache is as large as its type says, and answers with each. */
+static void test_kv_types(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"f32", "f16", "int8"};
+    uint64_t bytes[3];
+    phi_engine *engine = start(0, 2, 0);
+    for (size_t i = 0; i < 3; i++) {
+        phi_model *model = NULL;
+        phi_err err = {0};
+        phi_model_info info;
+        phi_model_options options = {.kv_type = types[i]};
+        assert_int_equal(phi_model_load(engine, SAMPLE, &options, &model, &err), PHI_OK);
+        phi_model_info_get(model, &info);
+        assert_string_equal(info.kv_type, types[i]);
+        bytes[i] = info.kv_bytes;
+        read_all(ask(engine, model, 0, false), &together[i]);
+        assert_int_equal(together[i].n_tokens, N_NEW);
+        phi_model_unref(model);
+    }
+    /* As far as the answer is sure of itself it is the same. */
+    assert_memory_equal(together[0].tokens, together[1].tokens, N_NEW * sizeof(int32_t));
+    assert_memory_equal(together[0].tokens, together[2].tokens, 8 * sizeof(int32_t));
+    assert_true(bytes[0] == 2 * bytes[1] && bytes[2] > bytes[1] / 2 && bytes[2] < bytes[1]);
+    phi_engine_destroy(engine);
+}
+
 static void test_load_refuses(void **state)
 {
     (void)state;
@@ -224,6 +251,9 @@ static void test_load_refuses(void **state)
     options.kv_tokens = 4000000000U;
     assert_int_equal(phi_model_load(engine, SAMPLE, &options, &model, &err), PHI_E_NO_MEMORY);
     assert_null(model);
+    options = (phi_model_options){.kv_type = "q4"};
+    assert_int_equal(phi_model_load(engine, SAMPLE, &options, &model, &err), PHI_E_INVALID);
+    assert_string_equal(err.param, "kv_type");
     phi_engine_destroy(engine);
 
     phi_engine_options bad = {.isa = "no-such-set"};
@@ -327,6 +357,7 @@ int main(void)
         /* First: the others compare with what it found. */
         cmocka_unit_test(test_together_as_alone),
         cmocka_unit_test(test_info_and_text),
+        cmocka_unit_test(test_kv_types),
         cmocka_unit_test(test_load_refuses),
         cmocka_unit_test(test_load_can_be_stopped),
         cmocka_unit_test(test_quantize_and_serve_the_result),

@@ -109,7 +109,8 @@ void phi_model_unref(phi_model *model)
 void phi_model_info_get(const phi_model *model, phi_model_info *out_info)
 {
     (void)model;
-    *out_info = (phi_model_info){.n_ctx = 64, .cache = cache_found, .cache_reason = ""};
+    *out_info =
+        (phi_model_info){.n_ctx = 64, .kv_type = "f16", .cache = cache_found, .cache_reason = ""};
 }
 
 /* ---- fakes: the store ---- */

@@ -75,7 +75,10 @@ static void run_model(const phi_compute *compute, const char *precision, float *
     /* Vectors are not counted by phi_weights_bytes, and layouts may pad. */
     double foretold = (double)phi_synthetic_bytes(d, &types);
     assert_true(fabs((double)phi_weights_bytes(weights) - foretold) < foretold * 0.05);
-    assert_int_equal(PHI_OK, phi_forward_ctx_create(d, PHI_KV_F32, 2, 1, &forward, NULL));
+    assert_int_equal(PHI_OK,
+                     phi_forward_ctx_create(
+                         d, &(phi_forward_sizes){PHI_KV_F32, 2, 1, phi_team_size(compute->team)},
+                         &forward, NULL));
     void *page = phi_try_alloc_aligned((size_t)phi_kv_page_bytes(d, PHI_KV_F32));
     assert_non_null(page);
     const phi_row rows[2] = {{.token = 5}, {.token = 7, .position = 1, .want_logits = true}};

@@ -10,7 +10,6 @@
 #include <cmocka.h>
 
 #include "engine/kernels/kernels.h"
-#include "engine/tensor/half.h"
 #include "random_weight.h"
 
 #define N_MAX 131
@@ -20,7 +19,6 @@ static size_t n_sets;
 static float a[N_MAX];
 static float b[N_MAX];
 static float out[N_MAX + 1];
-static uint16_t halves[N_MAX];
 
 /* Past the end of `out`: must never change. */
 #define GUARD 12345.0F
@@ -44,9 +42,6 @@ static void fill(size_t n, float size)
 {
     random_floats(a, n, size);
     random_floats(b, n, size);
-    for (size_t i = 0; i < n; i++) {
-        halves[i] = phi_half_of_float(b[i]);
-    }
     out[n] = GUARD;
 }
 
@@ -94,41 +89,27 @@ static void add_size(const phi_kernels *k, size_t n)
     for (size_t i = 0; i < n; i++) {
         assert_true(out[i] == a[i] + b[i]);
     }
-    k->scale(0.3F, out, n);
+    k->scale(0.3F, out, out, n);
     for (size_t i = 0; i < n; i++) {
         assert_true(out[i] == 0.3F * (a[i] + b[i]));
     }
 }
 
-static void dot_size(const phi_kernels *k, size_t n)
+static void max_size(const phi_kernels *k, size_t n)
 {
-    double sum = 0.0;
-    double sum_half = 0.0;
-    double size = 0.0;
     float best = -INFINITY;
     for (size_t i = 0; i < n; i++) {
-        sum += (double)a[i] * (double)b[i];
-        sum_half += (double)a[i] * (double)phi_half_to_float(halves[i]);
-        size += fabs((double)a[i] * (double)b[i]);
         best = fmaxf(best, a[i]);
     }
-    check(k, (double)k->dot_f32(a, b, n), sum, size);
-    check(k, (double)k->dot_f16(a, halves, n), sum_half, size);
     assert_true(k->max(a, n) == best);
 }
 
-static void axpy_size(const phi_kernels *k, size_t n)
+static void mix_size(const phi_kernels *k, size_t n)
 {
     memcpy(out, a, n * sizeof *a);
-    k->axpy_f32(0.7F, b, out, n);
+    k->mix(-0.6F, out, 0.7F, b, n);
     for (size_t i = 0; i < n; i++) {
-        double right = (double)a[i] + (double)0.7F * (double)b[i];
-        check(k, (double)out[i], right, fabs((double)a[i]) + fabs((double)b[i]));
-    }
-    memcpy(out, a, n * sizeof *a);
-    k->axpy_f16(-0.7F, halves, out, n);
-    for (size_t i = 0; i < n; i++) {
-        double right = (double)a[i] - (double)0.7F * (double)phi_half_to_float(halves[i]);
+        double right = (double)-0.6F * (double)a[i] + (double)0.7F * (double)b[i];
         check(k, (double)out[i], right, fabs((double)a[i]) + fabs((double)b[i]));
     }
 }
@@ -146,25 +127,15 @@ static void exp_sum_size(const phi_kernels *k, size_t n)
     check(k, (double)got, sum, sum);
 }
 
-static void narrow_size(const phi_kernels *k, size_t n)
-{
-    uint16_t got[N_MAX + 1];
-    got[n] = 77;
-    k->narrow_f16(b, got, n);
-    assert_memory_equal(halves, got, n * sizeof *got);
-    assert_int_equal(77, got[n]);
-}
-
 static void test_sizes(void **state)
 {
     (void)state;
     each_size(rms_norm_size);
     each_size(swiglu_size);
     each_size(add_size);
-    each_size(dot_size);
-    each_size(axpy_size);
+    each_size(max_size);
+    each_size(mix_size);
     each_size(exp_sum_size);
-    each_size(narrow_size);
 }
 
 /* Two values worked out by hand: theta 10000, four rotary dimensions, position 3, then a dimension
@@ -232,12 +203,6 @@ static void test_extremes(void **state)
             double gate = (double)gates[i];
             check(k, (double)swished[i], gate / (1.0 + exp(-gate)),
                   fabs(gate) > 1e-20 ? 1e-9 + fmax(gate, 0.0) : 0.0);
-        }
-        float huge[] = {1e30F, -1e30F, 70000.0F, 65519.0F, 1e-8F, 6e-8F, -0.0F, 1.0F, 2.0F};
-        uint16_t narrow[9];
-        k->narrow_f16(huge, narrow, 9);
-        for (size_t i = 0; i < 9; i++) {
-            assert_int_equal(phi_half_of_float(huge[i]), narrow[i]);
         }
     }
 }

@@ -14,7 +14,8 @@ void runner_init(runner *r, const phi_weights *weights, const phi_kernels *kerne
 {
     const phi_description *d = &weights->description;
     *r = (runner){.weights = weights, .compute = {kernels, team, PHI_TEAM_INFERENCE}};
-    assert_int_equal(PHI_OK, phi_forward_ctx_create(d, kv_type, RUNNER_TOKENS, 1, &r->ctx, NULL));
+    const phi_forward_sizes sizes = {kv_type, RUNNER_TOKENS, 1, phi_team_size(team)};
+    assert_int_equal(PHI_OK, phi_forward_ctx_create(d, &sizes, &r->ctx, NULL));
     for (int i = 0; i < RUNNER_PAGES; i++) {
         r->pages[i] = phi_try_alloc_aligned((size_t)phi_kv_page_bytes(d, kv_type));
         assert_non_null(r->pages[i]);

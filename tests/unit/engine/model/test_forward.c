@@ -108,7 +108,8 @@ static void check_batch(const phi_weights *weights, const phi_kernels *kernels, 
     uint32_t done[2] = {0, 0};
     phi_forward_ctx *ctx = NULL;
     assert_int_equal(PHI_OK,
-                     phi_forward_ctx_create(&weights->description, kv_type, 64, 2, &ctx, NULL));
+                     phi_forward_ctx_create(&weights->description,
+                                            &(phi_forward_sizes){kv_type, 64, 2, 2}, &ctx, NULL));
     uint64_t allocations = phi_mem_allocations();
     while (done[0] < N_TOKENS || done[1] < N_TOKENS - 10) {
         static const uint32_t steps[2] = {13, 8};
@@ -152,6 +153,7 @@ static void test_batch_equals_alone(void **state)
         for (size_t s = 0; s < n_sets; s++) {
             check_batch(weights, sets[s], kv_type_of(&random_kinds[i]));
             check_batch(weights, sets[s], PHI_KV_F16);
+            check_batch(weights, sets[s], PHI_KV_INT8);
         }
         phi_weights_destroy(weights);
     }
@@ -268,8 +270,8 @@ static void test_no_memory(void **state)
         phi_forward_ctx *ctx = NULL;
         phi_err err = {0};
         phi_mem_fail_after(n);
-        phi_status status =
-            phi_forward_ctx_create(&weights->description, PHI_KV_F16, 8, 1, &ctx, &err);
+        phi_status status = phi_forward_ctx_create(
+            &weights->description, &(phi_forward_sizes){PHI_KV_F16, 8, 1, 1}, &ctx, &err);
         phi_mem_fail_after(-1);
         if (status == PHI_OK) {
             assert_true(phi_forward_ctx_bytes(ctx) > 8 * 128 * sizeof(float));

@@ -16,6 +16,8 @@
 #include <jansson.h>
 
 #include "base/file.h"
+#include "base/mem.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "runner.h"
 
 #define ERROR_MAX 1e-4
@@ -161,6 +163,124 @@ static void test_case(void **state)
     close_golden(&g);
 }
 
+/* ---- keys and values in fewer bits ---- */
+
+/* Root of the mean square of what is off, as a share of the logits'. */
+static double error_of(golden *g, phi_kv_type type)
+{
+    double off = 0.0;
+    double all = 0.0;
+    size_t index;
+    const json_t *run;
+    runner_init(&g->run, g->weights, g->kernels, team, type);
+    json_array_foreach(json_object_get(g->expected, "runs"), index, run)
+    {
+        int32_t tokens[TOKENS_MAX];
+        uint32_t n_prompt = read_tokens(json_object_get(run, "prompt"), tokens);
+        size_t at;
+        const json_t *entry;
+        json_array_foreach(json_object_get(run, "logits"), at, entry)
+        {
+            uint32_t position = (uint32_t)json_integer_value(json_object_get(entry, "position"));
+            const json_t *values = json_object_get(entry, "values");
+            runner_restart(&g->run, n_prompt);
+            const float *logits = runner_feed(&g->run, tokens, position + 1, RUNNER_TOKENS);
+            for (size_t i = 0; i < json_array_size(values); i++) {
+                double right = json_number_value(json_array_get(values, i));
+                off += ((double)logits[i] - right) * ((double)logits[i] - right);
+                all += right * right;
+            }
+        }
+    }
+    runner_done(&g->run);
+    return sqrt(off / all);
+}
+
+static void test_kv_types(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"grouped", "heads", "longrope", "window", "mini"};
+    const phi_kernels *sets[8];
+    size_t n_sets = phi_kernels_available(sets, 8);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char model[512];
+        char expected[512];
+        golden g;
+        (void)snprintf(model, sizeof model, "%s/%s", GOLDEN, names[i]);
+        (void)snprintf(expected, sizeof expected, "%s/%s/expected.json", GOLDEN, names[i]);
+        open_golden(&g, names[i], model, expected);
+        for (size_t s = 0; s < n_sets; s++) {
+            g.kernels = sets[s];
+            double f16 = error_of(&g, PHI_KV_F16);
+            double int8 = error_of(&g, PHI_KV_INT8);
+            /* Random weights of this size make attention sharper than a trained model's. */
+            if (!(f16 <= 0.004 && int8 <= 0.08 && f16 < int8)) {
+                fail_msg("%s, %s: logits are off by %g with f16, %g with int8", names[i],
+                         sets[s]->name, f16, int8);
+            }
+        }
+        close_golden(&g);
+    }
+}
+
+/* Log likelihood of the sample model's held-out text, per token. */
+static double likelihood(golden *g, phi_kv_type type, const int32_t *tokens, uint32_t n)
+{
+    double sum = 0.0;
+    uint32_t n_vocab = g->weights->description.n_vocab;
+    runner_init(&g->run, g->weights, g->kernels, team, type);
+    runner_restart(&g->run, n);
+    for (uint32_t i = 0; i + 1 < n; i++) {
+        const float *logits = runner_feed(&g->run, tokens + i, 1, 1);
+        double total = 0.0;
+        double best = (double)logits[runner_best(&g->run, logits)];
+        for (uint32_t v = 0; v < n_vocab; v++) {
+            total += exp((double)logits[v] - best);
+        }
+        sum += (double)logits[tokens[i + 1]] - best - log(total);
+    }
+    runner_done(&g->run);
+    return sum / (double)(n - 1);
+}
+
+/* Perplexity with int8 is that with f32 to within a thousandth, with f16 to a hundred-thousandth.
+ */
+static void test_kv_perplexity(void **state)
+{
+    (void)state;
+    const phi_kernels *sets[8];
+    phi_tokenizer *tokenizer = NULL;
+    phi_tokens tokens;
+    char *text = NULL;
+    size_t bytes = 0;
+    golden g;
+    if (!phi_file_exists(SAMPLE "/model.safetensors")) {
+        skip();
+    }
+    assert_true(phi_kernels_available(sets, 8) > 0);
+    open_golden(&g, "phi-sample", SAMPLE, GOLDEN "/phi-sample.json");
+    g.kernels = sets[0];
+    assert_int_equal(PHI_OK, phi_tokenizer_open(g.checkpoint, &tokenizer, NULL));
+    assert_int_equal(PHI_OK,
+                     phi_file_read_text(SAMPLE "/heldout.txt", 1U << 20, &text, &bytes, NULL));
+    phi_tokens_init(&tokens);
+    assert_int_equal(PHI_OK, phi_tokenizer_encode(tokenizer, text, bytes,
+                                                  &(phi_encode_options){.mode = PHI_PARSE_PLAIN},
+                                                  &tokens, NULL));
+    assert_true(tokens.count > 1000);
+    double f32 = likelihood(&g, PHI_KV_F32, tokens.ids, 1000);
+    double f16 = likelihood(&g, PHI_KV_F16, tokens.ids, 1000);
+    double int8 = likelihood(&g, PHI_KV_INT8, tokens.ids, 1000);
+    if (!(fabs(exp(f32 - int8) - 1.0) <= 1e-3 && fabs(exp(f32 - f16) - 1.0) <= 1e-5)) {
+        fail_msg("perplexity %.6f with f32, %.6f with f16, %.6f with int8", exp(-f32), exp(-f16),
+                 exp(-int8));
+    }
+    phi_tokens_done(&tokens);
+    phi_free(text);
+    phi_tokenizer_destroy(tokenizer);
+    close_golden(&g);
+}
+
 /* ---- the sample model ---- */
 
 static void check_top(golden *g, const json_t *entry, const int32_t *prompt, uint32_t n_prompt)
@@ -221,9 +341,17 @@ static void test_sample(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE("grouped"),  CASE("heads"),  CASE("partial"),
-        CASE("longrope"), CASE("window"), CASE("tied"),
-        CASE("mini"),     CASE("split"),  cmocka_unit_test(test_sample),
+        CASE("grouped"),
+        CASE("heads"),
+        CASE("partial"),
+        CASE("longrope"),
+        CASE("window"),
+        CASE("tied"),
+        CASE("mini"),
+        CASE("split"),
+        cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_kv_types),
+        cmocka_unit_test(test_kv_perplexity),
     };
     return cmocka_run_group_tests(tests, make_team, drop_team);
 }

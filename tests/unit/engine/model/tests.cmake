@@ -6,8 +6,10 @@ target_compile_options(test_model_runner PRIVATE -Wno-conversion -Wno-sign-conve
     -Wno-cast-qual)
 
 phid_test(engine.model.golden ${TEST_DIR}/test_golden.c
-    LIBS test_model_runner phi_formats PkgConfig::JANSSON)
+    LIBS test_model_runner phi_tokenizer phi_formats PkgConfig::JANSSON)
 phid_test(engine.model.forward ${TEST_DIR}/test_forward.c
     LIBS test_model_runner test_kernels_random phi_formats)
 phid_test(engine.model.memplan ${TEST_DIR}/test_memplan.c LIBS phi_model phi_formats phi_base)
 phid_test(engine.model.cache ${TEST_DIR}/test_cache.c LIBS phi_model phi_kernels phi_formats phi_base)
+phid_test(engine.model.attention ${TEST_DIR}/test_attention.c
+    LIBS test_kernels_random phi_model phi_kernels phi_base)

@@ -93,7 +93,8 @@ static void window_logits(const char *path, phi_kv_type kv_type, const uint8_t *
     assert_int_equal(phi_checkpoint_open(path, &checkpoint, &err), PHI_OK);
     assert_int_equal(phi_weights_load(checkpoint, NULL, NULL, &weights, &err), PHI_OK);
     const phi_description *d = phi_checkpoint_description(checkpoint);
-    assert_int_equal(phi_forward_ctx_create(d, kv_type, WINDOW, WINDOW, &ctx, &err), PHI_OK);
+    const phi_forward_sizes sizes = {kv_type, WINDOW, WINDOW, phi_team_size(compute.team)};
+    assert_int_equal(phi_forward_ctx_create(d, &sizes, &ctx, &err), PHI_OK);
     void *pages[WINDOW / PHI_KV_PAGE_TOKENS];
     for (size_t i = 0; i < WINDOW / PHI_KV_PAGE_TOKENS; i++) {
         pages[i] = phi_try_alloc_aligned(phi_kv_page_bytes(d, kv_type));

@@ -152,17 +152,16 @@ uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type)
     return PHI_KV_PAGE_TOKENS * sizeof(uint64_t);
 }
 
-phi_status phi_forward_ctx_create(const phi_description *description, phi_kv_type kv_type,
-                                  uint32_t n_tok_max, uint32_t n_logits_max,
-                                  phi_forward_ctx **out_ctx, phi_err *err)
+phi_status phi_forward_ctx_create(const phi_description *description,
+                                  const phi_forward_sizes *sizes, phi_forward_ctx **out_ctx,
+                                  phi_err *err)
 {
     (void)description;
-    (void)kv_type;
     (void)err;
     phi_forward_ctx *ctx = phi_alloc_zero(1, sizeof *ctx);
-    ctx->n_tok_max = n_tok_max;
-    ctx->n_logits_max = n_logits_max;
-    ctx->logits = phi_alloc_zero((size_t)n_logits_max * FAKE_VOCAB, sizeof *ctx->logits);
+    ctx->n_tok_max = sizes->n_tok_max;
+    ctx->n_logits_max = sizes->n_logits_max;
+    ctx->logits = phi_alloc_zero((size_t)sizes->n_logits_max * FAKE_VOCAB, sizeof *ctx->logits);
     *out_ctx = ctx;
     return PHI_OK;
 }

@@ -46,6 +46,7 @@ void bench_start(bench *b, const bench_options *options)
         .batch_tokens = options->batch_tokens ? options->batch_tokens : 64,
         .wake = wake,
     };
+    assert_true(phi_kernels_available(&scheduling.compute.kernels, 1) == 1);
     phi_served_options serving = {
         .weights = &fake_weights,
         .tokenizer = fake_tokenizer(),

@@ -32,9 +32,9 @@ typedef enum phi_kv_type {
 #define PHI_KV_PAGE_TOKENS 32U
 /* Queries are packed in tiles of this many rows. */
 #define PHI_ATTEND_TILE 8U
-/* Query rows of one call: enough that turning a page into floats once for all of them costs little
- * (3% at 64), and few enough that they stay in the second-level cache. */
-#define PHI_ATTEND_ROWS 64U
+/* Query rows of one call: enough that turning a page into floats once for all of them costs
+ * little, and few enough that they stay in the second-level cache. */
+#define PHI_ATTEND_ROWS 128U
 /*
  * A row's keys are taken in runs that end at multiples of this position, each with a softmax of its
  * own; the runs' results are merged in order. Runs depend on positions alone: whether one thread

@@ -530,6 +530,12 @@ static void store_rows(const phi_kv_rows *rows, void *head)
     PHI_ASSERT(rows->slot + rows->count <= PHI_KV_PAGE_TOKENS);
     PHI_ASSERT(rows->head_dim <= PHI_LIMIT_HEAD_DIM);
     for (size_t t = 0; t < rows->count; t++) {
+        /* Tokens are pages of memory apart: nothing but this fetches them ahead. */
+        if (t + 3 < rows->count) {
+            size_t next = (t + 3) * rows->stride;
+            fetch((const char *)(rows->keys + next), rows->head_dim * sizeof(float));
+            fetch((const char *)(rows->values + next), rows->head_dim * sizeof(float));
+        }
         switch (rows->type) {
         case PHI_KV_F16:
             store_f16(rows, &to, t);

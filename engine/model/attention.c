@@ -190,6 +190,16 @@ static size_t head_row(const task *self, const phi_attention_item *item, uint32_
     return (size_t)kv_head * self->group + index % self->group;
 }
 
+/* Rows of a batch that are fetched ahead of the one that is read. */
+#define AHEAD 4
+
+static void fetch_row(const float *from, size_t d)
+{
+    for (size_t i = 0; i < d; i += 16) {
+        __builtin_prefetch(from + i);
+    }
+}
+
 static void pack_queries(const task *self, const phi_attention_item *item, uint32_t kv_head,
                          float *q)
 {
@@ -204,6 +214,10 @@ static void pack_queries(const task *self, const phi_attention_item *item, uint3
         uint32_t row;
         size_t head = head_row(self, item, i, kv_head, &row);
         const float *from = self->at->qkv + row * stride + head * d;
+        /* Rows are pages of memory apart: nothing but this fetches them ahead. */
+        if (i + AHEAD * self->group < item->n_rows) {
+            fetch_row(from + AHEAD * stride, d);
+        }
         float *to = q + i / PHI_ATTEND_TILE * PHI_ATTEND_TILE * d + i % PHI_ATTEND_TILE;
         for (size_t c = 0; c < d; c++) {
             to[c * PHI_ATTEND_TILE] = from[c];

@@ -28,12 +28,10 @@ void phi_neon_rms_norm(const float *x, const float *weight, size_t n, float eps,
 void phi_neon_swiglu(const float *gate, const float *up, size_t n, float *out);
 void phi_neon_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot);
 void phi_neon_add(float *x, const float *y, size_t n);
-float phi_neon_dot_f32(const float *q, const float *k, size_t n);
-float phi_neon_dot_f16(const float *q, const uint16_t *k, size_t n);
-void phi_neon_axpy_f32(float a, const float *v, float *acc, size_t n);
-void phi_neon_axpy_f16(float a, const uint16_t *v, float *acc, size_t n);
-void phi_neon_scale(float a, float *acc, size_t n);
-void phi_neon_narrow_f16(const float *x, uint16_t *out, size_t n);
+void phi_neon_mix(float a, float *acc, float b, const float *v, size_t n);
+void phi_neon_scale(float a, const float *x, float *out, size_t n);
+void phi_neon_kv_store(const phi_kv_rows *rows, void *head);
+void phi_neon_attend(const phi_attend *attend, uint32_t page_begin, uint32_t page_end);
 float phi_neon_max(const float *x, size_t n);
 float phi_neon_exp_sum(float *x, size_t n, float shift);
 

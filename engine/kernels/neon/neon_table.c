@@ -5,9 +5,9 @@
 #define SHARED_SLOTS                                                                               \
     .quantize_tile = phi_neon_quantize_tile, .rows_float = phi_neon_rows_float,                    \
     .rms_norm = phi_neon_rms_norm, .swiglu = phi_neon_swiglu, .rope = phi_neon_rope,               \
-    .add = phi_neon_add, .dot_f32 = phi_neon_dot_f32, .dot_f16 = phi_neon_dot_f16,                 \
-    .axpy_f32 = phi_neon_axpy_f32, .axpy_f16 = phi_neon_axpy_f16, .scale = phi_neon_scale,         \
-    .narrow_f16 = phi_neon_narrow_f16, .max = phi_neon_max, .exp_sum = phi_neon_exp_sum
+    .add = phi_neon_add, .mix = phi_neon_mix, .scale = phi_neon_scale,                             \
+    .kv_store = phi_neon_kv_store, .attend = phi_neon_attend, .max = phi_neon_max,                 \
+    .exp_sum = phi_neon_exp_sum
 
 const phi_kernels phi_kernels_neon_dotprod = {
     .name = "neon-dotprod",

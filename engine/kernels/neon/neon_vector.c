@@ -2,8 +2,6 @@
  * on either. */
 #include "engine/kernels/neon/neon.h"
 
-#include "engine/tensor/half.h"
-
 #include <arm_neon.h>
 #include <math.h>
 #include <string.h>
@@ -48,11 +46,6 @@ static void store_some(float32x4_t v, float *x, size_t n)
     float padded[4];
     vst1q_f32(padded, v);
     memcpy(x, padded, n * sizeof *x);
-}
-
-static float32x4_t load_halves(const uint16_t *from)
-{
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
 }
 
 /* The sum of eight lanes in AVX2's order: halves, then quarters, then the last two. */
@@ -143,81 +136,26 @@ void phi_neon_add(float *x, const float *y, size_t n)
     }
 }
 
-float phi_neon_dot_f32(const float *q, const float *k, size_t n)
-{
-    float32x4_t sums[4] = {vdupq_n_f32(0.0F), vdupq_n_f32(0.0F), vdupq_n_f32(0.0F),
-                           vdupq_n_f32(0.0F)};
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (size_t j = 0; j < 4; j++) {
-            sums[j] = vfmaq_f32(sums[j], vld1q_f32(q + i + j * 4), vld1q_f32(k + i + j * 4));
-        }
-    }
-    float sum = sum_eight(vaddq_f32(sums[0], sums[2]), vaddq_f32(sums[1], sums[3]));
-    for (; i < n; i++) {
-        sum += q[i] * k[i];
-    }
-    return sum;
-}
-
-float phi_neon_dot_f16(const float *q, const uint16_t *k, size_t n)
-{
-    float32x4_t sums[4] = {vdupq_n_f32(0.0F), vdupq_n_f32(0.0F), vdupq_n_f32(0.0F),
-                           vdupq_n_f32(0.0F)};
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (size_t j = 0; j < 4; j++) {
-            sums[j] = vfmaq_f32(sums[j], vld1q_f32(q + i + j * 4), load_halves(k + i + j * 4));
-        }
-    }
-    float sum = sum_eight(vaddq_f32(sums[0], sums[2]), vaddq_f32(sums[1], sums[3]));
-    for (; i < n; i++) {
-        sum += q[i] * phi_half_to_float(k[i]);
-    }
-    return sum;
-}
-
-void phi_neon_axpy_f32(float a, const float *v, float *acc, size_t n)
+void phi_neon_mix(float a, float *acc, float b, const float *v, size_t n)
 {
     size_t whole = n - n % 8;
     for (size_t i = 0; i < whole; i += 4) {
-        vst1q_f32(acc + i, vfmaq_n_f32(vld1q_f32(acc + i), vld1q_f32(v + i), a));
+        float32x4_t kept = vmulq_n_f32(vld1q_f32(acc + i), a);
+        vst1q_f32(acc + i, vfmaq_n_f32(kept, vld1q_f32(v + i), b));
     }
     for (size_t i = whole; i < n; i++) {
-        acc[i] += a * v[i];
+        acc[i] = a * acc[i] + b * v[i];
     }
 }
 
-void phi_neon_axpy_f16(float a, const uint16_t *v, float *acc, size_t n)
-{
-    size_t whole = n - n % 8;
-    for (size_t i = 0; i < whole; i += 4) {
-        vst1q_f32(acc + i, vfmaq_n_f32(vld1q_f32(acc + i), load_halves(v + i), a));
-    }
-    for (size_t i = whole; i < n; i++) {
-        acc[i] += a * phi_half_to_float(v[i]);
-    }
-}
-
-void phi_neon_scale(float a, float *acc, size_t n)
+void phi_neon_scale(float a, const float *x, float *out, size_t n)
 {
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
-        vst1q_f32(acc + i, vmulq_n_f32(vld1q_f32(acc + i), a));
+        vst1q_f32(out + i, vmulq_n_f32(vld1q_f32(x + i), a));
     }
     for (; i < n; i++) {
-        acc[i] *= a;
-    }
-}
-
-void phi_neon_narrow_f16(const float *x, uint16_t *out, size_t n)
-{
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-    }
-    for (; i < n; i++) {
-        out[i] = phi_half_of_float(x[i]);
+        out[i] = a * x[i];
     }
 }
 

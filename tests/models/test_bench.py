@@ -109,8 +109,8 @@ def test_synthetic_precisions():
     for model in models:
         held = model["model"]["weights_bytes"]
         assert held == pytest.approx(model["memory"]["weights_bytes"], rel=0.02)
-        # The head is the embedding: a step reads all there is.
-        assert model["runs"][1]["weight_bytes"] == pytest.approx(held)
+        # The head is the embedding: a step reads all there is but the norms.
+        assert model["runs"][1]["weight_bytes"] == pytest.approx(held, rel=1e-3)
 
 
 def test_portable_set_has_no_arithmetic_ceiling():

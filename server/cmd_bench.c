@@ -45,7 +45,7 @@ static void help(void)
                  "                    4096, or what context and memory hold\n"
                  "  --batch-tokens N  tokens of a prompt in one step; default: 256, as served\n"
                  "  --repeat N        repetitions, of which the median counts; default: 3\n"
-                 "  --kv-type TYPE    of keys and values: fp16, fp32, int8; default: as served\n"
+                 "  --kv-type TYPE    of keys and values: f16, f32, int8; default: as served\n"
                  "  --threads N       compute threads; default: one for each CPU\n"
                  "  --isa NAME        the kernel set; default: PHID_ISA, or the best\n"
                  "  --ceiling-mb N    memory whose reading is timed; default: twice the last\n"

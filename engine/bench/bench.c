@@ -73,22 +73,23 @@ static phi_status open_synthetic(phi_bench *bench, const phi_bench_options *opti
     return status;
 }
 
+static const char *const kv_type_names[] = PHI_KV_TYPE_NAMES;
+
 static phi_status choose_kv(phi_bench *bench, const char *name, phi_err *err)
 {
     if (!name) {
         bench->kv_type = bench->layer_dtype == PHI_DTYPE_F32 ? PHI_KV_F32 : PHI_KV_F16;
-    } else if (strcmp(name, "fp16") == 0) {
-        bench->kv_type = PHI_KV_F16;
-    } else if (strcmp(name, "fp32") == 0) {
-        bench->kv_type = PHI_KV_F32;
-    } else if (strcmp(name, "int8") == 0) {
-        bench->kv_type = PHI_KV_INT8;
-    } else {
-        return phi_fail_param(
-            err, PHI_E_INVALID, "kv_type",
-            "there is no type '%.60s' of keys and values; there are fp16, fp32 and int8", name);
+        return PHI_OK;
     }
-    return PHI_OK;
+    for (size_t i = 0; i < sizeof kv_type_names / sizeof kv_type_names[0]; i++) {
+        if (strcmp(name, kv_type_names[i]) == 0) {
+            bench->kv_type = (phi_kv_type)i;
+            return PHI_OK;
+        }
+    }
+    return phi_fail_param(
+        err, PHI_E_INVALID, "kv_type",
+        "there is no type '%.60s' of keys and values; there are f16, f32 and int8", name);
 }
 
 /* ---- the runs ---- */
@@ -279,9 +280,7 @@ void phi_bench_about_get(const phi_bench *bench, phi_bench_about *out_about)
         .threads = phi_team_size(bench->compute.team),
         .format = bench->checkpoint ? phi_checkpoint_format(bench->checkpoint) : "synthetic",
         .kind = phi_weight_kind_name(phi_weight_kind_of(bench->layer_dtype)),
-        .kv_type = bench->kv_type == PHI_KV_F16   ? "fp16"
-                   : bench->kv_type == PHI_KV_F32 ? "fp32"
-                                                  : "int8",
+        .kv_type = kv_type_names[bench->kv_type],
         .n_layer = d->n_layer,
         .batch_tokens = bench->batch_tokens,
         .repeat = bench->repeat,

@@ -43,7 +43,7 @@ def test_table(tmp_path):
     order = [text.index(word) for word in ("machine ", "model ", "memory ", "ceilings ", "tokens/s")]
     assert order == sorted(order)
     assert re.search(r"^machine .+, 2 threads, kernels \S+$", text, re.MULTILINE)
-    assert "safetensors, FP16, 4 layers, 2.9 M parameters, keys and values fp16" in text
+    assert "safetensors, FP16, 4 layers, 2.9 M parameters, keys and values f16" in text
     rows = [row.groups() for row in ROW.finditer(text)]
     assert [row[:4] for row in rows] == [
         ("prefill", "1", "0", "24"), ("decode", "1", "0", "2"), ("decode", "3", "0", "2"),
@@ -148,7 +148,7 @@ def test_nothing_but_what_is_asked_for():
     ([SAMPLE, "--context", "1000"], ["1064", "1024"]),
     ([SAMPLE, "--prompt", "1025"], ["1025", "1024"]),
     ([SAMPLE, "--prompt", "0", "--generate", "0"], ["nothing to measure"]),
-    ([SAMPLE, "--kv-type", "int3"], ["int3", "fp16 and fp32"]),
+    ([SAMPLE, "--kv-type", "int3"], ["int3", "f16, f32 and int8"]),
     ([SAMPLE, "--isa", "mmx"], ["mmx"]),
     ([SAMPLE, "--repat", "3"], ["--repat", "--repeat"]),
     ([SAMPLE, "--json", "/nonexistent/bench.json"], ["/nonexistent"]),

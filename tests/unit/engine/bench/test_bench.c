@@ -156,7 +156,7 @@ static void test_defaults_fit_the_model(void **state)
     phi_bench_about_get(bench, &about);
     assert_string_equal("FP16", about.kind);
     assert_string_equal("safetensors", about.format);
-    assert_string_equal("fp16", about.kv_type);
+    assert_string_equal("f16", about.kv_type);
     assert_int_equal(4, about.n_layer);
     assert_int_equal(256, about.batch_tokens);
     assert_int_equal(3, about.repeat);

@@ -7,7 +7,8 @@
 /* The lanes that are left of n: all when 16 or more are. */
 static __mmask16 lanes_of(size_t n)
 {
-    return n >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1U << n) - 1U);
+    unsigned mask = n >= 16 ? 0xFFFFU : (1U << n) - 1U;
+    return (__mmask16)mask;
 }
 
 /*

@@ -85,8 +85,8 @@ static void step(setting *s, phi_team *team, phi_attention_scratch *scratch, uin
     phi_attention_run(&compute, &at, scratch);
 }
 
-/* Fills the pages, at last in steps of `size`, and leaves the last token's result in `last`. */
-static void run(setting *s, unsigned threads, uint32_t size, float *last)
+/* From `from` on in steps of `size`; leaves the last token's result in `last`. */
+static void run(setting *s, unsigned threads, uint32_t from, uint32_t size, float *last)
 {
     phi_team *team = NULL;
     phi_attention_scratch scratch;
@@ -96,9 +96,8 @@ static void run(setting *s, unsigned threads, uint32_t size, float *last)
     assert_int_equal(phi_attention_scratch_init(&scratch, &s->description, STEP, threads, NULL),
                      PHI_OK);
     uint64_t allocations = phi_mem_allocations();
-    for (uint32_t t = 0; t < TOKENS; t += n) {
-        n = t + 2 * STEP <= TOKENS ? STEP : size;
-        n = TOKENS - t < n ? TOKENS - t : n;
+    for (uint32_t t = from; t < TOKENS; t += n) {
+        n = TOKENS - t < size ? TOKENS - t : size;
         step(s, team, &scratch, t, n);
     }
     assert_true(phi_mem_allocations() == allocations);
@@ -121,13 +120,14 @@ static void test_shared_as_alone(void **state)
         float right[6 * 48];
         float got[6 * 48];
         set_up(&s, sets[i / 3], (phi_kv_type)(i % 3), windows[i % 3]);
-        run(&s, 1, STEP, right);
-        run(&s, 1, 1, got);
+        run(&s, 1, 0, STEP, right);
+        /* The last pages once more. */
+        run(&s, 1, TOKENS - STEP, 1, got);
         assert_memory_equal(right, got, sizeof got);
         /* So many threads that the runs of keys are given to several. */
-        run(&s, 7, 1, got);
+        run(&s, 7, TOKENS - STEP, 1, got);
         assert_memory_equal(right, got, sizeof got);
-        run(&s, 3, 33, got);
+        run(&s, 3, TOKENS - STEP, 33, got);
         assert_memory_equal(right, got, sizeof got);
         tear_down(&s);
     }

@@ -32,6 +32,9 @@
 /* Tokens that go through a block together at most: their sums wait in the first-level cache. */
 #define GROUP_MAX 256U
 #define AHEAD 4096
+/* A tile fetches a line of what will be unpacked next for so many of its runs: 16 tiles then fetch
+ * all of it. */
+#define AHEAD_RUNS 4U
 /* Runs between a product and the scaling of its sums, and buffers that this takes: a product, the
  * store of the one before and the scaling of an older one are under way together. */
 #define BEHIND 3U
@@ -87,6 +90,7 @@ typedef struct amx_call {
     panel *panel;
     float (*waiting)[BLOCK]; /* [GROUP_MAX] sums over the stretches so far; y's rows lie far apart,
                                 and often so that they fall into the same few lines of a cache */
+    const uint8_t *ahead;    /* what will be unpacked next */
     size_t run;              /* the panel's first */
     size_t n_runs;
 } amx_call;
@@ -206,6 +210,7 @@ PHI_STAMP void amx_tile(const amx_call *call, uint32_t block, uint32_t token, fl
     const size_t side = (size_t)token * (act->cols / RUN) + call->run * width;
     const float *scales = act->scales + side;
     const float *shifts = act->shifts + side;
+    const uint8_t *ahead = call->ahead + (size_t)token / TILE * (call->n_runs / AHEAD_RUNS * 64);
     _Alignas(64) int32_t sums[KEPT][TILE * BLOCK];
     __m512 acc[TILE];
     PHI_UNROLL
@@ -214,6 +219,9 @@ PHI_STAMP void amx_tile(const amx_call *call, uint32_t block, uint32_t token, fl
     }
     for (size_t i = 0; i < call->n_runs + BEHIND; i++) {
         if (i < call->n_runs) {
+            if (i % AHEAD_RUNS == 0) {
+                _mm_prefetch((const char *)ahead + i / AHEAD_RUNS * 64, _MM_HINT_T1);
+            }
             multiply_run(call->panel, i, codes + i * width * RUN, is_last);
         }
         if (i > 0 && i <= call->n_runs) {
@@ -270,9 +278,12 @@ static void multiply_block(amx_call *call, uint32_t block, uint32_t begin, uint3
 {
     const tile_fn *fns = tiles[call->weight->has_offsets];
     size_t n_runs = call->weight->cols / RUN;
+    bool is_int4 = call->weight->kind == PHI_WEIGHT_INT4;
     for (call->run = 0; call->run < n_runs; call->run += PANEL_RUNS) {
         call->n_runs = n_runs - call->run < PANEL_RUNS ? n_runs - call->run : PANEL_RUNS;
         unpack(call, block);
+        call->ahead = (const uint8_t *)call->weight->codes + block * call->weight->block_bytes +
+                      (call->run + call->n_runs) * (RUN / 4 * BLOCK * 4 / (is_int4 ? 2 : 1));
         for (uint32_t token = begin; token < end; token += TILE) {
             uint32_t n = end - token < TILE ? end - token : TILE;
             fns[n - AMX_TOKENS](call, block, token, call->waiting[token - begin]);

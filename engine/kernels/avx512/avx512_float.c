@@ -15,19 +15,18 @@
 #define TOKENS_MAX 12U
 #define BLOCKS_MAX 4
 #define AHEAD 2048
-/* Values of tokens that share the second-level cache with a piece of a block. */
-#define TOKENS_BYTES (1U << 20)
-/* Tokens that go through blocks together at most. */
-#define GROUP_MAX 96U
+/* Tokens, a multiple of TOKENS_MAX, and blocks that share the second-level cache: a piece of the
+ * tokens and the sums that wait for the next take a quarter of a MiB each. */
+#define GROUP_MAX 252U
+#define SLICE_BLOCKS 16U
 
 typedef struct float_call {
     const phi_weight *weight;
     const phi_act *act;
     float *y;
     size_t ldy;
-    /* Sums over the pieces so far, a vector for each token and block: y's rows lie far apart, and
-     * often so that they fall into the same few lines of a cache. */
-    float *waiting;
+    /* Two blocks' next piece: fetched, some lines a tile, while this one is computed with. */
+    const uint8_t *ahead[2];
     /* The piece that is being added. */
     size_t k;
     size_t count;
@@ -46,7 +45,9 @@ PHI_STAMP __m512 load_column(const uint8_t *block, size_t k, phi_weight_kind kin
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-/* Adds a piece's sums to what waits, and writes y when it is the last piece. */
+/* Adds a piece's sums to what waits, a vector for each token and block, and writes y when it is the
+ * last piece: y's rows lie far apart, and often so that they fall into the same few lines of a
+ * cache. */
 PHI_STAMP void finish_tile(const float_call *call, uint32_t block, uint32_t token, float *waiting,
                            int n_blocks, int n_tok, __m512 *acc)
 {
@@ -101,6 +102,10 @@ PHI_STAMP void float_tile(const float_call *call, uint32_t block, uint32_t token
             if (n_tok < (int)TOKENS_MAX && (kind == PHI_WEIGHT_FP32 || i % 2 == 0)) {
                 _mm_prefetch((const char *)at + i * column_bytes + AHEAD, _MM_HINT_T0);
             }
+            if (n_tok == (int)TOKENS_MAX && b < 2 && i % 16 == 0) {
+                size_t line = (token / TOKENS_MAX * PHI_FLOAT_PIECE + i - call->k) / 16;
+                _mm_prefetch((const char *)call->ahead[b] + line * 64, _MM_HINT_T1);
+            }
             w[b] = load_column(at, i, kind);
         }
         PHI_UNROLL
@@ -116,11 +121,10 @@ PHI_STAMP void float_tile(const float_call *call, uint32_t block, uint32_t token
     finish_tile(call, block, token, waiting, n_blocks, n_tok, acc);
 }
 
-/* One piece of `n_blocks` blocks times tokens [token, end). */
+/* The piece of `n_blocks` blocks times tokens [token, end). */
 PHI_STAMP void piece_tokens(const float_call *call, uint32_t block, uint32_t token, uint32_t end,
-                            phi_weight_kind kind, int n_blocks)
+                            float *waiting, phi_weight_kind kind, int n_blocks)
 {
-    float *waiting = call->waiting;
     const size_t step = (size_t)n_blocks * BLOCK;
     for (; n_blocks <= 2 && token + 12 <= end; token += 12, waiting += 12 * step) {
         float_tile(call, block, token, waiting, kind, n_blocks, 4, 3);
@@ -137,44 +141,85 @@ PHI_STAMP void piece_tokens(const float_call *call, uint32_t block, uint32_t tok
     }
 }
 
-/* `n_blocks` blocks times tokens [token, end), piece by piece. */
-PHI_STAMP void blocks_tokens(float_call *call, uint32_t block, uint32_t token, uint32_t end,
-                             phi_weight_kind kind, int n_blocks)
+static void set_piece(float_call *call, size_t k)
 {
-    size_t cols = call->weight->cols;
-    for (call->k = 0; call->k < cols; call->k += PHI_FLOAT_PIECE) {
-        call->count = cols - call->k < PHI_FLOAT_PIECE ? cols - call->k : PHI_FLOAT_PIECE;
-        piece_tokens(call, block, token, end, kind, n_blocks);
+    size_t left = call->weight->cols - k;
+    call->k = k;
+    call->count = left < PHI_FLOAT_PIECE ? left : PHI_FLOAT_PIECE;
+}
+
+/* Few tokens: four blocks go side by side from end to end, as four streams from memory. */
+PHI_STAMP void few_tokens(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind)
+{
+    _Alignas(64) float waiting[TOKENS_MAX * BLOCKS_MAX * BLOCK];
+    uint32_t block = begin;
+    for (; block + BLOCKS_MAX <= end; block += BLOCKS_MAX) {
+        for (size_t k = 0; k < call->weight->cols; k += PHI_FLOAT_PIECE) {
+            set_piece(call, k);
+            piece_tokens(call, block, 0, call->act->n_tok, waiting, kind, BLOCKS_MAX);
+        }
+    }
+    for (; block < end; block++) {
+        for (size_t k = 0; k < call->weight->cols; k += PHI_FLOAT_PIECE) {
+            set_piece(call, k);
+            piece_tokens(call, block, 0, call->act->n_tok, waiting, kind, 1);
+        }
     }
 }
 
-PHI_STAMP void rows_kind(float_call *call, uint32_t block_begin, uint32_t block_end,
-                         phi_weight_kind kind)
+/* After the pair at `block` comes the next one, or the first one's next piece. */
+static void set_ahead(float_call *call, uint32_t block, uint32_t first, uint32_t last)
 {
-    size_t row_bytes = call->weight->cols * sizeof(float);
-    uint32_t n_tok = call->act->n_tok;
-    uint32_t group = ((uint32_t)(TOKENS_BYTES / row_bytes) / TOKENS_MAX + 1) * TOKENS_MAX;
-    group = group < GROUP_MAX ? group : GROUP_MAX;
-    for (uint32_t token = 0; token < n_tok; token += group) {
-        uint32_t end = n_tok - token < group ? n_tok : token + group;
-        uint32_t block = block_begin;
-        for (; n_tok < TOKENS_MAX && block + BLOCKS_MAX <= block_end; block += BLOCKS_MAX) {
-            blocks_tokens(call, block, token, end, kind, BLOCKS_MAX);
+    const phi_weight *weight = call->weight;
+    size_t column_bytes = (size_t)weight->block_bytes / weight->cols;
+    bool is_last = block + 4 > last;
+    const uint8_t *codes = (const uint8_t *)weight->codes +
+                           (is_last ? first : block + 2) * weight->block_bytes +
+                           (call->k + (is_last ? call->count : 0)) * column_bytes;
+    call->ahead[0] = codes;
+    call->ahead[1] = codes + weight->block_bytes;
+}
+
+/* Many tokens: a piece of columns goes through several blocks and all tokens before the next, so
+ * that the tokens' share of it and the sums that wait stay in the second-level cache. */
+PHI_STAMP void many_tokens(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind)
+{
+    _Alignas(64) float waiting[SLICE_BLOCKS / 2][GROUP_MAX * 2 * BLOCK];
+    for (uint32_t first = begin; first < end; first += SLICE_BLOCKS) {
+        uint32_t last = end - first < SLICE_BLOCKS ? end : first + SLICE_BLOCKS;
+        for (uint32_t token = 0; token < call->act->n_tok; token += GROUP_MAX) {
+            uint32_t left = call->act->n_tok - token;
+            uint32_t token_end = token + (left < GROUP_MAX ? left : GROUP_MAX);
+            for (size_t k = 0; k < call->weight->cols; k += PHI_FLOAT_PIECE) {
+                set_piece(call, k);
+                uint32_t block = first;
+                for (; block + 2 <= last; block += 2) {
+                    set_ahead(call, block, first, last);
+                    piece_tokens(call, block, token, token_end, waiting[(block - first) / 2], kind,
+                                 2);
+                }
+                if (block < last) {
+                    piece_tokens(call, block, token, token_end, waiting[(block - first) / 2], kind,
+                                 1);
+                }
+            }
         }
-        for (; block + 2 <= block_end; block += 2) {
-            blocks_tokens(call, block, token, end, kind, 2);
-        }
-        for (; block < block_end; block++) {
-            blocks_tokens(call, block, token, end, kind, 1);
-        }
+    }
+}
+
+PHI_STAMP void rows_kind(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind)
+{
+    if (call->act->n_tok < TOKENS_MAX) {
+        few_tokens(call, begin, end, kind);
+    } else {
+        many_tokens(call, begin, end, kind);
     }
 }
 
 void phi_avx512_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                            const phi_act *act, float *y, size_t ldy)
 {
-    _Alignas(64) float waiting[GROUP_MAX * 2 * BLOCK];
-    float_call call = {.weight = weight, .act = act, .y = y, .ldy = ldy, .waiting = waiting};
+    float_call call = {.weight = weight, .act = act, .y = y, .ldy = ldy};
     PHI_ASSERT(!weight->group && weight->cols == act->cols);
     if (weight->kind == PHI_WEIGHT_FP16) {
         rows_kind(&call, block_begin, block_end, PHI_WEIGHT_FP16);

@@ -19,7 +19,7 @@
 #define CELLS_MAX (TOKENS_MAX * BLOCKS_MAX)
 /* From so many tokens on, blocks go in pairs that share the loads of codes; below, one block is one
  * stream from memory. */
-#define PAIR_TOKENS 12U
+#define PAIR_TOKENS 5U
 /* Columns of a unit: what INT4's low and high nibbles make up together. */
 #define UNIT 32U
 /* How far ahead of their use codes are fetched, in bytes: what one core needs in flight. */
@@ -212,6 +212,9 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
     const uint16_t *scales = weight->scales + block * block_groups;
     const uint16_t *offsets = s.has_offsets ? weight->offsets + block * block_groups : NULL;
+    /* Blocks follow one another: what comes after these is fetched by the tiles together. */
+    const uint8_t *ahead = codes + (size_t)s.n_blocks * weight->block_bytes +
+                           (size_t)token / TOKENS_MAX * (weight->cols / UNIT / 2 * 64);
     size_t left_in_group = units_per_group;
     fetch_tile(call, block, token, s);
     __m512 sums[CELLS_MAX];
@@ -230,6 +233,9 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
             for (size_t line = 0; line < unit_bytes; line += 64) {
                 _mm_prefetch((const char *)codes + AHEAD + line, _MM_HINT_T0);
             }
+        }
+        if (s.n_tok == TOKENS_MAX && unit % 2 == 0) {
+            _mm_prefetch((const char *)ahead + unit / 2 * 64, _MM_HINT_T1);
         }
         start_dots(&view, run, s, dots);
         if (s.by_16) {

@@ -9,7 +9,19 @@
 /* A function stamped out for constant arguments. */
 #define PHI_STAMP static inline __attribute__((always_inline))
 
-#ifdef __clang__
+/* Sanitizers check every access of every copy: unrolled, the files would take minutes to compile.
+ */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define PHI_SANITIZED 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PHI_SANITIZED 1
+#endif
+
+#if defined(PHI_SANITIZED)
+#define PHI_UNROLL
+#elif defined(__clang__)
 #define PHI_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define PHI_UNROLL _Pragma("GCC unroll 64")

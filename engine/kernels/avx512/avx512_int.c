@@ -258,71 +258,98 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
     store_tile(call, block, token, s, sums);
 }
 
-/* `n_blocks` blocks times tokens [token, end), in tiles as large as there are. */
-PHI_STAMP void block_tokens(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                            int is_int4, int has_offsets, int by_16, int n_blocks)
-{
-#define TILE(width, n_tok)                                                                         \
+#define TILE(n_blocks, width, n_tok)                                                               \
     int_tile(call, block, token,                                                                   \
-             (tile_shape){is_int4, has_offsets, by_16, n_blocks, (width), (n_tok)})
-    for (; !by_16 && token + 12 <= end; token += 12) {
-        TILE(4, 12);
-    }
-    for (; token + 8 <= end; token += 8) {
-        TILE(4, 8);
-    }
-    for (; token + 4 <= end; token += 4) {
-        TILE(4, 4);
-    }
+             (tile_shape){is_int4, has_offsets, by_16, (n_blocks), (width), (n_tok)})
+
+/* A block times the last, narrower quad of tokens. */
+PHI_STAMP void last_quad(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
+                         int is_int4, int has_offsets, int by_16)
+{
     if (end - token == 3) {
-        TILE(3, 3);
+        TILE(1, 3, 3);
     } else if (end - token == 2) {
-        TILE(2, 2);
+        TILE(1, 2, 2);
     } else if (end - token == 1) {
-        TILE(1, 1);
+        TILE(1, 1, 1);
     }
-#undef TILE
 }
 
-typedef void (*block_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
-
-#define BLOCK_FN(name, is_int4, has_offsets, by_16, n_blocks)                                      \
-    static void name(const int_call *call, uint32_t block, uint32_t token, uint32_t end)           \
-    {                                                                                              \
-        block_tokens(call, block, token, end, is_int4, has_offsets, by_16, n_blocks);              \
+/* A block times tokens [token, end), in tiles as large as there are; runs of 16, which few models
+ * have, make do with small ones. */
+PHI_STAMP void one_block(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
+                         int is_int4, int has_offsets, int by_16)
+{
+    for (; !by_16 && token + 8 <= end; token += 8) {
+        TILE(1, 4, 8);
     }
+    for (; token + 4 <= end; token += 4) {
+        TILE(1, 4, 4);
+    }
+    last_quad(call, block, token, end, is_int4, has_offsets, by_16);
+}
 
-BLOCK_FN(int4_plain_x1, 1, 0, 0, 1)
-BLOCK_FN(int4_plain_x2, 1, 0, 0, 2)
-BLOCK_FN(int4_plain_by_16_x1, 1, 0, 1, 1)
-BLOCK_FN(int4_plain_by_16_x2, 1, 0, 1, 2)
-BLOCK_FN(int4_offsets_x1, 1, 1, 0, 1)
-BLOCK_FN(int4_offsets_x2, 1, 1, 0, 2)
-BLOCK_FN(int4_offsets_by_16_x1, 1, 1, 1, 1)
-BLOCK_FN(int4_offsets_by_16_x2, 1, 1, 1, 2)
-BLOCK_FN(int8_plain_x1, 0, 0, 0, 1)
-BLOCK_FN(int8_plain_x2, 0, 0, 0, 2)
-BLOCK_FN(int8_plain_by_16_x1, 0, 0, 1, 1)
-BLOCK_FN(int8_plain_by_16_x2, 0, 0, 1, 2)
-BLOCK_FN(int8_offsets_x1, 0, 1, 0, 1)
-BLOCK_FN(int8_offsets_x2, 0, 1, 0, 2)
-BLOCK_FN(int8_offsets_by_16_x1, 0, 1, 1, 1)
-BLOCK_FN(int8_offsets_by_16_x2, 0, 1, 1, 2)
+/* Two blocks times tokens [token, end). */
+PHI_STAMP void two_blocks(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
+                          int is_int4, int has_offsets)
+{
+    const int by_16 = 0;
+    for (; token + 12 <= end; token += 12) {
+        TILE(2, 4, 12);
+    }
+    for (; token + 8 <= end; token += 8) {
+        TILE(2, 4, 8);
+    }
+    for (; token + 4 <= end; token += 4) {
+        TILE(2, 4, 4);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        last_quad(call, block + i, token, end, is_int4, has_offsets, 0);
+    }
+}
+
+typedef void (*blocks_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
+
+#define BLOCKS_FN(name, is_int4, has_offsets)                                                      \
+    static void name##_one(const int_call *call, uint32_t block, uint32_t token, uint32_t end)     \
+    {                                                                                              \
+        one_block(call, block, token, end, is_int4, has_offsets, 0);                               \
+    }                                                                                              \
+    static void name##_by_16(const int_call *call, uint32_t block, uint32_t token, uint32_t end)   \
+    {                                                                                              \
+        one_block(call, block, token, end, is_int4, has_offsets, 1);                               \
+    }                                                                                              \
+    static void name##_two(const int_call *call, uint32_t block, uint32_t token, uint32_t end)     \
+    {                                                                                              \
+        two_blocks(call, block, token, end, is_int4, has_offsets);                                 \
+    }
+BLOCKS_FN(int4, 1, 0)
+BLOCKS_FN(int4_offsets, 1, 1)
+BLOCKS_FN(int8, 0, 0)
+BLOCKS_FN(int8_offsets, 0, 1)
+
+/* What multiplies a kind of weights. */
+typedef struct kind_fns {
+    blocks_fn one;
+    blocks_fn two;
+    blocks_fn by_16;
+} kind_fns;
+
+/* [INT4?][offsets?] */
+static const kind_fns kinds[2][2] = {
+    {{int8_one, int8_two, int8_by_16}, {int8_offsets_one, int8_offsets_two, int8_offsets_by_16}},
+    {{int4_one, int4_two, int4_by_16}, {int4_offsets_one, int4_offsets_two, int4_offsets_by_16}},
+};
 
 void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                          const phi_act *act, float *y, size_t ldy)
 {
-    /* [INT4?][offsets?][runs of 16?][two blocks?] */
-    static const block_fn fns[2][2][2][2] = {
-        {{{int8_plain_x1, int8_plain_x2}, {int8_plain_by_16_x1, int8_plain_by_16_x2}},
-         {{int8_offsets_x1, int8_offsets_x2}, {int8_offsets_by_16_x1, int8_offsets_by_16_x2}}},
-        {{{int4_plain_x1, int4_plain_x2}, {int4_plain_by_16_x1, int4_plain_by_16_x2}},
-         {{int4_offsets_x1, int4_offsets_x2}, {int4_offsets_by_16_x1, int4_offsets_by_16_x2}}},
-    };
     PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
                act->centre == phi_weight_centre(weight));
     const int_call call = {weight, act, y, ldy};
-    const block_fn *fn = fns[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets][act->run == 16];
+    const kind_fns *fns = &kinds[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets];
+    const blocks_fn one = act->run == UNIT ? fns->one : fns->by_16;
+    const bool pairs = act->n_tok >= PAIR_TOKENS && act->run == UNIT;
     uint32_t blocks = (uint32_t)(BLOCKS_BYTES / weight->block_bytes) + 1;
     uint32_t tokens = (TOKENS_BYTES / act->cols / TOKENS_MAX + 1) * TOKENS_MAX;
     for (uint32_t first = block_begin; first < block_end; first += blocks) {
@@ -330,11 +357,11 @@ void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_
         for (uint32_t token = 0; token < act->n_tok; token += tokens) {
             uint32_t end = act->n_tok - token < tokens ? act->n_tok : token + tokens;
             uint32_t block = first;
-            for (; act->n_tok >= PAIR_TOKENS && block + 2 <= last; block += 2) {
-                fn[1](&call, block, token, end);
+            for (; pairs && block + 2 <= last; block += 2) {
+                fns->two(&call, block, token, end);
             }
             for (; block < last; block++) {
-                fn[0](&call, block, token, end);
+                one(&call, block, token, end);
             }
         }
     }

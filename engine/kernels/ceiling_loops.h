@@ -1,12 +1,14 @@
 /*
  * Purpose: loops that do nothing but an instruction set's best multiply-adds, so that they show
- * what the CPU can do at most; for ceiling.c. Owns:    nothing: the tables are constant. Threads:
- * any: the loops touch registers alone. Errors:  none. Limits:  a table's loops may be called only
- * where the CPU and the system can run its set, which phi_ceiling_loops_find sees to.
+ *          what the CPU can do at most; for ceiling.c.
+ * Owns:    nothing: the tables are constant.
+ * Threads: any: the loops touch registers alone.
+ * Errors:  none.
+ * Limits:  a table's loops may be called only where the CPU and the system can run its set, which
+ *          phi_ceiling_loops_find sees to.
  *
  * A loop has more accumulators than an instruction's latency times what the CPU begins in a cycle,
- * and they all stay in registers: nothing but the arithmetic units limits it. Written with
- * intrinsics on named variables, not on arrays, which compilers may leave in memory.
+ * and they all stay in registers: nothing but the arithmetic units limits it.
  */
 #ifndef PHI_ENGINE_KERNELS_CEILING_LOOPS_H
 #define PHI_ENGINE_KERNELS_CEILING_LOOPS_H
@@ -30,7 +32,7 @@ const phi_ceiling_loops *phi_ceiling_loops_find(const char *set);
 /* All that can run here, best first; for tests. */
 size_t phi_ceiling_loops_available(const phi_ceiling_loops **out_list, size_t max);
 
-/* x86 builds: where they can run is said in ceiling_loops.c. */
+/* x86 builds: where they can run is said in cpu.h. */
 extern const phi_ceiling_loops phi_ceiling_avx2;
 extern const phi_ceiling_loops phi_ceiling_avx_vnni;
 extern const phi_ceiling_loops phi_ceiling_avx512_vnni;

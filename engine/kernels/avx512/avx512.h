@@ -11,7 +11,7 @@
 
 void phi_avx512_quantize_tile(const float *x, uint32_t tile, const phi_act *act);
 /* All tokens of `act` in one tile that is as wide as they are many, and whose codes lie token by
- * token inside a run: [cols / run][n_tok][run]. */
+ * token inside a run: [cols / 32][n_tok][32]. Runs of 32 only. */
 void phi_avx512_quantize_rows(const float *x, const phi_act *act);
 void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                          const phi_act *act, float *y, size_t ldy);

@@ -279,7 +279,7 @@ void phi_bench_about_get(const phi_bench *bench, phi_bench_about *out_about)
         .isa = bench->compute.kernels->name,
         .threads = phi_team_size(bench->compute.team),
         .format = bench->checkpoint ? phi_checkpoint_format(bench->checkpoint) : "synthetic",
-        .kind = phi_weight_kind_name(phi_weight_kind_of(bench->layer_dtype)),
+        .kind = phi_weight_kind_name(phi_form_of(bench->layer_dtype).kind),
         .kv_type = kv_type_names[bench->kv_type],
         .n_layer = d->n_layer,
         .batch_tokens = bench->batch_tokens,

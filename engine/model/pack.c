@@ -149,8 +149,8 @@ static void list_slices(filling *self, const phi_pack *pack)
 /* `count` rows of a matrix by themselves. */
 static void shape_rows(const phi_weight *whole, uint32_t count, phi_weight *out_rows)
 {
-    phi_status status = phi_weight_shape(out_rows, whole->kind, whole->group, whole->has_offsets,
-                                         count, whole->cols, NULL);
+    phi_form form = phi_weight_form(whole);
+    phi_status status = phi_weight_shape(out_rows, &form, count, whole->cols, NULL);
     PHI_ASSERT(!status);
 }
 
@@ -215,12 +215,15 @@ static phi_status write_planes(const filling *self, const phi_pack_tensor *tenso
     /* Codes of the INT kinds fill whole cache lines; planes of scales share what is left. */
     uint64_t codes_bytes = whole->n_blocks * whole->block_bytes;
     uint64_t plane_bytes = (phi_weight_bytes(whole) - codes_bytes) / (whole->has_offsets ? 2U : 1U);
-    uint64_t scales_bytes = (uint64_t)(whole->cols / whole->group) * PHI_WEIGHT_BLOCK * 2;
+    uint64_t scales_bytes =
+        (uint64_t)(whole->cols / whole->group) * PHI_WEIGHT_BLOCK * (whole->wide ? 4U : 2U);
     at += codes_bytes + first * scales_bytes;
-    status = phi_file_writer_patch(self->writer, at, rows->scales,
+    const void *scales = rows->wide ? (const void *)rows->wide_scales : rows->scales;
+    const void *offsets = rows->wide ? (const void *)rows->wide_offsets : rows->offsets;
+    status = phi_file_writer_patch(self->writer, at, scales,
                                    (size_t)(rows->n_blocks * scales_bytes), err);
-    if (!status && rows->offsets) {
-        status = phi_file_writer_patch(self->writer, at + plane_bytes, rows->offsets,
+    if (!status && offsets) {
+        status = phi_file_writer_patch(self->writer, at + plane_bytes, offsets,
                                        (size_t)(rows->n_blocks * scales_bytes), err);
     }
     return status;

@@ -228,6 +228,7 @@ static void describe(const phi_pack_tensor *tensor, phi_pack_entry *out)
     *out = (phi_pack_entry){
         .is_vector = tensor->is_vector,
         .has_offsets = shape->has_offsets,
+        .wide = shape->wide,
         .kind = tensor->is_vector ? PHI_WEIGHT_FP32 : shape->kind,
         .group = shape->group,
         .rows = tensor->is_vector ? 1 : shape->rows,
@@ -242,9 +243,9 @@ static void describe(const phi_pack_tensor *tensor, phi_pack_entry *out)
 static bool is_same(const phi_pack_entry *a, const phi_pack_entry *b)
 {
     return strcmp(a->name, b->name) == 0 && a->is_vector == b->is_vector &&
-           a->has_offsets == b->has_offsets && a->kind == b->kind && a->group == b->group &&
-           a->rows == b->rows && a->cols == b->cols && a->offset == b->offset &&
-           a->bytes == b->bytes;
+           a->has_offsets == b->has_offsets && a->wide == b->wide && a->kind == b->kind &&
+           a->group == b->group && a->rows == b->rows && a->cols == b->cols &&
+           a->offset == b->offset && a->bytes == b->bytes;
 }
 
 static phi_status check_header(const phi_pack_header *header, const phi_pack *pack,

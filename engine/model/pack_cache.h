@@ -16,7 +16,7 @@
  *            4  bytes of header and table                4  group
  *           16  PHI_PACK_LAYOUT, with NULs               4  rows
  *           32  key: content of the source               4  cols
- *           32  key: its tensors                         4  flags: 1 offsets, 2 vector
+ *           32  key: its tensors                         4  flags: 1 offsets, 2 vector, 4 wide
  *            8  bytes of the file                        4  0
  *            8  data_offset                              8  offset from data_offset on
  *            4  tensors                                  8  bytes
@@ -75,6 +75,7 @@ typedef struct phi_pack_entry {
     char name[64];
     bool is_vector;
     bool has_offsets;
+    bool wide;
     phi_weight_kind kind;
     uint32_t group;
     uint32_t rows;

@@ -14,6 +14,7 @@ static const char layout[16] = PHI_PACK_LAYOUT;
 
 #define FLAG_OFFSETS 1U
 #define FLAG_VECTOR 2U
+#define FLAG_WIDE 4U
 #define DATA_ALIGN 4096U
 #define TENSOR_ALIGN 64U
 
@@ -75,18 +76,19 @@ static phi_status check_entry(const phi_pack_entry *entry, phi_err *err)
     uint64_t bytes = 0;
     phi_weight shape;
     if (entry->is_vector) {
-        if (entry->rows != 1 || entry->has_offsets || entry->group != 0 ||
+        if (entry->rows != 1 || entry->has_offsets || entry->wide || entry->group != 0 ||
             entry->kind != PHI_WEIGHT_FP32) {
             return phi_fail(err, PHI_E_FORMAT, "a vector has a matrix's fields");
         }
         bytes = (uint64_t)entry->cols * sizeof(float);
     } else {
-        phi_status status = phi_weight_shape(&shape, entry->kind, entry->group, entry->has_offsets,
-                                             entry->rows, entry->cols, err);
+        phi_form form = {entry->kind, entry->group, entry->has_offsets, entry->wide};
+        phi_status status = phi_weight_shape(&shape, &form, entry->rows, entry->cols, err);
         if (status) {
             return status;
         }
-        if (shape.group != entry->group || shape.has_offsets != entry->has_offsets) {
+        if (shape.group != entry->group || shape.has_offsets != entry->has_offsets ||
+            shape.wide != entry->wide) {
             return phi_fail(err, PHI_E_FORMAT, "a kind without groups has groups");
         }
         bytes = phi_weight_bytes(&shape);
@@ -107,12 +109,13 @@ static phi_status parse_entry(const uint8_t *at, uint64_t data_bytes, uint64_t b
     if (!memchr(at, '\0', sizeof out->name)) {
         return phi_fail(err, PHI_E_FORMAT, "a tensor's name has no end");
     }
-    if (kind >= PHI_WEIGHT_KIND_COUNT || flags > (FLAG_OFFSETS | FLAG_VECTOR)) {
+    if (kind >= PHI_WEIGHT_KIND_COUNT || flags > (FLAG_OFFSETS | FLAG_VECTOR | FLAG_WIDE)) {
         return phi_fail(err, PHI_E_FORMAT, "a tensor's kind is unknown");
     }
     *out = (phi_pack_entry){
         .is_vector = flags & FLAG_VECTOR,
         .has_offsets = flags & FLAG_OFFSETS,
+        .wide = flags & FLAG_WIDE,
         .kind = (phi_weight_kind)kind,
         .group = get_u32(at + ENTRY_GROUP),
         .rows = get_u32(at + ENTRY_ROWS),
@@ -223,7 +226,9 @@ static void write_entry(const phi_pack_entry *entry, uint8_t *out)
     put(out + ENTRY_ROWS, entry->rows, 4);
     put(out + ENTRY_COLS, entry->cols, 4);
     put(out + ENTRY_FLAGS,
-        (entry->has_offsets ? FLAG_OFFSETS : 0) | (entry->is_vector ? FLAG_VECTOR : 0), 4);
+        (entry->has_offsets ? FLAG_OFFSETS : 0) | (entry->is_vector ? FLAG_VECTOR : 0) |
+            (entry->wide ? FLAG_WIDE : 0),
+        4);
     put(out + ENTRY_OFFSET, entry->offset, 8);
     put(out + ENTRY_BYTES, entry->bytes, 8);
     put(out + ENTRY_CHECKSUM, entry->checksum, 8);

@@ -15,24 +15,33 @@
 /* Planes begin on a cache line. */
 #define PLANE_ALIGN 64U
 
-phi_weight_kind phi_weight_kind_of(phi_dtype dtype)
+phi_form phi_form_of(phi_dtype dtype)
 {
     switch (dtype) {
     case PHI_DTYPE_F32:
-        return PHI_WEIGHT_FP32;
+        return (phi_form){.kind = PHI_WEIGHT_FP32};
     case PHI_DTYPE_F16:
-        return PHI_WEIGHT_FP16;
+        return (phi_form){.kind = PHI_WEIGHT_FP16};
     case PHI_DTYPE_BF16:
-        return PHI_WEIGHT_BF16;
+        return (phi_form){.kind = PHI_WEIGHT_BF16};
     case PHI_DTYPE_Q8_0:
-        return PHI_WEIGHT_INT8;
+        return (phi_form){.kind = PHI_WEIGHT_INT8, .group = 32};
     case PHI_DTYPE_Q4_0:
+        return (phi_form){.kind = PHI_WEIGHT_INT4, .group = 32};
     case PHI_DTYPE_Q4_1:
-        return PHI_WEIGHT_INT4;
+        return (phi_form){.kind = PHI_WEIGHT_INT4, .group = 32, .has_offsets = true};
     case PHI_DTYPE_COUNT:
         break;
     }
     PHI_UNREACHABLE();
+}
+
+phi_form phi_weight_form(const phi_weight *weight)
+{
+    return (phi_form){.kind = weight->kind,
+                      .group = weight->group,
+                      .has_offsets = weight->has_offsets,
+                      .wide = weight->wide};
 }
 
 const char *phi_weight_kind_name(phi_weight_kind kind)
@@ -89,30 +98,36 @@ static uint64_t codes_bytes(const phi_weight *weight)
     return (bytes + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
 }
 
+static size_t scale_bytes(const phi_weight *weight)
+{
+    return weight->wide ? sizeof(float) : sizeof(uint16_t);
+}
+
 static uint64_t plane_bytes(const phi_weight *weight)
 {
     if (!weight->group) {
         return 0;
     }
     uint64_t groups = (uint64_t)weight->n_blocks * (weight->cols / weight->group);
-    uint64_t bytes = groups * PHI_WEIGHT_BLOCK * sizeof(uint16_t);
+    uint64_t bytes = groups * PHI_WEIGHT_BLOCK * scale_bytes(weight);
     return (bytes + PLANE_ALIGN - 1) / PLANE_ALIGN * PLANE_ALIGN;
 }
 
-phi_status phi_weight_shape(phi_weight *weight, phi_weight_kind kind, uint32_t group,
-                            bool has_offsets, uint32_t rows, uint32_t cols, phi_err *err)
+phi_status phi_weight_shape(phi_weight *weight, const phi_form *form, uint32_t rows, uint32_t cols,
+                            phi_err *err)
 {
-    phi_weight fresh = {.kind = kind, .rows = rows, .cols = cols};
-    if (is_grouped(kind)) {
-        phi_status status = check_group(group, cols, err);
+    phi_weight fresh = {.kind = form->kind, .rows = rows, .cols = cols};
+    if (is_grouped(form->kind)) {
+        phi_status status = check_group(form->group, cols, err);
         if (status) {
             return status;
         }
-        fresh.group = group;
-        fresh.has_offsets = has_offsets;
+        fresh.group = form->group;
+        fresh.has_offsets = form->has_offsets;
+        fresh.wide = form->wide;
     }
     fresh.n_blocks = rows / PHI_WEIGHT_BLOCK + (rows % PHI_WEIGHT_BLOCK != 0);
-    fresh.block_bytes = (uint64_t)cols * PHI_WEIGHT_BLOCK * code_bits(kind) / 8;
+    fresh.block_bytes = (uint64_t)cols * PHI_WEIGHT_BLOCK * code_bits(form->kind) / 8;
     uint64_t bytes;
     /* Three planes at most, none larger than the codes. */
     if (!phi_checked_mul(fresh.block_bytes, fresh.n_blocks, &bytes) || bytes > SIZE_MAX / 8) {
@@ -125,8 +140,8 @@ phi_status phi_weight_shape(phi_weight *weight, phi_weight_kind kind, uint32_t g
 phi_status phi_weight_shape_of(phi_weight *weight, phi_dtype dtype, uint32_t rows, uint32_t cols,
                                phi_err *err)
 {
-    return phi_weight_shape(weight, phi_weight_kind_of(dtype), PHI_BLOCK_ELEMENTS,
-                            dtype == PHI_DTYPE_Q4_1, rows, cols, err);
+    phi_form form = phi_form_of(dtype);
+    return phi_weight_shape(weight, &form, rows, cols, err);
 }
 
 uint64_t phi_weight_bytes(const phi_weight *weight)
@@ -140,10 +155,17 @@ void phi_weight_bind(phi_weight *weight, void *memory)
     PHI_ASSERT((uintptr_t)memory % PLANE_ALIGN == 0);
     weight->codes = at;
     at += codes_bytes(weight);
-    if (weight->group) {
-        weight->scales = (uint16_t *)(void *)at;
-        at += plane_bytes(weight);
-        weight->offsets = weight->has_offsets ? (uint16_t *)(void *)at : NULL;
+    if (!weight->group) {
+        return;
+    }
+    void *scales = at;
+    void *offsets = weight->has_offsets ? at + plane_bytes(weight) : NULL;
+    if (weight->wide) {
+        weight->wide_scales = scales;
+        weight->wide_offsets = offsets;
+    } else {
+        weight->scales = scales;
+        weight->offsets = offsets;
     }
 }
 
@@ -157,9 +179,12 @@ static void clear_last_block(phi_weight *weight)
     memset((uint8_t *)weight->codes + last * weight->block_bytes, 0, (size_t)weight->block_bytes);
     if (weight->group) {
         size_t groups = (size_t)(weight->cols / weight->group) * PHI_WEIGHT_BLOCK;
-        memset(weight->scales + last * groups, 0, groups * sizeof *weight->scales);
-        if (weight->offsets) {
-            memset(weight->offsets + last * groups, 0, groups * sizeof *weight->offsets);
+        size_t bytes = groups * scale_bytes(weight);
+        void *scales = weight->wide ? (void *)weight->wide_scales : weight->scales;
+        void *offsets = weight->wide ? (void *)weight->wide_offsets : weight->offsets;
+        memset((uint8_t *)scales + last * bytes, 0, bytes);
+        if (offsets) {
+            memset((uint8_t *)offsets + last * bytes, 0, bytes);
         }
     }
 }
@@ -283,7 +308,7 @@ void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint
     uint64_t row_bytes = 0;
     const uint8_t *from = src;
     PHI_ASSERT(row <= weight->rows && count <= weight->rows - row);
-    PHI_ASSERT(phi_weight_kind_of(dtype) == weight->kind);
+    PHI_ASSERT(phi_form_of(dtype).kind == weight->kind && !weight->wide);
     PHI_ASSERT(!weight->group || (weight->group == PHI_BLOCK_ELEMENTS &&
                                   (dtype == PHI_DTYPE_Q4_1) == weight->has_offsets));
     (void)phi_dtype_row_bytes(dtype, weight->cols, &row_bytes);
@@ -301,8 +326,25 @@ void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint
     }
 }
 
+static void put_scales(phi_weight *weight, uint32_t row, const float *scales, const float *offsets)
+{
+    size_t at = scale_index(weight, row);
+    for (size_t g = 0; g < weight->cols / weight->group; g++, at += PHI_WEIGHT_BLOCK) {
+        if (weight->wide) {
+            weight->wide_scales[at] = scales[g];
+        } else {
+            weight->scales[at] = phi_half_of_float(scales[g]);
+        }
+        if (offsets && weight->wide) {
+            weight->wide_offsets[at] = offsets[g];
+        } else if (offsets) {
+            weight->offsets[at] = phi_half_of_float(offsets[g]);
+        }
+    }
+}
+
 void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes,
-                          const uint16_t *scales, const uint16_t *offsets)
+                          const float *scales, const float *offsets)
 {
     size_t lane = row % PHI_WEIGHT_BLOCK;
     uint8_t *block = block_of(weight, row);
@@ -318,16 +360,20 @@ void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes
             put_int8(block + run * RUN_BYTES_INT8, lane, codes);
         }
     }
-    size_t at = scale_index(weight, row);
-    for (size_t g = 0; g < weight->cols / weight->group; g++) {
-        weight->scales[at + g * PHI_WEIGHT_BLOCK] = scales[g];
-        if (offsets) {
-            weight->offsets[at + g * PHI_WEIGHT_BLOCK] = offsets[g];
-        }
-    }
+    put_scales(weight, row, scales, offsets);
 }
 
 /* ---- widening ---- */
+
+float phi_weight_scale(const phi_weight *weight, size_t index)
+{
+    return weight->wide ? weight->wide_scales[index] : phi_half_to_float(weight->scales[index]);
+}
+
+float phi_weight_offset(const phi_weight *weight, size_t index)
+{
+    return weight->wide ? weight->wide_offsets[index] : phi_half_to_float(weight->offsets[index]);
+}
 
 /* Code of column k, without what the kind adds to it in memory: INT4 0..15, INT8 signed. */
 static int code_at(const phi_weight *weight, const uint8_t *block, size_t lane, size_t k)
@@ -347,11 +393,11 @@ static void widen_codes(const phi_weight *weight, uint32_t row, float *out)
     const uint8_t *block = block_of(weight, row);
     size_t lane = row % PHI_WEIGHT_BLOCK;
     size_t first = scale_index(weight, row);
-    bool centred = weight->kind == PHI_WEIGHT_INT4 && !weight->offsets;
+    bool centred = weight->kind == PHI_WEIGHT_INT4 && !weight->has_offsets;
     for (size_t g = 0; g < weight->cols / weight->group; g++) {
         size_t at = first + g * PHI_WEIGHT_BLOCK;
-        float scale = phi_half_to_float(weight->scales[at]);
-        float offset = weight->offsets ? phi_half_to_float(weight->offsets[at]) : 0.0F;
+        float scale = phi_weight_scale(weight, at);
+        float offset = weight->has_offsets ? phi_weight_offset(weight, at) : 0.0F;
         for (size_t k = g * weight->group; k < (g + 1) * weight->group; k++) {
             int code = code_at(weight, block, lane, k);
             out[k] = centred ? scale * (float)(code - 8) : scale * (float)code + offset;

@@ -18,7 +18,9 @@
  *               4 j + c of the 32 in its low and column 16 + 4 j + c in its high nibble.
  *          INT8 codes of a block: [cols / 4][16 rows][4 bytes], each byte q + 128.
  *          FP16, BF16, FP32:      [cols][16 rows].
- *          scales and offsets:    [block][cols / group][16 rows], fp16.
+ *          scales and offsets:    [block][cols / group][16 rows], fp16, or fp32 in the wide form:
+ *               what a file holds as a product (a K-quant's d * sc, a scale times a zero point) or
+ *               in fp32 has no fp16 that is equal.
  */
 #ifndef PHI_ENGINE_TENSOR_WEIGHT_H
 #define PHI_ENGINE_TENSOR_WEIGHT_H
@@ -39,6 +41,14 @@ typedef enum phi_weight_kind {
     PHI_WEIGHT_KIND_COUNT,
 } phi_weight_kind;
 
+/* How values are written: what every stored type is an instance of. */
+typedef struct phi_form {
+    phi_weight_kind kind;
+    uint32_t group;   /* columns that share a scale: 16, 32, 64, ... cols; 0: the FP kinds */
+    bool has_offsets; /* INT kinds only, as is the next */
+    bool wide;        /* scales and offsets are fp32 */
+} phi_form;
+
 /* Rows of a block. */
 #define PHI_WEIGHT_BLOCK 16U
 
@@ -49,20 +59,23 @@ typedef struct phi_weight {
     uint32_t group;    /* columns that share a scale: 16, 32, 64, ... cols; 0: the FP kinds */
     uint32_t n_blocks; /* rows / 16, rounded up */
     bool has_offsets;
+    bool wide;            /* wide_scales and wide_offsets are there, not scales and offsets */
     uint64_t block_bytes; /* codes of one block */
-    void *codes;          /* 64-byte aligned, as are the next two */
+    void *codes;          /* 64-byte aligned, as are the next four */
     uint16_t *scales;     /* INT kinds only */
     uint16_t *offsets;    /* NULL if there are none */
-    void *memory;         /* what phi_weight_done frees; NULL when borrowed */
+    float *wide_scales;
+    float *wide_offsets;
+    void *memory; /* what phi_weight_done frees; NULL when borrowed */
 } phi_weight;
 
-/* The kind that holds a file type without loss. */
-phi_weight_kind phi_weight_kind_of(phi_dtype dtype);
+/* The form that holds a file type without loss. */
+phi_form phi_form_of(phi_dtype dtype);
+/* The form of a matrix. */
+phi_form phi_weight_form(const phi_weight *weight);
 
-/* The shape alone: sizes are known, planes are NULL. `group` and `has_offsets` are of the INT kinds
- * only. */
-phi_status phi_weight_shape(phi_weight *weight, phi_weight_kind kind, uint32_t group,
-                            bool has_offsets, uint32_t rows, uint32_t cols,
+/* The shape alone: sizes are known, planes are NULL. */
+phi_status phi_weight_shape(phi_weight *weight, const phi_form *form, uint32_t rows, uint32_t cols,
                             phi_err *err) PHI_MUST_CHECK;
 /* The shape that holds rows of a file type. */
 phi_status phi_weight_shape_of(phi_weight *weight, phi_dtype dtype, uint32_t rows, uint32_t cols,
@@ -84,9 +97,10 @@ void phi_weight_done(phi_weight *weight);
 void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint32_t count,
                          const void *src);
 /* Fills one row of an INT kind from codes [cols] (INT4: 0..15; INT8: two's complement), scales and
- * offsets [cols / group] in fp16; offsets are NULL if there are none. */
+ * offsets [cols / group]; offsets are NULL if there are none. Unless the form is wide, both have to
+ * be values that fp16 has. */
 void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes,
-                          const uint16_t *scales, const uint16_t *offsets);
+                          const float *scales, const float *offsets);
 /* Widens one row to float, exactly. out: [cols]. */
 void phi_weight_row(const phi_weight *weight, uint32_t row, float *out);
 /* What the codes in memory are above what they stand for: 8 for INT4 (0 with offsets), 128 for
@@ -95,6 +109,9 @@ static inline int phi_weight_centre(const phi_weight *weight)
 {
     return weight->kind == PHI_WEIGHT_INT8 ? 128 : weight->has_offsets ? 0 : 8;
 }
+/* Element `index` of the planes of scales and of offsets, whatever their width. */
+float phi_weight_scale(const phi_weight *weight, size_t index);
+float phi_weight_offset(const phi_weight *weight, size_t index);
 const char *phi_weight_kind_name(phi_weight_kind kind);
 
 #endif

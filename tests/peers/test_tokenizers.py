@@ -1,6 +1,6 @@
 """Token ids against the Python `tokenizers` package, over texts of many scripts and random ones.
 
-Needs the program tokenize_lines (PHID_TOKENIZE_LINES, or build/release/tests/unit/tokenize_lines) and
+Needs the program tokenize_lines (PHID_TOKENIZE_LINES, or build/*/tests/unit/tokenize_lines) and
 tokenizer.json files: models/phi-sample always, ../shared/data/tokenizers where it is there.
 """
 
@@ -20,10 +20,10 @@ SHARED = pathlib.Path(os.environ.get("PHID_SHARED_DIR", ROOT.parent / "shared"))
 
 def find_program():
     named = os.environ.get("PHID_TOKENIZE_LINES")
-    found = pathlib.Path(named) if named else ROOT / "build/release/tests/unit/tokenize_lines"
-    if not found.exists():
+    found = [pathlib.Path(named)] if named else sorted(ROOT.glob("build/*/tests/unit/tokenize_lines"))
+    if not found:
         pytest.skip("tokenize_lines is not built")
-    return found
+    return found[0]
 
 
 def tokenizer_dirs():

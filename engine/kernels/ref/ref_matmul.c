@@ -133,10 +133,10 @@ static void block_int(const phi_weight *weight, uint32_t block, const token *tok
         int dot[BLOCK] = {0};
         dot_run(weight, codes, tok, i * run, dot);
         for (size_t r = 0; r < BLOCK; r++) {
-            float s = phi_half_to_float(weight->scales[g + r]) * tok->act->scales[side];
+            float s = phi_weight_scale(weight, g + r) * tok->act->scales[side];
             acc[r] = (float)(dot[r] + tok->act->starts[side]) * s + acc[r];
-            if (weight->offsets) {
-                float offset = phi_half_to_float(weight->offsets[g + r]);
+            if (weight->has_offsets) {
+                float offset = phi_weight_offset(weight, g + r);
                 acc[r] = offset * tok->act->shifts[side] + acc[r];
             }
         }

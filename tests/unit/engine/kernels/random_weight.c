@@ -11,29 +11,38 @@
 #include "engine/tensor/half.h"
 
 const random_kind random_kinds[] = {
-    {"INT4 by 32", PHI_WEIGHT_INT4, 32, false},
-    {"INT4 by 32 with offsets", PHI_WEIGHT_INT4, 32, true},
-    {"INT4 by 16", PHI_WEIGHT_INT4, 16, false},
-    {"INT4 by 16 with offsets", PHI_WEIGHT_INT4, 16, true},
-    {"INT4 by 64", PHI_WEIGHT_INT4, 64, false},
-    {"INT4 by 64 with offsets", PHI_WEIGHT_INT4, 64, true},
-    {"INT4 by 128", PHI_WEIGHT_INT4, 128, false},
-    {"INT4 by 128 with offsets", PHI_WEIGHT_INT4, 128, true},
-    {"INT4 by the row", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, false},
-    {"INT4 by the row with offsets", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, true},
-    {"INT8 by 32", PHI_WEIGHT_INT8, 32, false},
-    {"INT8 by 32 with offsets", PHI_WEIGHT_INT8, 32, true},
-    {"INT8 by 16", PHI_WEIGHT_INT8, 16, false},
-    {"INT8 by 16 with offsets", PHI_WEIGHT_INT8, 16, true},
-    {"INT8 by 64", PHI_WEIGHT_INT8, 64, false},
-    {"INT8 by 64 with offsets", PHI_WEIGHT_INT8, 64, true},
-    {"INT8 by 128", PHI_WEIGHT_INT8, 128, false},
-    {"INT8 by 128 with offsets", PHI_WEIGHT_INT8, 128, true},
-    {"INT8 by the row", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, false},
-    {"INT8 by the row with offsets", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, true},
-    {"FP16", PHI_WEIGHT_FP16, 0, false},
-    {"BF16", PHI_WEIGHT_BF16, 0, false},
-    {"FP32", PHI_WEIGHT_FP32, 0, false},
+    {"INT4 by 32", PHI_WEIGHT_INT4, 32, false, false},
+    {"INT4 by 32 with offsets", PHI_WEIGHT_INT4, 32, true, false},
+    {"INT4 by 16", PHI_WEIGHT_INT4, 16, false, false},
+    {"INT4 by 16 with offsets", PHI_WEIGHT_INT4, 16, true, false},
+    {"INT4 by 64", PHI_WEIGHT_INT4, 64, false, false},
+    {"INT4 by 64 with offsets", PHI_WEIGHT_INT4, 64, true, false},
+    {"INT4 by 128", PHI_WEIGHT_INT4, 128, false, false},
+    {"INT4 by 128 with offsets", PHI_WEIGHT_INT4, 128, true, false},
+    {"INT4 by the row", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, false, false},
+    {"INT4 by the row with offsets", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, true, false},
+    {"INT8 by 32", PHI_WEIGHT_INT8, 32, false, false},
+    {"INT8 by 32 with offsets", PHI_WEIGHT_INT8, 32, true, false},
+    {"INT8 by 16", PHI_WEIGHT_INT8, 16, false, false},
+    {"INT8 by 16 with offsets", PHI_WEIGHT_INT8, 16, true, false},
+    {"INT8 by 64", PHI_WEIGHT_INT8, 64, false, false},
+    {"INT8 by 64 with offsets", PHI_WEIGHT_INT8, 64, true, false},
+    {"INT8 by 128", PHI_WEIGHT_INT8, 128, false, false},
+    {"INT8 by 128 with offsets", PHI_WEIGHT_INT8, 128, true, false},
+    {"INT8 by the row", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, false, false},
+    {"INT8 by the row with offsets", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, true, false},
+    {"INT4 by 16, wide", PHI_WEIGHT_INT4, 16, false, true},
+    {"INT4 by 16 with offsets, wide", PHI_WEIGHT_INT4, 16, true, true},
+    {"INT4 by 32 with offsets, wide", PHI_WEIGHT_INT4, 32, true, true},
+    {"INT4 by 64, wide", PHI_WEIGHT_INT4, 64, false, true},
+    {"INT4 by the row with offsets, wide", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, true, true},
+    {"INT8 by 16, wide", PHI_WEIGHT_INT8, 16, false, true},
+    {"INT8 by 32, wide", PHI_WEIGHT_INT8, 32, false, true},
+    {"INT8 by 32 with offsets, wide", PHI_WEIGHT_INT8, 32, true, true},
+    {"INT8 by the row with offsets, wide", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, true, true},
+    {"FP16", PHI_WEIGHT_FP16, 0, false, false},
+    {"BF16", PHI_WEIGHT_BF16, 0, false, false},
+    {"FP32", PHI_WEIGHT_FP32, 0, false, false},
 };
 const size_t n_random_kinds = sizeof random_kinds / sizeof random_kinds[0];
 
@@ -90,13 +99,13 @@ static void fill_grouped(phi_weight *weight, float size)
     float steps = is_int4 ? 8.0F : 128.0F;
     size_t groups = weight->cols / weight->group;
     uint8_t *codes = phi_alloc(weight->cols);
-    uint16_t *scales = phi_alloc(groups * sizeof *scales);
-    uint16_t *offsets = phi_alloc(groups * sizeof *offsets);
+    float *scales = phi_alloc(groups * sizeof *scales);
+    float *offsets = phi_alloc(groups * sizeof *offsets);
     for (uint32_t row = 0; row < weight->rows; row++) {
         fill_codes(codes, weight->cols, is_int4, row);
         for (size_t g = 0; g < groups; g++) {
-            scales[g] = phi_half_of_float((1.5F + random_float(1.0F)) * size / steps);
-            offsets[g] = phi_half_of_float(random_float(size));
+            scales[g] = (1.5F + random_float(1.0F)) * size / steps;
+            offsets[g] = random_float(size);
         }
         phi_weight_set_codes(weight, row, codes, scales, weight->has_offsets ? offsets : NULL);
     }
@@ -130,9 +139,9 @@ static void fill_floats(phi_weight *weight, float size)
 void random_weight(phi_weight *weight, const random_kind *kind, uint32_t rows, uint32_t cols,
                    float size)
 {
-    uint32_t group = kind->group == RANDOM_WHOLE_ROW ? cols : kind->group;
-    assert_int_equal(PHI_OK,
-                     phi_weight_shape(weight, kind->kind, group, kind->offsets, rows, cols, NULL));
+    phi_form form = {kind->kind, kind->group == RANDOM_WHOLE_ROW ? cols : kind->group,
+                     kind->offsets, kind->wide};
+    assert_int_equal(PHI_OK, phi_weight_shape(weight, &form, rows, cols, NULL));
     assert_int_equal(PHI_OK, phi_weight_alloc(weight, NULL));
     if (kind->group) {
         fill_grouped(weight, size);

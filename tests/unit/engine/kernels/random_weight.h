@@ -27,6 +27,7 @@ typedef struct random_kind {
     phi_weight_kind kind;
     uint32_t group; /* INT kinds: 16, 32, 64, 128 or RANDOM_WHOLE_ROW; 0: the FP kinds */
     bool offsets;
+    bool wide;
 } random_kind;
 
 /* One group a row, however many columns there are. */

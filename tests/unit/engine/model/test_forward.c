@@ -177,7 +177,7 @@ static void test_batch_equals_alone(void **state)
     }
 }
 
-static const random_kind fp32 = {"FP32", PHI_WEIGHT_FP32, 0, false};
+static const random_kind fp32 = {"FP32", PHI_WEIGHT_FP32, 0, false, false};
 
 /* Pages that the window has passed may go: what they hold is not read. */
 static void test_window(void **state)

@@ -46,8 +46,9 @@ static void check_padding(const phi_weight *weight)
     size_t per_block = weight->group ? weight->cols / weight->group * PHI_WEIGHT_BLOCK : 0;
     for (size_t i = 0; lanes && i < per_block; i++) {
         bool is_row = i % PHI_WEIGHT_BLOCK < lanes;
-        assert_true(is_row || weight->scales[last * per_block + i] == 0);
-        assert_true(is_row || !weight->offsets || weight->offsets[last * per_block + i] == 0);
+        size_t at = last * per_block + i;
+        assert_true(is_row || phi_weight_scale(weight, at) == 0);
+        assert_true(is_row || !weight->has_offsets || phi_weight_offset(weight, at) == 0);
     }
 }
 
@@ -101,7 +102,7 @@ static void test_round_trips(void **state)
         phi_err err;
         assert_int_equal(phi_weight_init(&weight, dtype, n_rows, COLS, &err), PHI_OK);
         assert_int_equal(weight.kind, kinds[dtype]);
-        assert_int_equal(weight.kind, phi_weight_kind_of(dtype));
+        assert_int_equal(weight.kind, phi_form_of(dtype).kind);
         assert_int_equal((uintptr_t)weight.codes % 64, 0);
         assert_int_equal((uintptr_t)weight.scales % 64, 0);
         assert_int_equal((uintptr_t)weight.offsets % 64, 0);
@@ -129,8 +130,8 @@ static int stored_code(const phi_weight *weight, uint32_t r, uint32_t c)
 
 typedef struct coded {
     uint8_t codes[128];
-    uint16_t scales[128 / 16];
-    uint16_t offsets[128 / 16];
+    float scales[128 / 16];
+    float offsets[128 / 16];
 } coded;
 
 static void check_coded(const phi_weight *weight, const coded *in, uint32_t row)
@@ -144,14 +145,15 @@ static void check_coded(const phi_weight *weight, const coded *in, uint32_t row)
         int code = is_int4 ? in->codes[c] : (int8_t)in->codes[c];
         size_t at = (row / 16 * groups + g) * 16 + row % 16;
         assert_int_equal(stored_code(weight, row, c), code);
-        assert_int_equal(weight->scales[at], in->scales[g]);
-        float scale = phi_half_to_float(in->scales[g]);
-        float offset = phi_half_to_float(in->offsets[g]);
+        float scale = in->scales[g];
+        float offset = in->offsets[g];
+        assert_true(phi_weight_scale(weight, at) == scale);
         if (weight->has_offsets) {
-            assert_int_equal(weight->offsets[at], in->offsets[g]);
+            assert_true(phi_weight_offset(weight, at) == offset);
             assert_true(got[c] == scale * (float)code + offset);
         } else {
             assert_null(weight->offsets);
+            assert_null(weight->wide_offsets);
             assert_true(got[c] == scale * (float)(is_int4 ? code - 8 : code));
         }
     }
@@ -162,25 +164,28 @@ static void test_codes(void **state)
 {
     (void)state;
     static const uint32_t group[] = {16, 32, 64, 128};
-    for (size_t i = 0; i < 16; i++) {
+    for (size_t i = 0; i < 32; i++) {
         phi_weight weight;
-        phi_weight_kind kind = i / 8 ? PHI_WEIGHT_INT8 : PHI_WEIGHT_INT4;
-        bool has_offsets = i / 4 % 2;
+        phi_form form = {.kind = i / 8 % 2 ? PHI_WEIGHT_INT8 : PHI_WEIGHT_INT4,
+                         .group = group[i % 4],
+                         .has_offsets = i / 4 % 2,
+                         .wide = i / 16};
+        /* What fp16 has no value for, in the wide form. */
+        float finer = form.wide ? 0x1p-20F : 0;
         coded rows[21];
-        assert_int_equal(phi_weight_shape(&weight, kind, group[i % 4], has_offsets, 21, 128, NULL),
-                         PHI_OK);
+        assert_int_equal(phi_weight_shape(&weight, &form, 21, 128, NULL), PHI_OK);
         assert_int_equal(phi_weight_alloc(&weight, NULL), PHI_OK);
         for (uint32_t r = 0; r < 21; r++) {
             for (uint32_t c = 0; c < 128; c++) {
                 uint32_t mixed = (r * 128 + c) * 2654435761U >> 16;
-                rows[r].codes[c] = (uint8_t)(kind == PHI_WEIGHT_INT4 ? mixed & 15 : mixed);
-                rows[r].scales[c / 16] = phi_half_of_float(0.25F + (float)(r * 8 + c / 16) / 64);
-                rows[r].offsets[c / 16] = phi_half_of_float((float)(r + c / 16) - 11.0F);
+                rows[r].codes[c] = (uint8_t)(form.kind == PHI_WEIGHT_INT4 ? mixed & 15 : mixed);
+                rows[r].scales[c / 16] = 0.25F + (float)(r * 8 + c / 16) / 64 + finer;
+                rows[r].offsets[c / 16] = (float)(r + c / 16) - 11.0F + finer;
             }
         }
         for (uint32_t r = 21; r-- > 0;) {
             phi_weight_set_codes(&weight, r, rows[r].codes, rows[r].scales,
-                                 has_offsets ? rows[r].offsets : NULL);
+                                 form.has_offsets ? rows[r].offsets : NULL);
         }
         for (uint32_t r = 0; r < 21; r++) {
             check_coded(&weight, &rows[r], r);
@@ -233,13 +238,12 @@ static void test_refusals(void **state)
     assert_int_equal(phi_weight_init(&weight, PHI_DTYPE_Q4_0, 2, 48, &err), PHI_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "48 columns are not a multiple of 32"));
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        assert_int_equal(phi_weight_shape(&weight, PHI_WEIGHT_INT8, groups[i], false, 2, 192, &err),
-                         PHI_E_UNSUPPORTED);
+        phi_form form = {.kind = PHI_WEIGHT_INT8, .group = groups[i]};
+        assert_int_equal(phi_weight_shape(&weight, &form, 2, 192, &err), PHI_E_UNSUPPORTED);
         assert_non_null(strstr(err.message, "192 columns"));
     }
-    assert_int_equal(
-        phi_weight_shape(&weight, PHI_WEIGHT_FP32, 0, false, UINT32_MAX, UINT32_MAX, &err),
-        PHI_E_LIMIT);
+    phi_form floats = {.kind = PHI_WEIGHT_FP32};
+    assert_int_equal(phi_weight_shape(&weight, &floats, UINT32_MAX, UINT32_MAX, &err), PHI_E_LIMIT);
     phi_mem_fail_after(0);
     assert_int_equal(phi_weight_init(&weight, PHI_DTYPE_Q4_1, 2, 64, &err), PHI_E_NO_MEMORY);
     phi_mem_fail_after(-1);

@@ -13,3 +13,4 @@ phid_test(engine.formats.checkpoint ${TEST_DIR}/test_checkpoint.c
 phid_test(engine.formats.hf_config ${TEST_DIR}/test_hf_config.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
 phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})

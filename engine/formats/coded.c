@@ -10,6 +10,7 @@
  */
 #include "engine/formats/coded.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -21,6 +22,8 @@
 /* Codes of an AWQ word, and the row of each of its nibbles. */
 #define AWQ_ROWS 8U
 static const uint8_t awq_row[AWQ_ROWS] = {0, 2, 4, 6, 1, 3, 5, 7};
+/* Twice the values of E2M1. */
+static const int8_t e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 static uint32_t groups_of(const phi_coded *coded)
 {
@@ -35,7 +38,7 @@ static uint64_t packed_bytes(uint64_t count, uint32_t bits)
 
 static uint32_t scale_bytes(const phi_coded *coded)
 {
-    return phi_dtype_get(coded->scale_dtype)->block_bytes;
+    return coded->is_mx ? 1 : phi_dtype_get(coded->scale_dtype)->block_bytes;
 }
 
 /* ---- memory ---- */
@@ -198,6 +201,18 @@ static phi_status read_q(const phi_coded *coded, uint32_t row, uint32_t count,
 
 /* ---- scales and zero points ---- */
 
+static void widen_scales(const phi_coded *coded, const uint8_t *stored, uint32_t count, float *out)
+{
+    if (!coded->is_mx) {
+        phi_dtype_widen(coded->scale_dtype, stored, count, out);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        /* Half, because codes are doubled. */
+        out[i] = ldexpf(1.0F, (int)stored[i] - 128);
+    }
+}
+
 /* Numbers of the scales' type, [count][groups], of rows of an array in either order. */
 static phi_status read_numbers(const phi_coded *coded, const phi_array *array, bool by_group,
                                uint32_t row, uint32_t count, phi_coded_buffer *buffer, float *out,
@@ -216,7 +231,7 @@ static phi_status read_numbers(const phi_coded *coded, const phi_array *array, b
         if (status) {
             break;
         }
-        phi_dtype_widen(coded->scale_dtype, stored, in_line, wide);
+        widen_scales(coded, stored, in_line, wide);
         for (uint32_t j = 0; j < in_line; j++) {
             out[by_group ? (size_t)j * groups + i : (size_t)i * groups + j] = wide[j];
         }
@@ -307,8 +322,8 @@ phi_status phi_coded_read_codes(const phi_coded *coded, uint32_t row, uint32_t c
     PHI_ASSERT(coded->form.group);
     int32_t base = base_of(coded);
     phi_status status = read_q(coded, row, count, buffer, codes, err);
-    for (size_t i = 0; i < (size_t)count * coded->cols && base && !status; i++) {
-        codes[i] = (uint8_t)(codes[i] - base);
+    for (size_t i = 0; i < (size_t)count * coded->cols && !status; i++) {
+        codes[i] = (uint8_t)(coded->is_mx ? e2m1[codes[i]] : codes[i] - base);
     }
     if (!status) {
         status = read_params(coded, row, count, base, buffer, scales,
@@ -335,7 +350,8 @@ phi_status phi_coded_read_f32(const phi_coded *coded, uint32_t row, uint32_t cou
         const float *offsets = scales + count * groups;
         for (size_t k = 0; k < cols; k++) {
             size_t g = coded->groups_of_cols ? coded->groups_of_cols[k] : k / coded->group;
-            out[r * cols + k] = scales[g] * (float)q[r * cols + k] + offsets[g];
+            float code = coded->is_mx ? (float)e2m1[q[r * cols + k]] : (float)q[r * cols + k];
+            out[r * cols + k] = scales[g] * code + offsets[g];
         }
     }
     phi_free(q);
@@ -366,6 +382,9 @@ static phi_status check_shape(const phi_coded *coded, phi_err *err)
     bool in_words = coded->order != PHI_CODES_BY_ROW;
     if (coded->bits < 1 || coded->bits > 8) {
         return phi_fail(err, PHI_E_UNSUPPORTED, "codes of %u bits are not supported", coded->bits);
+    }
+    if (coded->is_mx && (coded->bits != 4 || coded->zeros_order != PHI_ZEROS_ONE || coded->zero)) {
+        return phi_fail(err, PHI_E_UNSUPPORTED, "MXFP4 has 4 bits and no zero points");
     }
     if (coded->rows == 0 || coded->cols == 0 || coded->group == 0 ||
         coded->cols % coded->group != 0) {
@@ -483,12 +502,13 @@ static phi_status join_zeros(phi_coded *coded, phi_err *err)
 static void choose_form(phi_coded *coded)
 {
     int32_t q_max = (1 << coded->bits) - 1;
-    bool is_int4 = coded->bits <= 4;
+    bool is_int4 = coded->bits <= 4 && !coded->is_mx;
     phi_weight shape;
     /* Codes q - zero have to be in -8..7 or in -128..127. */
-    bool centred = coded->zeros_order == PHI_ZEROS_ONE && coded->zero >= 0 &&
-                   coded->zero <= (is_int4 ? 8 : 128) && q_max - coded->zero <= (is_int4 ? 7 : 127);
-    bool halves = coded->scale_dtype == PHI_DTYPE_F16 &&
+    bool centred = coded->is_mx || (coded->zeros_order == PHI_ZEROS_ONE && coded->zero >= 0 &&
+                                    coded->zero <= (is_int4 ? 8 : 128) &&
+                                    q_max - coded->zero <= (is_int4 ? 7 : 127));
+    bool halves = coded->scale_dtype == PHI_DTYPE_F16 && !coded->is_mx &&
                   (centred || (is_int4 && coded->zeros_order == PHI_ZEROS_OFFSET));
     coded->form = (phi_form){.kind = is_int4 ? PHI_WEIGHT_INT4 : PHI_WEIGHT_INT8,
                              .group = coded->group,

@@ -16,6 +16,8 @@
  * words [cols * bits / 32][rows], the first column in a word's lowest bits. GPTQ ("qweight"); bits
  * divide 32. AWQ          32-bit words [cols][rows / 8] of 4-bit codes; nibble i of a word is row
  *                8 c + (0, 2, 4, 6, 1, 3, 5, 7)[i]. AutoAWQ's "gemm" version.
+ * MXFP4 (OCP Microscaling Formats 1.0): an E2M1 code is 0, .5, 1, 1.5, 2, 3, 4 or 6 with its sign
+ * in the top bit, a scale 2^(byte - 127); held as INT8 codes of twice the value.
  */
 #ifndef PHI_ENGINE_FORMATS_CODED_H
 #define PHI_ENGINE_FORMATS_CODED_H
@@ -57,8 +59,9 @@ typedef struct phi_coded {
     uint32_t group; /* columns that share a scale; divides cols */
     phi_code_order order;
     bool is_signed;        /* codes and zero points are two's complement */
+    bool is_mx;            /* MXFP4: codes are E2M1 floats of 4 bits, scales E8M0 bytes */
     bool scales_by_group;  /* [groups][rows], else [rows][groups] */
-    phi_dtype scale_dtype; /* F16, BF16 or F32 */
+    phi_dtype scale_dtype; /* F16, BF16 or F32; unused with is_mx */
     phi_zero_order zeros_order;
     int32_t zero; /* PHI_ZEROS_ONE: of all; else added to each (GPTQ's first version: 1) */
     phi_array codes;

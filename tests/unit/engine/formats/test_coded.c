@@ -1,5 +1,6 @@
 /* Codes, scales and zero points as arrays: every order that is read gives the values that were
  * packed, and what does not fit its shape is named. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,6 +24,7 @@ static uint8_t codes[ROWS][COLS]; /* as stored, unsigned */
 static uint8_t zeros[ROWS][GROUPS];
 static float scales[ROWS][GROUPS];
 static float offsets[ROWS][GROUPS];
+static uint8_t mx_scales[ROWS][GROUPS];
 
 static int setup(void **state)
 {
@@ -54,6 +56,7 @@ static void make_values(uint32_t bits)
         for (uint32_t g = 0; g < GROUPS; g++) {
             zeros[r][g] = (uint8_t)(random_u32() & ((1U << bits) - 1));
             scales[r][g] = (float)(random_u32() % 200 + 1) / 1024.0F * (g % 3 == 1 ? -1.0F : 1.0F);
+            mx_scales[r][g] = (uint8_t)(random_u32() % 200 + 20);
             offsets[r][g] = (float)(random_u32() % 200) / 64.0F - 1.0F;
         }
     }
@@ -193,6 +196,7 @@ typedef struct layout {
     bool is_signed;
     bool by_group;
     phi_form form; /* expected */
+    bool is_mx;
 } layout;
 
 static const layout layouts[] = {
@@ -204,7 +208,8 @@ static const layout layouts[] = {
      0,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, true, false}},
+     {PHI_WEIGHT_INT4, GROUP, true, false},
+     false},
     {"MLX 8 bit",
      8,
      PHI_CODES_BY_ROW,
@@ -213,7 +218,8 @@ static const layout layouts[] = {
      0,
      false,
      false,
-     {PHI_WEIGHT_INT8, GROUP, true, true}},
+     {PHI_WEIGHT_INT8, GROUP, true, true},
+     false},
     {"MLX 3 bit",
      3,
      PHI_CODES_BY_ROW,
@@ -222,7 +228,8 @@ static const layout layouts[] = {
      0,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, true, true}},
+     {PHI_WEIGHT_INT4, GROUP, true, true},
+     false},
     {"MLX 6 bit",
      6,
      PHI_CODES_BY_ROW,
@@ -231,7 +238,8 @@ static const layout layouts[] = {
      0,
      false,
      false,
-     {PHI_WEIGHT_INT8, GROUP, true, true}},
+     {PHI_WEIGHT_INT8, GROUP, true, true},
+     false},
     {"GPTQ 4 bit",
      4,
      PHI_CODES_BY_COLUMN,
@@ -240,7 +248,8 @@ static const layout layouts[] = {
      1,
      false,
      true,
-     {PHI_WEIGHT_INT4, GROUP, true, true}},
+     {PHI_WEIGHT_INT4, GROUP, true, true},
+     false},
     {"GPTQ 8 bit",
      8,
      PHI_CODES_BY_COLUMN,
@@ -249,7 +258,8 @@ static const layout layouts[] = {
      0,
      false,
      true,
-     {PHI_WEIGHT_INT8, GROUP, true, true}},
+     {PHI_WEIGHT_INT8, GROUP, true, true},
+     false},
     {"AWQ",
      4,
      PHI_CODES_AWQ,
@@ -258,7 +268,8 @@ static const layout layouts[] = {
      0,
      false,
      true,
-     {PHI_WEIGHT_INT4, GROUP, true, true}},
+     {PHI_WEIGHT_INT4, GROUP, true, true},
+     false},
     {"compressed-tensors 4 bit",
      4,
      PHI_CODES_BY_ROW,
@@ -267,7 +278,8 @@ static const layout layouts[] = {
      8,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, false, true}},
+     {PHI_WEIGHT_INT4, GROUP, false, true},
+     false},
     {"compressed-tensors int8",
      8,
      PHI_CODES_BY_ROW,
@@ -276,7 +288,8 @@ static const layout layouts[] = {
      0,
      true,
      false,
-     {PHI_WEIGHT_INT8, GROUP, false, true}},
+     {PHI_WEIGHT_INT8, GROUP, false, true},
+     false},
     {"MatMulNBits",
      4,
      PHI_CODES_BY_ROW,
@@ -285,7 +298,8 @@ static const layout layouts[] = {
      0,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, true, true}},
+     {PHI_WEIGHT_INT4, GROUP, true, true},
+     false},
     {"MatMulNBits without zero points",
      4,
      PHI_CODES_BY_ROW,
@@ -294,7 +308,8 @@ static const layout layouts[] = {
      8,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, false, false}},
+     {PHI_WEIGHT_INT4, GROUP, false, false},
+     false},
     {"MatMulNBits 8 bit",
      8,
      PHI_CODES_BY_ROW,
@@ -303,7 +318,8 @@ static const layout layouts[] = {
      0,
      false,
      false,
-     {PHI_WEIGHT_INT8, GROUP, true, true}},
+     {PHI_WEIGHT_INT8, GROUP, true, true},
+     false},
     {"MatMulNBits 2 bit",
      2,
      PHI_CODES_BY_ROW,
@@ -312,7 +328,8 @@ static const layout layouts[] = {
      2,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, false, false}},
+     {PHI_WEIGHT_INT4, GROUP, false, false},
+     false},
     {"OpenVINO i4",
      4,
      PHI_CODES_BY_ROW,
@@ -321,7 +338,8 @@ static const layout layouts[] = {
      0,
      true,
      false,
-     {PHI_WEIGHT_INT4, GROUP, false, false}},
+     {PHI_WEIGHT_INT4, GROUP, false, false},
+     false},
     {"a zero point beyond the centre",
      4,
      PHI_CODES_BY_ROW,
@@ -330,7 +348,18 @@ static const layout layouts[] = {
      3,
      false,
      false,
-     {PHI_WEIGHT_INT4, GROUP, true, true}},
+     {PHI_WEIGHT_INT4, GROUP, true, true},
+     false},
+    {"MXFP4",
+     4,
+     PHI_CODES_BY_ROW,
+     PHI_ZEROS_ONE,
+     PHI_DTYPE_F16,
+     0,
+     false,
+     false,
+     {PHI_WEIGHT_INT8, GROUP, false, true},
+     true},
 };
 
 /* The files' own arithmetic, in double: exact for these values. */
@@ -341,10 +370,14 @@ static void make_right(const layout *l, float right[ROWS][COLS])
         for (uint32_t k = 0; k < COLS; k++) {
             uint32_t g = k / GROUP;
             int q = (codes[r][k] ^ flip) - flip;
+            static const double e2m1[] = {0, .5, 1, 1.5, 2, 3, 4, 6};
             double zero = l->zeros == PHI_ZEROS_ONE ? l->zero : zeros[r][g];
             double value = l->zeros == PHI_ZEROS_OFFSET
                                ? (double)scales[r][g] * q + (double)offsets[r][g]
                                : (q - zero) * (double)scales[r][g];
+            if (l->is_mx) {
+                value = e2m1[q & 7] * (q & 8 ? -1.0 : 1.0) * ldexp(1.0, mx_scales[r][g] - 127);
+            }
             right[r][k] = (float)value;
         }
     }
@@ -373,10 +406,14 @@ static void make_coded(const layout *l, phi_coded *out)
         .scale_dtype = l->scale_dtype,
         .zeros_order = l->zeros,
         .zero = l->zero,
+        .is_mx = l->is_mx,
         .codes = put_codes(l->order, l->bits),
         .scales = put_numbers(scales, l->scale_dtype, l->by_group),
     };
-    if (l->zeros == PHI_ZEROS_OFFSET) {
+    if (l->is_mx) {
+        out->scales = take(sizeof mx_scales);
+        memcpy(data + out->scales.offset, mx_scales, sizeof mx_scales);
+    } else if (l->zeros == PHI_ZEROS_OFFSET) {
         out->zeros = put_numbers(offsets, l->scale_dtype, false);
     } else if (l->zeros != PHI_ZEROS_ONE) {
         out->zeros = put_zeros(l->zeros, l->bits, l->zero);

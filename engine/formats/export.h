@@ -1,0 +1,62 @@
+/*
+ * Purpose: what a writer of a format is given: a model's description, its files, and its matrices
+ *          in the coding that the writer asked for, row by row.
+ * Owns:    nothing.
+ * Threads: one writer's own; the callbacks may use the team.
+ * Errors:  a callback's status is passed on as it is.
+ * Limits:  rows come in pieces, so that no matrix is ever whole in memory.
+ *
+ * Tensors have canonical names (checkpoint.h) and come fused: "blk.0.attn_qkv.weight" is Q rows, K
+ * rows, V rows; "blk.0.ffn_up.weight" gate rows, then up rows. A writer whose format keeps them
+ * apart reads ranges of rows.
+ */
+#ifndef PHI_ENGINE_FORMATS_EXPORT_H
+#define PHI_ENGINE_FORMATS_EXPORT_H
+
+#include "base/status.h"
+#include "engine/formats/description.h"
+#include "engine/tensor/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* How the zero points of a coding may be. */
+typedef enum phi_zero_rule {
+    PHI_ZERO_CENTRE,  /* 8 or 128: symmetric */
+    PHI_ZERO_INTEGER, /* a code: 0..15 or 0..255 */
+    PHI_ZERO_REAL,    /* any number: the format stores an offset, -zero * scale */
+} phi_zero_rule;
+
+/* A matrix of the export, in the precision that it gets. */
+typedef struct phi_export_tensor {
+    const char *name; /* canonical */
+    uint32_t n_dims;  /* 1: a vector, F32 */
+    uint32_t rows;
+    uint32_t cols;
+    uint32_t bits;  /* 4 or 8: codes; 16 or 32: floats */
+    uint32_t group; /* codes: columns that share a scale; cols for one a row */
+    phi_zero_rule zero_rule;
+    phi_dtype scale_dtype; /* what scales are exact in: F16, BF16 or F32 */
+} phi_export_tensor;
+
+typedef struct phi_export {
+    const phi_description *description;
+    const phi_export_tensor *tensors; /* in forward-pass order; no head when it is tied */
+    uint32_t count;
+    const char *source_dir; /* of Hugging Face's files (tokenizer and so on), or NULL */
+    void *user;
+    /* Rows [row, row + count) as unsigned codes [count][cols] (8 bits: 0..255) with scales [count]
+     * [cols / group] and zeros [count][cols / group]: w = scale * (q - zero), or, PHI_ZERO_REAL,
+     * w = scale * q + zero. With PHI_ZERO_CENTRE zeros are not filled and may be NULL. */
+    phi_status (*read_codes)(void *user, const phi_export_tensor *tensor, uint32_t row,
+                             uint32_t count, uint8_t *codes, float *scales, float *zeros,
+                             phi_err *err);
+    /* The same rows as floats, [count][cols]: the values that the export's precision gives them,
+     * for tensors of 16 or 32 bits. */
+    phi_status (*read_f32)(void *user, const phi_export_tensor *tensor, uint32_t row,
+                           uint32_t count, float *out, phi_err *err);
+    /* Called at least once a second; false stops the writer with PHI_E_CANCELLED. May be NULL. */
+    bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total);
+} phi_export;
+
+#endif

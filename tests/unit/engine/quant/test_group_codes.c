@@ -74,7 +74,7 @@ static double plain_error(const phi_code_target *target, size_t n)
     return error;
 }
 
-static void check(const phi_code_target *target, size_t n)
+static void check(const phi_code_target *target, size_t n, double *got, double *plain)
 {
     float scale = -1.0F;
     float zero = -1.0F;
@@ -87,16 +87,8 @@ static void check(const phi_code_target *target, size_t n)
     } else {
         assert_true(zero == -1.0F);
     }
-    double got = decode_error(target, n, scale, zero);
-    double plain = plain_error(target, n);
-    /* Of 8-bit codes, a scale or an offset rounded to 16 bits moves the far end by a part of a
-     * step. */
-    bool coarse = target->bits == 8 && target->scale_dtype != PHI_DTYPE_F32;
-    double room = coarse ? 4.0 : target->scale_dtype == PHI_DTYPE_BF16 ? 1.5 : 1.15;
-    if (!(got <= plain * room)) {
-        fail_msg("bits %u rule %d type %s n %zu: error %g, plain rounding %g", target->bits,
-                 (int)target->zero_rule, phi_dtype_get(target->scale_dtype)->name, n, got, plain);
-    }
+    *got += decode_error(target, n, scale, zero);
+    *plain += plain_error(target, n);
 }
 
 static void test_errors(void **state)
@@ -109,9 +101,20 @@ static void test_errors(void **state)
         size_t n = sizes[i / 2 % 5];
         phi_code_target target = {bits[i % 2], (uint32_t)n, (phi_zero_rule)(i / 10 % 3),
                                   types[i / 30]};
-        for (int round = 0; round < 8; round++) {
-            fill(n, round < 4 ? 0.0F : 0.015F * (float)(round - 5));
-            check(&target, n);
+        /* A single group may be lucky with plain rounding. */
+        double got = 0.0;
+        double plain = 0.0;
+        for (int round = 0; round < 64; round++) {
+            fill(n, round < 32 ? 0.0F : 0.003F * (float)(round - 48));
+            check(&target, n, &got, &plain);
+        }
+        /* Of 8-bit codes, a scale or an offset rounded to 16 bits moves the far end by a part of a
+         * step. */
+        bool coarse = target.bits == 8 && target.scale_dtype != PHI_DTYPE_F32;
+        double room = coarse ? 4.0 : target.scale_dtype == PHI_DTYPE_BF16 ? 1.2 : 1.001;
+        if (!(got <= plain * room)) {
+            fail_msg("bits %u rule %d type %s n %zu: error %g, plain rounding %g", target.bits,
+                     (int)target.zero_rule, phi_dtype_get(target.scale_dtype)->name, n, got, plain);
         }
     }
 }

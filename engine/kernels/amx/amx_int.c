@@ -13,7 +13,7 @@
 
 #include "base/assert.h"
 #include "engine/kernels/avx512/avx512.h"
-#include "engine/kernels/unroll.h"
+#include "engine/kernels/int_kind.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -95,12 +95,7 @@ typedef struct amx_call {
     size_t n_runs;
 } amx_call;
 
-static __m512 load_halves(const uint16_t *from)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
-}
-
-static void unpack_run(const uint8_t *codes, bool is_int4, __m512i centre,
+static void unpack_run(const uint8_t *codes, int is_int4, __m512i centre,
                        int8_t out[RUN / 4][BLOCK * 4])
 {
     const __m512i low = _mm512_set1_epi8(15);
@@ -119,22 +114,33 @@ static void unpack_run(const uint8_t *codes, bool is_int4, __m512i centre,
     }
 }
 
+/* A group's scales, or offsets, as floats. */
+PHI_STAMP void unpack_side(const uint8_t *from, phi_int_kind kind, float out[BLOCK])
+{
+    __m512 side = kind.is_wide
+                      ? _mm512_loadu_ps((const void *)from)
+                      : _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
+    _mm512_storeu_ps(out, side);
+}
+
 static void unpack(const amx_call *call, uint32_t block)
 {
     const phi_weight *weight = call->weight;
-    bool is_int4 = weight->kind == PHI_WEIGHT_INT4;
-    size_t run_bytes = is_int4 ? 256 : 512;
+    const phi_int_kind kind = {weight->kind == PHI_WEIGHT_INT4, weight->has_offsets, weight->wide,
+                               0};
+    const phi_sides first = phi_sides_of(weight, block, kind);
+    size_t run_bytes = kind.is_int4 ? 256 : 512;
     size_t runs_per_group = weight->group / RUN;
-    size_t groups = weight->cols / weight->group;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
     const __m512i centre = _mm512_set1_epi8((char)phi_weight_centre(weight));
     for (size_t i = 0; i < call->n_runs; i++) {
         size_t run = call->run + i;
-        size_t side = (block * groups + run / runs_per_group) * BLOCK;
-        unpack_run(codes + run * run_bytes, is_int4, centre, call->panel->codes[i]);
-        _mm512_storeu_ps(call->panel->scales[i], load_halves(weight->scales + side));
-        if (weight->offsets) {
-            _mm512_storeu_ps(call->panel->offsets[i], load_halves(weight->offsets + side));
+        size_t side = phi_side_bytes(run / runs_per_group * BLOCK, kind);
+        phi_sides sides = phi_sides_at(first, side, kind);
+        unpack_run(codes + run * run_bytes, kind.is_int4, centre, call->panel->codes[i]);
+        unpack_side(sides.scales, kind, call->panel->scales[i]);
+        if (kind.has_offsets) {
+            unpack_side(sides.offsets, kind, call->panel->offsets[i]);
         }
     }
 }

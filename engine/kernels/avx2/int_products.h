@@ -17,8 +17,8 @@
 #ifdef __AVX2__
 
 #include "base/assert.h"
+#include "engine/kernels/int_kind.h"
 #include "engine/kernels/kernels.h"
-#include "engine/kernels/unroll.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -48,9 +48,7 @@ typedef enum int_part {
 
 /* What a tile is stamped out for. */
 typedef struct int_shape {
-    int is_int4;
-    int has_offsets;
-    int by_16; /* runs of 16 columns */
+    phi_int_kind kind;
     int phase; /* tokens of the first quad before the tile's */
     int width; /* tokens of a quad: 4, unless it is the last, narrower one */
     int n_tok;
@@ -143,22 +141,22 @@ PHI_STAMP void int_dot_run(const uint8_t *codes, const int_view *view, size_t un
                            int_shape shape, __m256i *dots)
 {
     const size_t word = unit * PHI_INT_WORDS;
-    const size_t run = shape.by_16 ? unit * 2 + in_unit : unit;
+    const size_t run = shape.kind.by_16 ? unit * 2 + in_unit : unit;
     const size_t first = in_unit * 4;
     PHI_UNROLL
     for (int t = 0; t < shape.n_tok; t++) {
         int start = view->starts[int_place(shape, t, run, view->quad_runs)];
         dots[2 * t] = dots[2 * t + 1] = _mm256_set1_epi32(start);
     }
-    if (!shape.is_int4) {
-        int_add_lines(codes + first * PHI_INT_LINE, INT_PART_BYTE, shape.by_16 ? 4 : PHI_INT_WORDS,
-                      view, word + first, shape, dots);
+    if (!shape.kind.is_int4) {
+        int_add_lines(codes + first * PHI_INT_LINE, INT_PART_BYTE,
+                      shape.kind.by_16 ? 4 : PHI_INT_WORDS, view, word + first, shape, dots);
         return;
     }
     if (in_unit == 0) {
         int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, dots);
     }
-    if (!shape.by_16 || in_unit == 1) {
+    if (!shape.kind.by_16 || in_unit == 1) {
         int_add_lines(codes, INT_PART_HIGH, 4, view, word + 4, shape, dots);
     }
 }
@@ -190,23 +188,23 @@ PHI_STAMP void int_widen(const __m256i *acc, const int_view *view, size_t run, i
 PHI_STAMP void int_dot_run(const uint8_t *codes, const int_view *view, size_t unit, size_t in_unit,
                            int_shape shape, __m256i *dots)
 {
-    const size_t n = shape.by_16 ? 4 : PHI_INT_WORDS;
+    const size_t n = shape.kind.by_16 ? 4 : PHI_INT_WORDS;
     const size_t word = unit * PHI_INT_WORDS;
-    const size_t run = shape.by_16 ? unit * 2 + in_unit : unit;
+    const size_t run = shape.kind.by_16 ? unit * 2 + in_unit : unit;
     const size_t first = in_unit * 4;
     const uint8_t *lines = codes + first * PHI_INT_LINE;
     __m256i acc[2 * PHI_INT_TOKENS];
     int_clear(shape, acc);
-    if (!shape.is_int4) {
+    if (!shape.kind.is_int4) {
         int_add_lines(lines, INT_PART_LOW, n, view, word + first, shape, acc);
     } else if (in_unit == 0) {
         int_add_lines(codes, INT_PART_LOW, 4, view, word, shape, acc);
     }
-    if (shape.is_int4 && (!shape.by_16 || in_unit == 1)) {
+    if (shape.kind.is_int4 && (!shape.kind.by_16 || in_unit == 1)) {
         int_add_lines(codes, INT_PART_HIGH, 4, view, word + 4, shape, acc);
     }
     int_widen(acc, view, run, shape, dots);
-    if (shape.is_int4) {
+    if (shape.kind.is_int4) {
         return;
     }
     int_clear(shape, acc);
@@ -219,29 +217,30 @@ PHI_STAMP void int_dot_run(const uint8_t *codes, const int_view *view, size_t un
 
 #endif
 
-/* Eight fp16 numbers as floats. */
-PHI_STAMP __m256 int_load_halves(const uint16_t *from)
+/* Scales, or offsets, of vector `v` of a block. */
+PHI_STAMP __m256 int_load_side(const uint8_t *from, int v, phi_int_kind kind)
 {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from));
+    from += phi_side_bytes((size_t)v * PHI_INT_LANES, kind);
+    return kind.is_wide ? _mm256_loadu_ps((const float *)(const void *)from)
+                        : _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from));
 }
 
 /* Scales the integer sums of run `run` and adds them to sums [n_tok][2]. */
-PHI_STAMP void int_add_run(const __m256i *dots, const int_view *view, size_t run,
-                           const uint16_t *scales, const uint16_t *offsets, int_shape shape,
-                           __m256 *sums)
+PHI_STAMP void int_add_run(const __m256i *dots, const int_view *view, size_t run, phi_sides sides,
+                           int_shape shape, __m256 *sums)
 {
     PHI_UNROLL
     for (int v = 0; v < PHI_INT_VECTORS; v++) {
-        __m256 scale = int_load_halves(scales + (size_t)v * PHI_INT_LANES);
-        __m256 offset = shape.has_offsets ? int_load_halves(offsets + (size_t)v * PHI_INT_LANES)
-                                          : _mm256_setzero_ps();
+        __m256 scale = int_load_side(sides.scales, v, shape.kind);
+        __m256 offset = shape.kind.has_offsets ? int_load_side(sides.offsets, v, shape.kind)
+                                               : _mm256_setzero_ps();
         PHI_UNROLL
         for (int t = 0; t < shape.n_tok; t++) {
             size_t at = int_place(shape, t, run, view->quad_runs);
             int i = 2 * t + v;
             __m256 s = _mm256_mul_ps(scale, _mm256_broadcast_ss(&view->scales[at]));
             sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[i]), s, sums[i]);
-            if (shape.has_offsets) {
+            if (shape.kind.has_offsets) {
                 sums[i] = _mm256_fmadd_ps(offset, _mm256_broadcast_ss(&view->shifts[at]), sums[i]);
             }
         }
@@ -267,14 +266,12 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, in
 {
     const phi_weight *weight = call->weight;
     const int_view view = int_view_of(call->act, token - (uint32_t)shape.phase);
-    const size_t unit_bytes = PHI_INT_LINE * (shape.is_int4 ? 4 : 8);
+    const size_t unit_bytes = PHI_INT_LINE * (shape.kind.is_int4 ? 4 : 8);
     const size_t n_units = weight->cols / PHI_INT_UNIT;
-    const size_t first_group = (size_t)block * (weight->cols / weight->group) * PHI_WEIGHT_BLOCK;
-    const size_t units_per_group = shape.by_16 ? 1 : weight->group / PHI_INT_UNIT;
-    const size_t groups_step = (shape.by_16 ? 2 : 1) * PHI_WEIGHT_BLOCK;
+    const size_t units_per_group = shape.kind.by_16 ? 1 : weight->group / PHI_INT_UNIT;
+    const size_t group_bytes = phi_side_bytes(PHI_WEIGHT_BLOCK, shape.kind);
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
-    const uint16_t *scales = weight->scales + first_group;
-    const uint16_t *offsets = shape.has_offsets ? weight->offsets + first_group : NULL;
+    phi_sides sides = phi_sides_of(weight, block, shape.kind);
     size_t left_in_group = units_per_group;
     __m256 sums[2 * PHI_INT_TOKENS];
     PHI_UNROLL
@@ -290,16 +287,15 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, in
             }
         }
         int_dot_run(codes, &view, unit, 0, shape, dots);
-        int_add_run(dots, &view, shape.by_16 ? unit * 2 : unit, scales, offsets, shape, sums);
-        if (shape.by_16) {
+        int_add_run(dots, &view, shape.kind.by_16 ? unit * 2 : unit, sides, shape, sums);
+        if (shape.kind.by_16) {
             int_dot_run(codes, &view, unit, 1, shape, dots);
-            int_add_run(dots, &view, unit * 2 + 1, scales + PHI_WEIGHT_BLOCK,
-                        shape.has_offsets ? offsets + PHI_WEIGHT_BLOCK : NULL, shape, sums);
+            int_add_run(dots, &view, unit * 2 + 1, phi_sides_at(sides, group_bytes, shape.kind),
+                        shape, sums);
         }
         if (--left_in_group == 0) {
             left_in_group = units_per_group;
-            scales += groups_step;
-            offsets += shape.has_offsets ? groups_step : 0;
+            sides = phi_sides_at(sides, (shape.kind.by_16 ? 2 : 1) * group_bytes, shape.kind);
         }
     }
     float *y = call->y + token * call->ldy + (size_t)block * PHI_WEIGHT_BLOCK;
@@ -313,53 +309,49 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, in
 /* A block times tokens [token, end), `token` being the first of a quad. Three quads are two tiles
  * of six tokens. */
 PHI_STAMP void int_block(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                         int is_int4, int has_offsets, int by_16)
+                         phi_int_kind kind)
 {
     for (; token + 12 <= end; token += 12) {
-        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 4, 6});
-        int_tile(call, block, token + 6, (int_shape){is_int4, has_offsets, by_16, 2, 4, 6});
+        int_tile(call, block, token, (int_shape){kind, 0, 4, 6});
+        int_tile(call, block, token + 6, (int_shape){kind, 2, 4, 6});
     }
     for (; token + 4 <= end; token += 4) {
-        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 4, 4});
+        int_tile(call, block, token, (int_shape){kind, 0, 4, 4});
     }
     if (end - token == 3) {
-        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 3, 3});
+        int_tile(call, block, token, (int_shape){kind, 0, 3, 3});
     } else if (end - token == 2) {
-        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 2, 2});
+        int_tile(call, block, token, (int_shape){kind, 0, 2, 2});
     } else if (end - token == 1) {
-        int_tile(call, block, token, (int_shape){is_int4, has_offsets, by_16, 0, 1, 1});
+        int_tile(call, block, token, (int_shape){kind, 0, 1, 1});
     }
 }
 
 typedef void (*int_block_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
 
-#define PHI_INT_BLOCK_FN(name, is_int4, has_offsets, by_16)                                        \
+/* By runs of 32 and of 16. */
+#define PHI_INT_BLOCK_FN(name, is_int4, has_offsets, is_wide, by_16)                               \
     static void name(const int_call *call, uint32_t block, uint32_t token, uint32_t end)           \
     {                                                                                              \
-        int_block(call, block, token, end, is_int4, has_offsets, by_16);                           \
+        int_block(call, block, token, end, (phi_int_kind){is_int4, has_offsets, is_wide, by_16});  \
     }
+#define PHI_INT_BLOCK_FNS(name, is_int4, has_offsets, is_wide)                                     \
+    PHI_INT_BLOCK_FN(name##_by_32, is_int4, has_offsets, is_wide, 0)                               \
+    PHI_INT_BLOCK_FN(name##_by_16, is_int4, has_offsets, is_wide, 1)
+#define PHI_INT_BLOCK_PLACE(name, is_int4, has_offsets, is_wide)                                   \
+    [is_int4][has_offsets][is_wide] = {name##_by_32, name##_by_16},
 
-PHI_INT_BLOCK_FN(int4_plain, 1, 0, 0)
-PHI_INT_BLOCK_FN(int4_plain_by_16, 1, 0, 1)
-PHI_INT_BLOCK_FN(int4_offsets, 1, 1, 0)
-PHI_INT_BLOCK_FN(int4_offsets_by_16, 1, 1, 1)
-PHI_INT_BLOCK_FN(int8_plain, 0, 0, 0)
-PHI_INT_BLOCK_FN(int8_plain_by_16, 0, 0, 1)
-PHI_INT_BLOCK_FN(int8_offsets, 0, 1, 0)
-PHI_INT_BLOCK_FN(int8_offsets_by_16, 0, 1, 1)
+PHI_INT_KINDS(PHI_INT_BLOCK_FNS)
 
 /* What a table's rows_int is. */
 static inline void phi_int_products(const int_call *call, uint32_t block_begin, uint32_t block_end)
 {
-    static const int_block_fn fns[2][2][2] = {
-        {{int8_plain, int8_plain_by_16}, {int8_offsets, int8_offsets_by_16}},
-        {{int4_plain, int4_plain_by_16}, {int4_offsets, int4_offsets_by_16}},
-    };
+    static const int_block_fn fns[2][2][2][2] = {PHI_INT_KINDS(PHI_INT_BLOCK_PLACE)};
     const phi_weight *weight = call->weight;
     const phi_act *act = call->act;
     PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
                act->centre == phi_weight_centre(weight));
-    int_block_fn fn = fns[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets][act->run == 16];
+    int_block_fn fn = PHI_INT_KIND_OF(fns, weight)[act->run == 16];
     uint32_t blocks = (uint32_t)(PHI_INT_BLOCKS_BYTES / weight->block_bytes) + 1;
     uint32_t tokens = (PHI_INT_TOKENS_BYTES / act->cols / 12 + 1) * 12;
     for (uint32_t first = block_begin; first < block_end; first += blocks) {

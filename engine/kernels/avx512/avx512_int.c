@@ -6,7 +6,7 @@
 #include "engine/kernels/avx512/avx512.h"
 
 #include "base/assert.h"
-#include "engine/kernels/unroll.h"
+#include "engine/kernels/int_kind.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -37,9 +37,7 @@ typedef struct int_call {
 
 /* What a tile is stamped out for; all of it constant once inlined. */
 typedef struct tile_shape {
-    int is_int4;
-    int has_offsets;
-    int by_16; /* runs of 16 columns, else of 32 */
+    phi_int_kind kind;
     int n_blocks;
     int width; /* of a quad: 4, unless it is the last, narrower one */
     int n_tok;
@@ -74,10 +72,11 @@ PHI_STAMP __m512i load_codes(const uint8_t *from)
     return _mm512_loadu_si512((const void *)from);
 }
 
-/* Sixteen fp16 numbers as floats. */
-PHI_STAMP __m512 load_halves(const uint16_t *from)
+/* A block's scales, or offsets. */
+PHI_STAMP __m512 load_side(const uint8_t *from, phi_int_kind kind)
 {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
+    return kind.is_wide ? _mm512_loadu_ps((const void *)from)
+                        : _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
 }
 
 /* Four codes of one token in all lanes. */
@@ -117,9 +116,9 @@ PHI_STAMP void dot_unit(const uint8_t *codes, size_t block_bytes, const tile_vie
         for (int b = 0; b < s.n_blocks; b++) {
             const uint8_t *at = codes + (size_t)b * block_bytes + j * 64;
             w[b] = load_codes(at);
-            high[b] = s.is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w[b], 4), low)
-                                : load_codes(at + 4 * 64);
-            w[b] = s.is_int4 ? _mm512_and_si512(w[b], low) : w[b];
+            high[b] = s.kind.is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w[b], 4), low)
+                                     : load_codes(at + 4 * 64);
+            w[b] = s.kind.is_int4 ? _mm512_and_si512(w[b], low) : w[b];
         }
         add_word(w, view, word + j, s, acc);
         add_word(high, view, word + j + 4, s, second);
@@ -140,7 +139,7 @@ PHI_STAMP void add_run(const __m512i *dots, const tile_view *view, size_t run, c
             int i = t * s.n_blocks + b;
             sums[i] =
                 _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), _mm512_mul_ps(scale[b], x), sums[i]);
-            if (s.has_offsets) {
+            if (s.kind.has_offsets) {
                 sums[i] = _mm512_fmadd_ps(offset[b], _mm512_set1_ps(view->shifts[at]), sums[i]);
             }
         }
@@ -161,11 +160,16 @@ PHI_STAMP void start_dots(const tile_view *view, size_t run, tile_shape s, __m51
     }
 }
 
-PHI_STAMP void load_scales(const uint16_t *from, size_t block_groups, int n_blocks, __m512 *out)
+/* Those of a tile's blocks, `stride` bytes apart. */
+PHI_STAMP void load_sides(phi_sides from, size_t stride, tile_shape s, __m512 *scale,
+                          __m512 *offset)
 {
     PHI_UNROLL
-    for (int b = 0; b < n_blocks; b++) {
-        out[b] = load_halves(from + (size_t)b * block_groups);
+    for (int b = 0; b < s.n_blocks; b++) {
+        scale[b] = load_side(from.scales + (size_t)b * stride, s.kind);
+        if (s.kind.has_offsets) {
+            offset[b] = load_side(from.offsets + (size_t)b * stride, s.kind);
+        }
     }
 }
 
@@ -205,13 +209,12 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, token);
-    const size_t unit_bytes = s.is_int4 ? 256 : 512;
-    const size_t block_groups = (size_t)(weight->cols / weight->group) * BLOCK;
-    const size_t units_per_group = s.by_16 ? 1 : weight->group / UNIT;
-    const size_t step = s.by_16 ? 2 * BLOCK : BLOCK;
+    const size_t unit_bytes = s.kind.is_int4 ? 256 : 512;
+    const size_t group_bytes = phi_side_bytes(BLOCK, s.kind);
+    const size_t stride = weight->cols / weight->group * group_bytes;
+    const size_t units_per_group = s.kind.by_16 ? 1 : weight->group / UNIT;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
-    const uint16_t *scales = weight->scales + block * block_groups;
-    const uint16_t *offsets = s.has_offsets ? weight->offsets + block * block_groups : NULL;
+    phi_sides sides = phi_sides_of(weight, block, s.kind);
     /* Blocks follow one another: what comes after these is fetched by the tiles together. */
     const uint8_t *ahead = codes + (size_t)s.n_blocks * weight->block_bytes +
                            (size_t)token / TOKENS_MAX * (weight->cols / UNIT / 2 * 64);
@@ -223,7 +226,7 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
         sums[i] = _mm512_setzero_ps();
     }
     for (size_t unit = 0; unit < weight->cols / UNIT; unit++, codes += unit_bytes) {
-        const size_t run = s.by_16 ? unit * 2 : unit;
+        const size_t run = s.kind.by_16 ? unit * 2 : unit;
         __m512i dots[CELLS_MAX];
         __m512i second[CELLS_MAX];
         __m512 scale[BLOCKS_MAX];
@@ -238,33 +241,29 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
             _mm_prefetch((const char *)ahead + unit / 2 * 64, _MM_HINT_T1);
         }
         start_dots(&view, run, s, dots);
-        if (s.by_16) {
+        if (s.kind.by_16) {
             start_dots(&view, run + 1, s, second);
         }
-        dot_unit(codes, (size_t)weight->block_bytes, &view, unit, s, dots, s.by_16 ? second : dots);
-        for (size_t half = 0; half < (s.by_16 ? 2 : 1); half++) {
-            load_scales(scales + half * BLOCK, block_groups, s.n_blocks, scale);
-            if (s.has_offsets) {
-                load_scales(offsets + half * BLOCK, block_groups, s.n_blocks, offset);
-            }
+        dot_unit(codes, (size_t)weight->block_bytes, &view, unit, s, dots,
+                 s.kind.by_16 ? second : dots);
+        for (size_t half = 0; half < (s.kind.by_16 ? 2 : 1); half++) {
+            load_sides(phi_sides_at(sides, half * group_bytes, s.kind), stride, s, scale, offset);
             add_run(half ? second : dots, &view, run + half, scale, offset, s, sums);
         }
         if (--left_in_group == 0) {
             left_in_group = units_per_group;
-            scales += step;
-            offsets += s.has_offsets ? step : 0;
+            sides = phi_sides_at(sides, (s.kind.by_16 ? 2 : 1) * group_bytes, s.kind);
         }
     }
     store_tile(call, block, token, s, sums);
 }
 
 #define TILE(n_blocks, width, n_tok)                                                               \
-    int_tile(call, block, token,                                                                   \
-             (tile_shape){is_int4, has_offsets, by_16, (n_blocks), (width), (n_tok)})
+    int_tile(call, block, token, (tile_shape){kind, (n_blocks), (width), (n_tok)})
 
 /* A block times the last, narrower quad of tokens. */
 PHI_STAMP void last_quad(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                         int is_int4, int has_offsets, int by_16)
+                         phi_int_kind kind)
 {
     if (end - token == 3) {
         TILE(1, 3, 3);
@@ -278,22 +277,21 @@ PHI_STAMP void last_quad(const int_call *call, uint32_t block, uint32_t token, u
 /* A block times tokens [token, end), in tiles as large as there are; runs of 16, which few models
  * have, make do with small ones. */
 PHI_STAMP void one_block(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                         int is_int4, int has_offsets, int by_16)
+                         phi_int_kind kind)
 {
-    for (; !by_16 && token + 8 <= end; token += 8) {
+    for (; !kind.by_16 && token + 8 <= end; token += 8) {
         TILE(1, 4, 8);
     }
     for (; token + 4 <= end; token += 4) {
         TILE(1, 4, 4);
     }
-    last_quad(call, block, token, end, is_int4, has_offsets, by_16);
+    last_quad(call, block, token, end, kind);
 }
 
 /* Two blocks times tokens [token, end). */
 PHI_STAMP void two_blocks(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                          int is_int4, int has_offsets)
+                          phi_int_kind kind)
 {
-    const int by_16 = 0;
     for (; token + 12 <= end; token += 12) {
         TILE(2, 4, 12);
     }
@@ -304,29 +302,11 @@ PHI_STAMP void two_blocks(const int_call *call, uint32_t block, uint32_t token, 
         TILE(2, 4, 4);
     }
     for (uint32_t i = 0; i < 2; i++) {
-        last_quad(call, block + i, token, end, is_int4, has_offsets, 0);
+        last_quad(call, block + i, token, end, kind);
     }
 }
 
 typedef void (*blocks_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
-
-#define BLOCKS_FN(name, is_int4, has_offsets)                                                      \
-    static void name##_one(const int_call *call, uint32_t block, uint32_t token, uint32_t end)     \
-    {                                                                                              \
-        one_block(call, block, token, end, is_int4, has_offsets, 0);                               \
-    }                                                                                              \
-    static void name##_by_16(const int_call *call, uint32_t block, uint32_t token, uint32_t end)   \
-    {                                                                                              \
-        one_block(call, block, token, end, is_int4, has_offsets, 1);                               \
-    }                                                                                              \
-    static void name##_two(const int_call *call, uint32_t block, uint32_t token, uint32_t end)     \
-    {                                                                                              \
-        two_blocks(call, block, token, end, is_int4, has_offsets);                                 \
-    }
-BLOCKS_FN(int4, 1, 0)
-BLOCKS_FN(int4_offsets, 1, 1)
-BLOCKS_FN(int8, 0, 0)
-BLOCKS_FN(int8_offsets, 0, 1)
 
 /* What multiplies a kind of weights. */
 typedef struct kind_fns {
@@ -335,11 +315,20 @@ typedef struct kind_fns {
     blocks_fn by_16;
 } kind_fns;
 
-/* [INT4?][offsets?] */
-static const kind_fns kinds[2][2] = {
-    {{int8_one, int8_two, int8_by_16}, {int8_offsets_one, int8_offsets_two, int8_offsets_by_16}},
-    {{int4_one, int4_two, int4_by_16}, {int4_offsets_one, int4_offsets_two, int4_offsets_by_16}},
-};
+#define BLOCKS_FN(name, blocks, is_int4, has_offsets, is_wide, by_16)                              \
+    static void name(const int_call *call, uint32_t block, uint32_t token, uint32_t end)           \
+    {                                                                                              \
+        blocks(call, block, token, end, (phi_int_kind){is_int4, has_offsets, is_wide, by_16});     \
+    }
+#define KIND_FNS(name, is_int4, has_offsets, is_wide)                                              \
+    BLOCKS_FN(name##_one, one_block, is_int4, has_offsets, is_wide, 0)                             \
+    BLOCKS_FN(name##_two, two_blocks, is_int4, has_offsets, is_wide, 0)                            \
+    BLOCKS_FN(name##_by_16, one_block, is_int4, has_offsets, is_wide, 1)
+#define KIND_PLACE(name, is_int4, has_offsets, is_wide)                                            \
+    [is_int4][has_offsets][is_wide] = {name##_one, name##_two, name##_by_16},
+
+PHI_INT_KINDS(KIND_FNS)
+static const kind_fns kinds[2][2][2] = {PHI_INT_KINDS(KIND_PLACE)};
 
 void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                          const phi_act *act, float *y, size_t ldy)
@@ -347,7 +336,7 @@ void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_
     PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
                act->centre == phi_weight_centre(weight));
     const int_call call = {weight, act, y, ldy};
-    const kind_fns *fns = &kinds[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets];
+    const kind_fns *fns = &PHI_INT_KIND_OF(kinds, weight);
     const blocks_fn one = act->run == UNIT ? fns->one : fns->by_16;
     const bool pairs = act->n_tok >= PAIR_TOKENS && act->run == UNIT;
     uint32_t blocks = (uint32_t)(BLOCKS_BYTES / weight->block_bytes) + 1;

@@ -14,8 +14,8 @@
 #ifdef __ARM_FEATURE_DOTPROD
 
 #include "base/assert.h"
+#include "engine/kernels/int_kind.h"
 #include "engine/kernels/neon/neon.h"
-#include "engine/kernels/unroll.h"
 
 #include <arm_neon.h>
 #include <string.h>
@@ -38,21 +38,13 @@ typedef struct int_call {
     size_t ldy;
 } int_call;
 
-/* What a product is stamped out for. */
-typedef struct int_kind {
-    bool is_int4;
-    bool has_offsets;
-    bool by_16; /* runs of 16 columns, not 32 */
-} int_kind;
-
 /* A block times all `width` tokens of the activation tile that begins at token `first`. */
 typedef void (*int_tile_fn)(const int_call *call, uint32_t block, uint32_t first, uint32_t width);
 
 /* Where the planes of one block stand; next_unit() walks them. */
 typedef struct block_planes {
     const uint8_t *codes;
-    const uint16_t *scales;
-    const uint16_t *offsets;
+    phi_sides sides;
     size_t left_in_group; /* units */
 } block_planes;
 
@@ -65,25 +57,22 @@ typedef struct tile_view {
     size_t width;
 } tile_view;
 
-PHI_STAMP block_planes planes_of(const phi_weight *weight, uint32_t block, int_kind kind)
+PHI_STAMP block_planes planes_of(const phi_weight *weight, uint32_t block, phi_int_kind kind)
 {
-    const size_t first_group = (size_t)block * (weight->cols / weight->group) * BLOCK;
     return (block_planes){
         .codes = (const uint8_t *)weight->codes + block * weight->block_bytes,
-        .scales = weight->scales + first_group,
-        .offsets = weight->offsets ? weight->offsets + first_group : NULL,
+        .sides = phi_sides_of(weight, block, kind),
         .left_in_group = kind.by_16 ? 1 : weight->group / UNIT,
     };
 }
 
-PHI_STAMP void next_unit(const phi_weight *weight, block_planes *planes, int_kind kind)
+PHI_STAMP void next_unit(const phi_weight *weight, block_planes *planes, phi_int_kind kind)
 {
     planes->codes += kind.is_int4 ? 256 : 512;
     if (--planes->left_in_group == 0) {
-        size_t step = kind.by_16 ? 2 * BLOCK : BLOCK;
+        size_t bytes = phi_side_bytes(kind.by_16 ? 2 * BLOCK : BLOCK, kind);
         planes->left_in_group = kind.by_16 ? 1 : weight->group / UNIT;
-        planes->scales += step;
-        planes->offsets += kind.has_offsets ? step : 0;
+        planes->sides = phi_sides_at(planes->sides, bytes, kind);
     }
 }
 
@@ -96,10 +85,13 @@ PHI_STAMP void fetch_unit(const uint8_t *codes, int is_int4)
     }
 }
 
-/* Four fp16 numbers as floats. */
-PHI_STAMP float32x4_t load_halves(const uint16_t *from)
+/* Scales, or offsets, of four rows, the first of them row `row` from those at `from`. */
+PHI_STAMP float32x4_t load_side(const uint8_t *from, size_t row, phi_int_kind kind)
 {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+    from += phi_side_bytes(row, kind);
+    return kind.is_wide
+               ? vld1q_f32((const float *)(const void *)from)
+               : vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)(const void *)from)));
 }
 
 /* The lane has to be a constant in the source. */
@@ -168,18 +160,18 @@ PHI_STAMP void dot_unit(const uint8_t *codes, const tile_view *view, size_t unit
     }
 }
 
-/* Scales the integer sums of run `run` and adds them to the outputs. `scales` and `offsets` are
- * those of the first of the rows. */
-PHI_STAMP void add_run(const int32x4_t *dots, const tile_view *view, size_t run,
-                       const uint16_t *scales, const uint16_t *offsets, int vectors, int n_tok,
-                       float32x4_t *sums)
+/* Scales the integer sums of run `run` and adds them to the outputs. `sides` are those of the first
+ * of the rows. */
+PHI_STAMP void add_run(const int32x4_t *dots, const tile_view *view, size_t run, phi_sides sides,
+                       phi_int_kind kind, int vectors, int n_tok, float32x4_t *sums)
 {
     float32x4_t scale[ROW_VECTORS];
     float32x4_t offset[ROW_VECTORS];
     PHI_UNROLL
     for (int v = 0; v < vectors; v++) {
-        scale[v] = load_halves(scales + (size_t)v * 4);
-        offset[v] = offsets ? load_halves(offsets + (size_t)v * 4) : vdupq_n_f32(0.0F);
+        scale[v] = load_side(sides.scales, (size_t)v * 4, kind);
+        offset[v] =
+            kind.has_offsets ? load_side(sides.offsets, (size_t)v * 4, kind) : vdupq_n_f32(0.0F);
     }
     PHI_UNROLL
     for (int t = 0; t < n_tok; t++) {
@@ -189,7 +181,7 @@ PHI_STAMP void add_run(const int32x4_t *dots, const tile_view *view, size_t run,
             float32x4_t *sum = &sums[t * ROW_VECTORS + v];
             float32x4_t s = vmulq_n_f32(scale[v], view->scales[at]);
             *sum = vfmaq_f32(*sum, vcvtq_f32_s32(dots[t * vectors + v]), s);
-            if (offsets) {
+            if (kind.has_offsets) {
                 *sum = vfmaq_n_f32(*sum, offset[v], view->shifts[at]);
             }
         }
@@ -209,15 +201,15 @@ PHI_STAMP void start_dots(const tile_view *view, size_t run, int vectors, int is
 
 /* One unit of `vectors` times four rows. */
 PHI_STAMP void dot_rows(const block_planes *planes, const tile_view *view, size_t unit, int first,
-                        int vectors, int_kind kind, int n_tok, float32x4_t *sums)
+                        int vectors, phi_int_kind kind, int n_tok, float32x4_t *sums)
 {
     /* Room for two runs; one token's sums go two ways too, so that enough are under way. */
     int32x4_t dots[16];
     const int count = vectors * n_tok;
     const int split = kind.by_16 || n_tok == 1;
     const size_t run = kind.by_16 ? unit * 2 : unit;
-    const uint16_t *scales = planes->scales + (size_t)first * 4;
-    const uint16_t *offsets = kind.has_offsets ? planes->offsets + (size_t)first * 4 : NULL;
+    const phi_sides sides =
+        phi_sides_at(planes->sides, phi_side_bytes((size_t)first * 4, kind), kind);
     start_dots(view, run, vectors, kind.is_int4, n_tok, dots);
     if (kind.by_16) {
         start_dots(view, run + 1, vectors, kind.is_int4, n_tok, dots + count);
@@ -232,10 +224,10 @@ PHI_STAMP void dot_rows(const block_planes *planes, const tile_view *view, size_
             dots[i] = vaddq_s32(dots[i], dots[count + i]);
         }
     }
-    add_run(dots, view, run, scales, offsets, vectors, n_tok, sums + first);
+    add_run(dots, view, run, sides, kind, vectors, n_tok, sums + first);
     if (kind.by_16) {
-        add_run(dots + count, view, run + 1, scales + BLOCK,
-                kind.has_offsets ? offsets + BLOCK : NULL, vectors, n_tok, sums + first);
+        add_run(dots + count, view, run + 1, phi_sides_at(sides, phi_side_bytes(BLOCK, kind), kind),
+                kind, vectors, n_tok, sums + first);
     }
 }
 
@@ -257,7 +249,7 @@ PHI_STAMP void store_rows(const phi_weight *weight, uint32_t block, const float3
 
 /* One block times tokens [token, token + n_tok) of an activation tile. */
 PHI_STAMP void dot_tile(const int_call *call, uint32_t block, const tile_view *view, uint32_t token,
-                        int_kind kind, int n_tok)
+                        phi_int_kind kind, int n_tok)
 {
     const phi_weight *weight = call->weight;
     const size_t n_units = weight->cols / UNIT;
@@ -299,7 +291,7 @@ PHI_STAMP tile_view view_of(const phi_act *act, uint32_t first, uint32_t width, 
 
 /* An int_tile_fn for codes in words of four columns, stamped out for a kind. */
 PHI_STAMP void dot_tokens(const int_call *call, uint32_t block, uint32_t first, uint32_t width,
-                          int_kind kind)
+                          phi_int_kind kind)
 {
     for (uint32_t from = 0; from < width; from += 4) {
         const tile_view view = view_of(call->act, first, width, from);
@@ -321,35 +313,27 @@ PHI_STAMP void dot_tokens(const int_call *call, uint32_t block, uint32_t first, 
     }
 }
 
-/* The int_tile_fns of a set, by [INT4][has offsets][runs of 16]; TILE is what dot_tokens is. */
-#define INT_TILE_FN(name, TILE, is_int4, has_offsets, by_16)                                       \
+/* The int_tile_fns of a kind of weights, by runs of 32 and of 16; TILE is what dot_tokens is. */
+#define INT_TILE_FN(name, TILE, is_int4, has_offsets, is_wide, by_16)                              \
     static void name(const int_call *call, uint32_t block, uint32_t first, uint32_t width)         \
     {                                                                                              \
-        TILE(call, block, first, width, (int_kind){is_int4, has_offsets, by_16});                  \
+        TILE(call, block, first, width, (phi_int_kind){is_int4, has_offsets, is_wide, by_16});     \
     }
-#define INT_TILE_FNS(TILE)                                                                         \
-    INT_TILE_FN(int4_plain, TILE, 1, 0, 0)                                                         \
-    INT_TILE_FN(int4_plain_by_16, TILE, 1, 0, 1)                                                   \
-    INT_TILE_FN(int4_offsets, TILE, 1, 1, 0)                                                       \
-    INT_TILE_FN(int4_offsets_by_16, TILE, 1, 1, 1)                                                 \
-    INT_TILE_FN(int8_plain, TILE, 0, 0, 0)                                                         \
-    INT_TILE_FN(int8_plain_by_16, TILE, 0, 0, 1)                                                   \
-    INT_TILE_FN(int8_offsets, TILE, 0, 1, 0)                                                       \
-    INT_TILE_FN(int8_offsets_by_16, TILE, 0, 1, 1)                                                 \
-    static const int_tile_fn int_tile_fns[2][2][2] = {                                             \
-        {{int8_plain, int8_plain_by_16}, {int8_offsets, int8_offsets_by_16}},                      \
-        {{int4_plain, int4_plain_by_16}, {int4_offsets, int4_offsets_by_16}},                      \
-    };
+#define INT_TILE_FNS(TILE, name, is_int4, has_offsets, is_wide)                                    \
+    INT_TILE_FN(name##_by_32, TILE, is_int4, has_offsets, is_wide, 0)                              \
+    INT_TILE_FN(name##_by_16, TILE, is_int4, has_offsets, is_wide, 1)
+#define INT_TILE_PLACE(name, is_int4, has_offsets, is_wide)                                        \
+    [is_int4][has_offsets][is_wide] = {name##_by_32, name##_by_16},
 
 /* rows_int of kernels.h. */
 PHI_STAMP void walk_blocks(const int_call *call, uint32_t block_begin, uint32_t block_end,
-                           const int_tile_fn fns[2][2][2])
+                           const int_tile_fn fns[2][2][2][2])
 {
     const phi_weight *weight = call->weight;
     const phi_act *act = call->act;
     PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0 &&
                act->centre == phi_weight_centre(weight));
-    int_tile_fn fn = fns[weight->kind == PHI_WEIGHT_INT4][weight->has_offsets][act->run == 16];
+    int_tile_fn fn = PHI_INT_KIND_OF(fns, weight)[act->run == 16];
     uint32_t blocks = (uint32_t)(BLOCKS_BYTES / weight->block_bytes) + 1;
     uint32_t tokens = (TOKENS_BYTES / act->cols / act->tile + 1) * act->tile;
     for (uint32_t begin = block_begin; begin < block_end; begin += blocks) {

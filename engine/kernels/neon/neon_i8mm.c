@@ -74,12 +74,12 @@ PHI_STAMP int32x4_t pair_ints(const int32_t *from)
     return vcombine_s32(two, two);
 }
 
-/* Numbers of eight rows, each twice, as pairs of rows. */
-PHI_STAMP void pair_rows(const uint16_t *halves, float32x4_t *pairs)
+/* Scales, or offsets, of eight rows, each twice, as pairs of rows. */
+PHI_STAMP void pair_rows(const uint8_t *from, phi_int_kind kind, float32x4_t *pairs)
 {
     PHI_UNROLL
     for (int v = 0; v < ROW_PAIRS / 2; v++) {
-        float32x4_t rows = load_halves(halves + (size_t)v * 4);
+        float32x4_t rows = load_side(from, (size_t)v * 4, kind);
         pairs[2 * v] = vzip1q_f32(rows, rows);
         pairs[2 * v + 1] = vzip2q_f32(rows, rows);
     }
@@ -88,12 +88,13 @@ PHI_STAMP void pair_rows(const uint16_t *halves, float32x4_t *pairs)
 /* One unit, or its half `part` if that is a run of its own, for half `side` of the rows: the
  * integer sums, scaled and added to the outputs. */
 PHI_STAMP void matrix_run(const block_planes *planes, const tile_view *view, size_t unit,
-                          size_t side, int part, int_kind kind, float32x4_t *sums)
+                          size_t side, int part, phi_int_kind kind, float32x4_t *sums)
 {
     int32x4_t dots[TOKEN_PAIRS * ROW_PAIRS];
     float32x4_t scale[ROW_PAIRS];
     float32x4_t offset[ROW_PAIRS];
-    const size_t group = side * ROW_PAIRS * 2 + (size_t)part * BLOCK;
+    const size_t first = side * ROW_PAIRS * 2 + (size_t)part * BLOCK;
+    const phi_sides sides = phi_sides_at(planes->sides, phi_side_bytes(first, kind), kind);
     const size_t run =
         (kind.by_16 ? unit * 2 + (size_t)part : unit) * (size_t)PHI_NEON_MATRIX_TOKENS;
     PHI_UNROLL
@@ -103,9 +104,9 @@ PHI_STAMP void matrix_run(const block_planes *planes, const tile_view *view, siz
     matrix_halves(planes->codes + side * ROW_PAIRS * 8,
                   view->codes + unit * UNIT * PHI_NEON_MATRIX_TOKENS, part,
                   kind.by_16 ? part + 1 : 2, kind.is_int4, dots);
-    pair_rows(planes->scales + group, scale);
+    pair_rows(sides.scales, kind, scale);
     if (kind.has_offsets) {
-        pair_rows(planes->offsets + group, offset);
+        pair_rows(sides.offsets, kind, offset);
     }
     PHI_UNROLL
     for (int i = 0; i < TOKEN_PAIRS * ROW_PAIRS; i++) {
@@ -120,7 +121,7 @@ PHI_STAMP void matrix_run(const block_planes *planes, const tile_view *view, siz
 
 /* A block times a full tile: half of the rows at a time, so that their integer sums stay in
  * registers; the outputs' sums are in memory between one unit and the next. */
-PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first, int_kind kind)
+PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first, phi_int_kind kind)
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, first, PHI_NEON_MATRIX_TOKENS, 0);
@@ -149,7 +150,7 @@ PHI_STAMP void matrix_tile(const int_call *call, uint32_t block, uint32_t first,
 }
 
 PHI_STAMP void matrix_tokens(const int_call *call, uint32_t block, uint32_t first, uint32_t width,
-                             int_kind kind)
+                             phi_int_kind kind)
 {
     if (width == PHI_NEON_MATRIX_TOKENS) {
         matrix_tile(call, block, first, kind);
@@ -158,11 +159,15 @@ PHI_STAMP void matrix_tokens(const int_call *call, uint32_t block, uint32_t firs
     }
 }
 
-INT_TILE_FNS(matrix_tokens)
+#define TILE_FNS(name, is_int4, has_offsets, is_wide)                                              \
+    INT_TILE_FNS(matrix_tokens, name, is_int4, has_offsets, is_wide)
+
+PHI_INT_KINDS(TILE_FNS)
+static const int_tile_fn tile_fns[2][2][2][2] = {PHI_INT_KINDS(INT_TILE_PLACE)};
 
 void phi_neon_i8mm_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                             const phi_act *act, float *y, size_t ldy)
 {
     const int_call call = {weight, act, y, ldy};
-    walk_blocks(&call, block_begin, block_end, int_tile_fns);
+    walk_blocks(&call, block_begin, block_end, tile_fns);
 }

@@ -1,7 +1,8 @@
 /*
  * How fast one weight matrix of [8192, 3072] multiplies one token (decode), 8 and 512 (prefill),
- * for each kind and kernel set, and what share of the machine's own reading speed decode reaches.
- *   bench_matmul [THREADS [SET]]
+ * for each form and kernel set, and what share of the machine's own reading speed decode reaches.
+ *   bench_matmul [THREADS [SET [FORM]]]
+ * FORM: the beginning of a form's name, "INT4/32" or "FP16"; only those are measured.
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -74,10 +75,11 @@ static double product_time(bench *b, const phi_weight *weights, size_t n_weights
     return best;
 }
 
-static bool make_weights(phi_weight *weights, size_t n, phi_dtype dtype)
+static bool make_weights(phi_weight *weights, size_t n, const phi_form *form)
 {
     for (size_t i = 0; i < n; i++) {
-        if (phi_weight_init(&weights[i], dtype, ROWS, COLS, NULL)) {
+        if (phi_weight_shape(&weights[i], form, ROWS, COLS, NULL) ||
+            phi_weight_alloc(&weights[i], NULL)) {
             return false;
         }
         /* Small numbers in every kind: 0x1111 is 6.5e-4 as fp16, 1.1e-28 as bf16 and fp32. */
@@ -86,15 +88,29 @@ static bool make_weights(phi_weight *weights, size_t n, phi_dtype dtype)
     return true;
 }
 
-static void run_kind(bench *b, double reading, phi_dtype dtype)
+/* "INT4/32 + wide": the columns of a group; "+" if there are offsets. */
+static const char *form_name(const phi_form *form, char *out, size_t bytes)
+{
+    char group[16] = "";
+    if (form->group) {
+        (void)snprintf(group, sizeof group, "/%u", form->group);
+    }
+    (void)snprintf(out, bytes, "%s%s%s%s", phi_weight_kind_name(form->kind), group,
+                   form->has_offsets ? " +" : "", form->wide ? " wide" : "");
+    return out;
+}
+
+static void run_form(bench *b, double reading, const phi_form *form)
 {
     enum { WEIGHTS_MAX = 64 };
     static phi_weight weights[WEIGHTS_MAX];
-    uint64_t row_bytes = 0;
-    (void)phi_dtype_row_bytes(dtype, COLS, &row_bytes);
-    size_t n = READ_BYTES / (row_bytes * ROWS) + 1;
-    n = n < WEIGHTS_MAX ? n : WEIGHTS_MAX;
-    if (!make_weights(weights, n, dtype)) {
+    char name[32];
+    size_t n = WEIGHTS_MAX;
+    if (!phi_weight_shape(&weights[0], form, ROWS, COLS, NULL)) {
+        n = (size_t)(READ_BYTES / phi_weight_bytes(&weights[0])) + 1;
+        n = n < WEIGHTS_MAX ? n : WEIGHTS_MAX;
+    }
+    if (!make_weights(weights, n, form)) {
         (void)printf("not enough memory\n");
     } else {
         double decode = product_time(b, weights, n, 1);
@@ -105,9 +121,9 @@ static void run_kind(bench *b, double reading, phi_dtype dtype)
         b->compute.priority = PHI_TEAM_INFERENCE;
         double bytes = (double)phi_weight_bytes(&weights[0]);
         (void)printf(
-            "%-12s %-5s decode %7.3f ms %6.2f GB/s %4.0f%% of reading   of %u %5.2f times "
+            "%-12s %-14s decode %7.3f ms %6.2f GB/s %4.0f%% of reading   of %u %5.2f times "
             "the tokens/s   prefill of %u %8.2f ms %6.1f GMAC/s, in the background %6.1f\n",
-            b->compute.kernels->name, phi_weight_kind_name(weights[0].kind), decode * 1e3,
+            b->compute.kernels->name, form_name(form, name, sizeof name), decode * 1e3,
             bytes / decode * 1e-9, 100.0 * bytes / decode / reading, BATCH, BATCH * decode / batch,
             PREFILL, prefill * 1e3, 1e-9 * ROWS * COLS * PREFILL / prefill,
             1e-9 * ROWS * COLS * PREFILL / background);
@@ -117,12 +133,22 @@ static void run_kind(bench *b, double reading, phi_dtype dtype)
     }
 }
 
-static void run_set(bench *b, double reading)
+static void run_set(bench *b, double reading, const char *prefix)
 {
-    static const phi_dtype dtypes[] = {PHI_DTYPE_Q4_0, PHI_DTYPE_Q4_1, PHI_DTYPE_Q8_0,
-                                       PHI_DTYPE_F16,  PHI_DTYPE_BF16, PHI_DTYPE_F32};
-    for (size_t k = 0; k < sizeof dtypes / sizeof dtypes[0]; k++) {
-        run_kind(b, reading, dtypes[k]);
+    static const phi_form forms[] = {
+        {PHI_WEIGHT_INT4, 32, false, false}, {PHI_WEIGHT_INT4, 32, false, true},
+        {PHI_WEIGHT_INT4, 32, true, false},  {PHI_WEIGHT_INT4, 32, true, true},
+        {PHI_WEIGHT_INT4, 128, true, false}, {PHI_WEIGHT_INT4, 128, true, true},
+        {PHI_WEIGHT_INT8, 32, false, false}, {PHI_WEIGHT_INT8, 32, false, true},
+        {PHI_WEIGHT_INT8, 16, false, false}, {PHI_WEIGHT_INT8, 16, false, true},
+        {.kind = PHI_WEIGHT_FP16},           {.kind = PHI_WEIGHT_BF16},
+        {.kind = PHI_WEIGHT_FP32},
+    };
+    for (size_t k = 0; k < sizeof forms / sizeof forms[0]; k++) {
+        char name[32];
+        if (phi_str_starts(form_name(&forms[k], name, sizeof name), prefix)) {
+            run_form(b, reading, &forms[k]);
+        }
     }
 }
 
@@ -132,7 +158,7 @@ int main(int argc, char **argv)
     phi_err err = {0};
     uint64_t threads = 0;
     if (argc > 1 && !phi_str_parse_u64(argv[1], PHI_LIMIT_TEAM_THREADS, &threads)) {
-        (void)fprintf(stderr, "usage: bench_matmul [THREADS [SET]]\n");
+        (void)fprintf(stderr, "usage: bench_matmul [THREADS [SET [FORM]]]\n");
         return 2;
     }
     if (phi_team_create((unsigned)threads, &b.compute.team, &err) ||
@@ -158,13 +184,13 @@ int main(int argc, char **argv)
             return 1;
         }
         b.compute.kernels = sets[0];
-        run_set(&b, reading);
+        run_set(&b, reading, argc > 3 ? argv[3] : "");
         return 0;
     }
     size_t n_sets = phi_kernels_available(sets, 8);
     for (size_t s = 0; s < n_sets; s++) {
         b.compute.kernels = sets[s];
-        run_set(&b, reading);
+        run_set(&b, reading, "");
     }
     phi_free(b.y);
     phi_free(b.x);

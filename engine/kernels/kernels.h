@@ -9,7 +9,8 @@
  * tests/unit/engine/kernels.
  *
  * Order of sums. A lane of a vector is one output, and its columns are taken in order: batch size,
- * tiles and thread count change no result. With s = weight scale * activation scale,
+ * tiles and thread count change no result. Scales and offsets of weights count as floats, be they
+ * kept in fp16 or in fp32. With s = weight scale * activation scale,
  *   INT kinds: acc = fma(float(dot), s, acc) run by run, dot being the exact integer sum over a run
  *              of 16 or 32 columns; then, with offsets, acc = fma(offset, shift, acc).
  *   FP kinds:  acc = fma(w, x, acc) over pieces of PHI_FLOAT_PIECE columns, each from zero; the

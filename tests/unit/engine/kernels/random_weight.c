@@ -37,6 +37,7 @@ const random_kind random_kinds[] = {
     {"INT4 by 64, wide", PHI_WEIGHT_INT4, 64, false, true},
     {"INT4 by the row with offsets, wide", PHI_WEIGHT_INT4, RANDOM_WHOLE_ROW, true, true},
     {"INT8 by 16, wide", PHI_WEIGHT_INT8, 16, false, true},
+    {"INT8 by 16 with offsets, wide", PHI_WEIGHT_INT8, 16, true, true},
     {"INT8 by 32, wide", PHI_WEIGHT_INT8, 32, false, true},
     {"INT8 by 32 with offsets, wide", PHI_WEIGHT_INT8, 32, true, true},
     {"INT8 by the row with offsets, wide", PHI_WEIGHT_INT8, RANDOM_WHOLE_ROW, true, true},

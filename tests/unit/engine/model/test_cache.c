@@ -80,6 +80,7 @@ static void assert_same_matrix(const phi_weight *a, const phi_weight *b)
     assert_int_equal(a->rows, b->rows);
     assert_int_equal(a->cols, b->cols);
     assert_int_equal(a->has_offsets, b->has_offsets);
+    assert_int_equal(a->wide, b->wide);
     assert_memory_equal(a->codes, b->codes, (size_t)phi_weight_bytes(a));
 }
 
@@ -412,7 +413,8 @@ static void test_lying_headers(void **state)
         {128 + 72, 0},  /* none */
         {128 + 80, 1},  /* offsets of floats */
         {128 + 80, 2},  /* a vector of 16 rows */
-        {128 + 80, 4},  /* an unknown flag */
+        {128 + 80, 4},  /* scales of floats, in fp32 */
+        {128 + 80, 8},  /* an unknown flag */
         {128 + 88, 1},  /* not on a cache line */
         {128 + 88, 64}, /* ends behind the file */
         {128 + 94, 1},  /* far behind it */
@@ -436,6 +438,91 @@ static void test_lying_headers(void **state)
     }
 }
 
+/* The header of a file with one matrix of a form. */
+static phi_pack_header header_of(const phi_form *form, uint32_t rows, uint32_t cols,
+                                 phi_pack_entry *entry)
+{
+    phi_weight shape;
+    assert_int_equal(PHI_OK, phi_weight_shape(&shape, form, rows, cols, NULL));
+    *entry = (phi_pack_entry){.name = "x",
+                              .has_offsets = form->has_offsets,
+                              .wide = form->wide,
+                              .kind = form->kind,
+                              .group = form->group,
+                              .rows = rows,
+                              .cols = cols,
+                              .bytes = phi_weight_bytes(&shape)};
+    return (phi_pack_header){
+        .file_bytes = 4096 + entry->bytes, .data_offset = 4096, .entries = entry, .count = 1};
+}
+
+/* Whether scales are in fp32 is read as it was written. A flag that says otherwise does not fit the
+ * matrix's bytes. */
+static void test_wide_headers(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        const phi_form form = {.kind = i % 2 ? PHI_WEIGHT_INT4 : PHI_WEIGHT_INT8,
+                               .group = 32,
+                               .has_offsets = i / 2 % 2,
+                               .wide = i / 4};
+        uint8_t data[PHI_PACK_HEADER_BYTES + PHI_PACK_ENTRY_BYTES];
+        phi_pack_entry entry;
+        phi_pack_header got = {0};
+        phi_err err = {0};
+        const phi_pack_header header = header_of(&form, 40, 64, &entry);
+        phi_pack_header_write(&header, data);
+        assert_int_equal(PHI_OK,
+                         phi_pack_header_parse(data, sizeof data, header.file_bytes, &got, &err));
+        assert_int_equal(got.entries[0].wide, form.wide);
+        assert_int_equal(got.entries[0].has_offsets, form.has_offsets);
+        assert_int_equal(got.entries[0].bytes, entry.bytes);
+        phi_pack_header_done(&got);
+        data[PHI_PACK_HEADER_BYTES + 80] ^= 4;
+        phi_pack_header_seal(data, sizeof data);
+        assert_int_equal(PHI_E_FORMAT,
+                         phi_pack_header_parse(data, sizeof data, header.file_bytes, &got, &err));
+        assert_non_null(strstr(err.message, "do not fit its shape"));
+    }
+}
+
+/* A small matrix has as many bytes with its scales in fp32 as in fp16, for planes fill whole cache
+ * lines: a file of the one is not taken for the other. */
+static void test_wide_is_another_form(void **state)
+{
+    (void)state;
+    const phi_form wide = {.kind = PHI_WEIGHT_INT4, .group = 32, .wide = true};
+    const phi_form narrow = {.kind = PHI_WEIGHT_INT4, .group = 32};
+    const phi_tensor source = {.name = "x", .n_dims = 2, .rows = 16, .cols = 32};
+    const phi_pack_key key = {{0}, {0}};
+    const phi_pack_run run = {.team = team};
+    uint8_t data[4096 + 320] = {0};
+    phi_pack_entry entry;
+    phi_pack_tensor tensor = {.source = &source};
+    const phi_pack pack = {.tensors = &tensor, .count = 1, .bytes = 320};
+    phi_file_writer *writer = NULL;
+    phi_region region = {0};
+    uint64_t data_offset = 0;
+    phi_err err = {0};
+    const phi_pack_header header = header_of(&wide, 16, 32, &entry);
+    phi_pack_header_write(&header, data);
+    assert_int_equal(PHI_OK, phi_file_writer_create(path, &writer, NULL));
+    assert_int_equal(PHI_OK, phi_file_writer_append(writer, data, sizeof data, NULL));
+    assert_int_equal(PHI_OK, phi_file_writer_commit(writer, NULL));
+    assert_int_equal(PHI_OK, phi_weight_shape(&tensor.shape, &narrow, 16, 32, NULL));
+    tensor.bytes = phi_weight_bytes(&tensor.shape);
+    assert_int_equal(tensor.bytes, entry.bytes);
+    assert_int_equal(PHI_E_STATE,
+                     phi_pack_cache_open(path, &pack, &key, &run, &region, &data_offset, &err));
+    assert_non_null(strstr(err.message, "placed in another way"));
+    /* As what it is, it only lacks the sum of its tensor. */
+    assert_int_equal(PHI_OK, phi_weight_shape(&tensor.shape, &wide, 16, 32, NULL));
+    assert_int_equal(PHI_E_FORMAT,
+                     phi_pack_cache_open(path, &pack, &key, &run, &region, &data_offset, &err));
+    assert_non_null(strstr(err.message, "tensor x is damaged"));
+    assert_int_equal(unlink(path), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -449,6 +536,8 @@ int main(void)
         cmocka_unit_test(test_disk_that_is_full),
         cmocka_unit_test(test_cancel_leaves_nothing),
         cmocka_unit_test(test_lying_headers),
+        cmocka_unit_test(test_wide_headers),
+        cmocka_unit_test(test_wide_is_another_form),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

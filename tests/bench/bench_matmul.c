@@ -105,11 +105,11 @@ static void run_form(bench *b, double reading, const phi_form *form)
     enum { WEIGHTS_MAX = 64 };
     static phi_weight weights[WEIGHTS_MAX];
     char name[32];
-    size_t n = WEIGHTS_MAX;
+    size_t n = 0;
     if (!phi_weight_shape(&weights[0], form, ROWS, COLS, NULL)) {
-        n = (size_t)(READ_BYTES / phi_weight_bytes(&weights[0])) + 1;
-        n = n < WEIGHTS_MAX ? n : WEIGHTS_MAX;
+        n = READ_BYTES / (size_t)phi_weight_bytes(&weights[0]);
     }
+    n = n < WEIGHTS_MAX ? n + 1 : WEIGHTS_MAX;
     if (!make_weights(weights, n, form)) {
         (void)printf("not enough memory\n");
     } else {

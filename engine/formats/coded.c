@@ -73,7 +73,8 @@ static void unpack_run(const uint8_t *src, uint32_t bits, uint32_t flip, size_t 
 {
     if (bits == 4) {
         for (size_t i = 0; i < count; i++) {
-            out[i] = (uint8_t)((src[i / 2] >> i % 2 * 4 & 15U) ^ flip);
+            uint32_t both = src[i / 2];
+            out[i] = (uint8_t)((both >> i % 2 * 4 & 15U) ^ flip);
         }
         return;
     }

@@ -12,28 +12,52 @@
 /* Bytes of a block's run, and of one row's share of it. */
 #define RUN_BYTES_INT4 256U
 #define RUN_BYTES_INT8 512U
+/* Columns that are converted at a time: whole blocks of every file type. */
+#define PIECE ((size_t)PHI_SUPER_BLOCK_ELEMENTS)
 /* Planes begin on a cache line. */
 #define PLANE_ALIGN 64U
 
 phi_form phi_form_of(phi_dtype dtype)
 {
-    switch (dtype) {
-    case PHI_DTYPE_F32:
-        return (phi_form){.kind = PHI_WEIGHT_FP32};
-    case PHI_DTYPE_F16:
-        return (phi_form){.kind = PHI_WEIGHT_FP16};
-    case PHI_DTYPE_BF16:
-        return (phi_form){.kind = PHI_WEIGHT_BF16};
-    case PHI_DTYPE_Q8_0:
-        return (phi_form){.kind = PHI_WEIGHT_INT8, .group = 32};
-    case PHI_DTYPE_Q4_0:
-        return (phi_form){.kind = PHI_WEIGHT_INT4, .group = 32};
-    case PHI_DTYPE_Q4_1:
-        return (phi_form){.kind = PHI_WEIGHT_INT4, .group = 32, .has_offsets = true};
-    case PHI_DTYPE_COUNT:
-        break;
+    const phi_dtype_info *info = phi_dtype_get(dtype);
+    if (info->group) {
+        return (phi_form){.kind = info->code_bits == 4 ? PHI_WEIGHT_INT4 : PHI_WEIGHT_INT8,
+                          .group = info->group,
+                          .has_offsets = info->has_offsets,
+                          .wide = info->wide};
     }
-    PHI_UNREACHABLE();
+    return (phi_form){.kind = dtype == PHI_DTYPE_F16    ? PHI_WEIGHT_FP16
+                              : dtype == PHI_DTYPE_BF16 ? PHI_WEIGHT_BF16
+                                                        : PHI_WEIGHT_FP32};
+}
+
+bool phi_form_equal(const phi_form *a, const phi_form *b)
+{
+    return a->kind == b->kind && a->group == b->group && a->has_offsets == b->has_offsets &&
+           a->wide == b->wide;
+}
+
+phi_form phi_form_join(const phi_form *a, const phi_form *b)
+{
+    if (phi_form_equal(a, b)) {
+        return *a;
+    }
+    if (!a->group || !b->group) {
+        return (phi_form){.kind = PHI_WEIGHT_FP32};
+    }
+    /* INT4 codes are centred or not, so those of two matrices may not be mixed; INT8 ones may. */
+    bool is_int4 = a->kind == PHI_WEIGHT_INT4 && b->kind == PHI_WEIGHT_INT4 &&
+                   a->has_offsets == b->has_offsets;
+    uint32_t group = a->group;
+    for (uint32_t rest = b->group; rest != 0;) {
+        uint32_t next = group % rest;
+        group = rest;
+        rest = next;
+    }
+    return (phi_form){.kind = is_int4 ? PHI_WEIGHT_INT4 : PHI_WEIGHT_INT8,
+                      .group = group,
+                      .has_offsets = a->has_offsets || b->has_offsets,
+                      .wide = a->wide || b->wide};
 }
 
 phi_form phi_weight_form(const phi_weight *weight)
@@ -302,34 +326,12 @@ static void put_floats(phi_weight *weight, uint32_t row, uint32_t count, const u
     }
 }
 
-void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint32_t count,
-                         const void *src)
+/* Scales and offsets of `count` groups of a row, from `first` on. */
+static void put_scales(phi_weight *weight, uint32_t row, size_t first, size_t count,
+                       const float *scales, const float *offsets)
 {
-    uint64_t row_bytes = 0;
-    const uint8_t *from = src;
-    PHI_ASSERT(row <= weight->rows && count <= weight->rows - row);
-    PHI_ASSERT(phi_form_of(dtype).kind == weight->kind && !weight->wide);
-    PHI_ASSERT(!weight->group || (weight->group == PHI_BLOCK_ELEMENTS &&
-                                  (dtype == PHI_DTYPE_Q4_1) == weight->has_offsets));
-    (void)phi_dtype_row_bytes(dtype, weight->cols, &row_bytes);
-    while (count > 0) {
-        uint32_t room = PHI_WEIGHT_BLOCK - row % PHI_WEIGHT_BLOCK;
-        uint32_t now = count < room ? count : room;
-        if (weight->group) {
-            put_file_blocks(weight, dtype, row, now, from);
-        } else {
-            put_floats(weight, row, now, from);
-        }
-        from += now * row_bytes;
-        row += now;
-        count -= now;
-    }
-}
-
-static void put_scales(phi_weight *weight, uint32_t row, const float *scales, const float *offsets)
-{
-    size_t at = scale_index(weight, row);
-    for (size_t g = 0; g < weight->cols / weight->group; g++, at += PHI_WEIGHT_BLOCK) {
+    size_t at = scale_index(weight, row) + first * PHI_WEIGHT_BLOCK;
+    for (size_t g = 0; g < count; g++, at += PHI_WEIGHT_BLOCK) {
         if (weight->wide) {
             weight->wide_scales[at] = scales[g];
         } else {
@@ -343,13 +345,13 @@ static void put_scales(phi_weight *weight, uint32_t row, const float *scales, co
     }
 }
 
-void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes,
-                          const float *scales, const float *offsets)
+/* Codes of `count` columns of a row, from `first` on: whole runs. */
+static void put_codes(phi_weight *weight, uint32_t row, size_t first, size_t count,
+                      const uint8_t *codes)
 {
     size_t lane = row % PHI_WEIGHT_BLOCK;
     uint8_t *block = block_of(weight, row);
-    PHI_ASSERT(row < weight->rows && weight->group && (offsets != NULL) == weight->has_offsets);
-    for (size_t run = 0; run < weight->cols / RUN; run++, codes += RUN) {
+    for (size_t run = first / RUN; run < (first + count) / RUN; run++, codes += RUN) {
         if (weight->kind == PHI_WEIGHT_INT4) {
             uint8_t nibbles[RUN / 2];
             for (size_t i = 0; i < RUN / 2; i++) {
@@ -360,7 +362,101 @@ void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes
             put_int8(block + run * RUN_BYTES_INT8, lane, codes);
         }
     }
-    put_scales(weight, row, scales, offsets);
+}
+
+void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes,
+                          const float *scales, const float *offsets)
+{
+    PHI_ASSERT(row < weight->rows && weight->group && (offsets != NULL) == weight->has_offsets);
+    put_codes(weight, row, 0, weight->cols, codes);
+    put_scales(weight, row, 0, weight->cols / weight->group, scales, offsets);
+}
+
+/* A piece of a row as integers. */
+typedef struct piece {
+    uint8_t codes[PIECE];
+    float scales[PIECE / 16];
+    float offsets[PIECE / 16];
+} piece;
+
+/* From the file type's own form to the matrix's, which holds it: codes stay what they stand for,
+ * scales are repeated for smaller groups, offsets that are not there are 0. */
+static void conform(const phi_weight *weight, phi_dtype dtype, size_t count, piece *it)
+{
+    phi_form from = phi_form_of(dtype);
+    if (from.kind == PHI_WEIGHT_INT4 && weight->kind == PHI_WEIGHT_INT8 && !from.has_offsets) {
+        for (size_t k = 0; k < count; k++) {
+            it->codes[k] = (uint8_t)(it->codes[k] - 8);
+        }
+    }
+    /* From the end on: no scale is overwritten before it was copied. */
+    size_t repeats = from.group / weight->group;
+    for (size_t g = count / weight->group; repeats > 1 && g-- > 0;) {
+        it->scales[g] = it->scales[g / repeats];
+        it->offsets[g] = it->offsets[g / repeats];
+    }
+}
+
+/* One row of any type whose form the matrix's holds. */
+static void convert_row(phi_weight *weight, phi_dtype dtype, uint32_t row, const uint8_t *src)
+{
+    const phi_dtype_info *info = phi_dtype_get(dtype);
+    for (size_t k = 0; k < weight->cols; k += PIECE) {
+        size_t count = weight->cols - k < PIECE ? weight->cols - k : PIECE;
+        if (weight->group) {
+            piece it = {0};
+            phi_dtype_codes(dtype, src, count, it.codes, it.scales, it.offsets);
+            conform(weight, dtype, count, &it);
+            put_codes(weight, row, k, count, it.codes);
+            put_scales(weight, row, k / weight->group, count / weight->group, it.scales,
+                       weight->has_offsets ? it.offsets : NULL);
+        } else {
+            float values[PIECE];
+            float *to = (float *)(void *)block_of(weight, row) + row % PHI_WEIGHT_BLOCK;
+            phi_dtype_widen(dtype, src, count, values);
+            for (size_t i = 0; i < count; i++) {
+                to[(k + i) * PHI_WEIGHT_BLOCK] = values[i];
+            }
+        }
+        src += count / info->block_elements * info->block_bytes;
+    }
+}
+
+/* True for rows that need no more than moving: what is not is converted. */
+static bool is_moved(const phi_weight *weight, phi_dtype dtype)
+{
+    phi_form has = phi_weight_form(weight);
+    phi_form needs = phi_form_of(dtype);
+    return phi_form_equal(&has, &needs) && (!weight->group || dtype == PHI_DTYPE_Q8_0 ||
+                                            dtype == PHI_DTYPE_Q4_0 || dtype == PHI_DTYPE_Q4_1);
+}
+
+void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint32_t count,
+                         const void *src)
+{
+    uint64_t row_bytes = 0;
+    const uint8_t *from = src;
+    phi_form has = phi_weight_form(weight);
+    phi_form needs = phi_form_of(dtype);
+    phi_form both = phi_form_join(&has, &needs);
+    PHI_ASSERT(row <= weight->rows && count <= weight->rows - row);
+    PHI_ASSERT(phi_form_equal(&has, &both));
+    (void)phi_dtype_row_bytes(dtype, weight->cols, &row_bytes);
+    bool moved = is_moved(weight, dtype);
+    while (count > 0) {
+        uint32_t room = PHI_WEIGHT_BLOCK - row % PHI_WEIGHT_BLOCK;
+        uint32_t now = moved ? count < room ? count : room : 1;
+        if (!moved) {
+            convert_row(weight, dtype, row, from);
+        } else if (weight->group) {
+            put_file_blocks(weight, dtype, row, now, from);
+        } else {
+            put_floats(weight, row, now, from);
+        }
+        from += now * row_bytes;
+        row += now;
+        count -= now;
+    }
 }
 
 /* ---- widening ---- */

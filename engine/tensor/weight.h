@@ -71,6 +71,10 @@ typedef struct phi_weight {
 
 /* The form that holds a file type without loss. */
 phi_form phi_form_of(phi_dtype dtype);
+bool phi_form_equal(const phi_form *a, const phi_form *b);
+/* The form that holds what either holds without loss: FP32 where a float type meets another type,
+ * else integers in the smaller group, with offsets and wide if one of them is. */
+phi_form phi_form_join(const phi_form *a, const phi_form *b);
 /* The form of a matrix. */
 phi_form phi_weight_form(const phi_weight *weight);
 
@@ -92,8 +96,9 @@ phi_status phi_weight_init(phi_weight *weight, phi_dtype dtype, uint32_t rows, u
                            phi_err *err) PHI_MUST_CHECK;
 void phi_weight_done(phi_weight *weight);
 
-/* Fills rows [row, row + count) from file rows of the dtype given at init (any alignment). Rows
- * that fill the last block up are zeros from phi_weight_alloc or from whoever made the memory. */
+/* Fills rows [row, row + count) from file rows (any alignment) of a type that the matrix's form
+ * holds: the one given at init, or one of those that it was joined for. Rows that fill the last
+ * block up are zeros from phi_weight_alloc or from whoever made the memory. */
 void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint32_t count,
                          const void *src);
 /* Fills one row of an INT kind from codes [cols] (INT4: 0..15; INT8: two's complement), scales and

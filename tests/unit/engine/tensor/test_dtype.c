@@ -17,11 +17,17 @@ static void test_table(void **state)
         phi_dtype dtype;
         const char *name;
         uint32_t ggml_type;
-        uint64_t bytes_of_64;
+        uint64_t bytes_of_256;
     } rows[] = {
-        {PHI_DTYPE_F32, "F32", 0, 256},    {PHI_DTYPE_F16, "F16", 1, 128},
-        {PHI_DTYPE_BF16, "BF16", 30, 128}, {PHI_DTYPE_Q8_0, "Q8_0", 8, 68},
-        {PHI_DTYPE_Q4_0, "Q4_0", 2, 36},   {PHI_DTYPE_Q4_1, "Q4_1", 3, 40},
+        {PHI_DTYPE_F32, "F32", 0, 1024},       {PHI_DTYPE_F16, "F16", 1, 512},
+        {PHI_DTYPE_BF16, "BF16", 30, 512},     {PHI_DTYPE_Q8_0, "Q8_0", 8, 272},
+        {PHI_DTYPE_Q4_0, "Q4_0", 2, 144},      {PHI_DTYPE_Q4_1, "Q4_1", 3, 160},
+        {PHI_DTYPE_Q5_0, "Q5_0", 6, 176},      {PHI_DTYPE_Q5_1, "Q5_1", 7, 192},
+        {PHI_DTYPE_Q2_K, "Q2_K", 10, 84},      {PHI_DTYPE_Q3_K, "Q3_K", 11, 110},
+        {PHI_DTYPE_Q4_K, "Q4_K", 12, 144},     {PHI_DTYPE_Q5_K, "Q5_K", 13, 176},
+        {PHI_DTYPE_Q6_K, "Q6_K", 14, 210},     {PHI_DTYPE_Q8_K, "Q8_K", 15, 292},
+        {PHI_DTYPE_IQ4_NL, "IQ4_NL", 20, 144}, {PHI_DTYPE_IQ4_XS, "IQ4_XS", 23, 136},
+        {PHI_DTYPE_MXFP4, "MXFP4", 39, 136},
     };
     assert_int_equal(sizeof rows / sizeof *rows, PHI_DTYPE_COUNT);
     for (size_t i = 0; i < PHI_DTYPE_COUNT; i++) {
@@ -30,14 +36,17 @@ static void test_table(void **state)
         assert_string_equal(phi_dtype_get(rows[i].dtype)->name, rows[i].name);
         assert_true(phi_dtype_of_ggml(rows[i].ggml_type, &dtype));
         assert_int_equal(dtype, rows[i].dtype);
-        assert_true(phi_dtype_row_bytes(rows[i].dtype, 64, &bytes));
-        assert_int_equal(bytes, rows[i].bytes_of_64);
+        assert_true(phi_dtype_row_bytes(rows[i].dtype, 256, &bytes));
+        assert_int_equal(bytes, rows[i].bytes_of_256);
         bool blocks = rows[i].dtype >= PHI_DTYPE_Q8_0;
-        assert_int_equal(phi_dtype_row_bytes(rows[i].dtype, 65, &bytes), !blocks);
+        assert_int_equal(phi_dtype_row_bytes(rows[i].dtype, 257, &bytes), !blocks);
+        assert_int_equal(phi_dtype_get(rows[i].dtype)->block_elements > 1, blocks);
     }
     phi_dtype dtype;
     uint64_t bytes = 5;
-    assert_false(phi_dtype_of_ggml(12, &dtype));
+    /* IQ1_S is not read; 4 was removed from the format. */
+    assert_false(phi_dtype_of_ggml(19, &dtype));
+    assert_false(phi_dtype_of_ggml(4, &dtype));
     assert_false(phi_dtype_row_bytes(PHI_DTYPE_F32, UINT64_MAX, &bytes));
     assert_int_equal(bytes, 5);
 }

@@ -12,9 +12,18 @@
 #include "engine/tensor/weight.h"
 
 #define ROWS_MAX 40U
-#define COLS 96U
+#define COLS_MAX 512U
 
-/* Any bytes are valid blocks as long as the fp16 numbers among them are finite. */
+/* Where a block's fp16 numbers are; an F32 is cut in the same place. */
+static const int halves[PHI_DTYPE_COUNT][2] = {
+    [PHI_DTYPE_F32] = {2, -1},    [PHI_DTYPE_F16] = {0, -1},   [PHI_DTYPE_BF16] = {0, -1},
+    [PHI_DTYPE_Q8_0] = {0, -1},   [PHI_DTYPE_Q4_0] = {0, -1},  [PHI_DTYPE_Q4_1] = {0, 2},
+    [PHI_DTYPE_Q5_0] = {0, -1},   [PHI_DTYPE_Q5_1] = {0, 2},   [PHI_DTYPE_Q2_K] = {80, 82},
+    [PHI_DTYPE_Q3_K] = {108, -1}, [PHI_DTYPE_Q4_K] = {0, 2},   [PHI_DTYPE_Q5_K] = {0, 2},
+    [PHI_DTYPE_Q6_K] = {208, -1}, [PHI_DTYPE_Q8_K] = {2, -1},  [PHI_DTYPE_IQ4_NL] = {0, -1},
+    [PHI_DTYPE_IQ4_XS] = {0, -1}, [PHI_DTYPE_MXFP4] = {-1, -1}};
+
+/* Any bytes are valid blocks as long as the numbers among them are finite. */
 static void fill(phi_dtype dtype, uint8_t *data, size_t bytes)
 {
     uint32_t random = 7;
@@ -22,15 +31,24 @@ static void fill(phi_dtype dtype, uint8_t *data, size_t bytes)
         random = random * 1664525U + 1013904223U;
         data[i] = (uint8_t)(random >> 24);
     }
-    const phi_dtype_info *info = phi_dtype_get(dtype);
-    size_t step = info->block_bytes;
+    size_t step = phi_dtype_get(dtype)->block_bytes;
     for (size_t i = 0; i + step <= bytes; i += step) {
-        /* Clears the top exponent bit of each stored float, scale or offset. */
-        data[i + (dtype == PHI_DTYPE_F32 ? 3 : 1)] &= 0xBF;
-        if (dtype == PHI_DTYPE_Q4_1) {
-            data[i + 3] &= 0xBF;
+        for (int h = 0; h < 2; h++) {
+            if (halves[dtype][h] >= 0) {
+                /* Clears the top exponent bit. */
+                data[i + (size_t)halves[dtype][h] + 1] &= 0xBF;
+            }
+        }
+        if (dtype == PHI_DTYPE_MXFP4) {
+            data[i] &= 0x7F;
         }
     }
+}
+
+/* Columns that are whole blocks, and not a round number where they may be. */
+static uint32_t cols_of(phi_dtype dtype)
+{
+    return phi_dtype_get(dtype)->block_elements == 256 ? 512 : 288;
 }
 
 /* Rows that fill the last block up count as zero: their codes, scales and offsets are zero bits. */
@@ -52,20 +70,26 @@ static void check_padding(const phi_weight *weight)
     }
 }
 
+static void check_row(const phi_weight *weight, phi_dtype dtype, const uint8_t *stored,
+                      uint32_t row)
+{
+    float right[COLS_MAX];
+    float got[COLS_MAX];
+    phi_dtype_widen(dtype, stored, weight->cols, right);
+    phi_weight_row(weight, row, got);
+    for (uint32_t j = 0; j < weight->cols; j++) {
+        if (got[j] != right[j]) {
+            fail_msg("%s, row %u of %u, column %u: %g, %g is right", phi_dtype_get(dtype)->name,
+                     row, weight->rows, j, (double)got[j], (double)right[j]);
+        }
+    }
+}
+
 static void check_rows(const phi_weight *weight, phi_dtype dtype, const uint8_t *file,
                        uint64_t row_bytes)
 {
     for (uint32_t row = 0; row < weight->rows; row++) {
-        float right[COLS];
-        float got[COLS];
-        phi_dtype_widen(dtype, file + row * row_bytes, COLS, right);
-        phi_weight_row(weight, row, got);
-        for (uint32_t j = 0; j < COLS; j++) {
-            if (got[j] != right[j]) {
-                fail_msg("%s, row %u of %u, column %u: %g, %g is right", phi_dtype_get(dtype)->name,
-                         row, weight->rows, j, (double)got[j], (double)right[j]);
-            }
-        }
+        check_row(weight, dtype, file + row * row_bytes, row);
     }
 }
 
@@ -83,29 +107,28 @@ static void set_in_pieces(phi_weight *weight, phi_dtype dtype, const uint8_t *fi
 }
 
 /* One byte off, so that no alignment is assumed. */
-static uint8_t file[1 + ROWS_MAX * COLS * 4];
+static uint8_t file[1 + ROWS_MAX * COLS_MAX * 4];
 
 static void test_round_trips(void **state)
 {
     (void)state;
-    static const phi_weight_kind kinds[] = {PHI_WEIGHT_FP32, PHI_WEIGHT_FP16, PHI_WEIGHT_BF16,
-                                            PHI_WEIGHT_INT8, PHI_WEIGHT_INT4, PHI_WEIGHT_INT4};
     static const uint32_t rows[] = {1, 5, 16, 17, 33, ROWS_MAX};
     static const uint32_t pieces[] = {1, 3, 7, 16, 19, ROWS_MAX};
     for (size_t i = 0; i < PHI_DTYPE_COUNT * 6 * 6; i++) {
         phi_dtype dtype = (phi_dtype)(i / 36);
         uint32_t n_rows = rows[i / 6 % 6];
         uint64_t row_bytes = 0;
-        assert_true(phi_dtype_row_bytes(dtype, COLS, &row_bytes));
+        assert_true(phi_dtype_row_bytes(dtype, cols_of(dtype), &row_bytes));
         fill(dtype, file + 1, n_rows * row_bytes);
         phi_weight weight;
         phi_err err;
-        assert_int_equal(phi_weight_init(&weight, dtype, n_rows, COLS, &err), PHI_OK);
-        assert_int_equal(weight.kind, kinds[dtype]);
+        assert_int_equal(phi_weight_init(&weight, dtype, n_rows, cols_of(dtype), &err), PHI_OK);
         assert_int_equal(weight.kind, phi_form_of(dtype).kind);
         assert_int_equal((uintptr_t)weight.codes % 64, 0);
         assert_int_equal((uintptr_t)weight.scales % 64, 0);
         assert_int_equal((uintptr_t)weight.offsets % 64, 0);
+        assert_int_equal((uintptr_t)weight.wide_scales % 64, 0);
+        assert_int_equal((uintptr_t)weight.wide_offsets % 64, 0);
         set_in_pieces(&weight, dtype, file + 1, row_bytes, pieces[i % 6]);
         check_rows(&weight, dtype, file + 1, row_bytes);
         check_padding(&weight);
@@ -203,7 +226,7 @@ static void test_bind(void **state)
         phi_dtype dtype = (phi_dtype)i;
         uint64_t row_bytes = 0;
         phi_weight weight;
-        assert_int_equal(phi_weight_shape_of(&weight, dtype, 21, COLS, NULL), PHI_OK);
+        assert_int_equal(phi_weight_shape_of(&weight, dtype, 21, cols_of(dtype), NULL), PHI_OK);
         assert_null(weight.codes);
         size_t bytes = (size_t)phi_weight_bytes(&weight);
         assert_int_equal(bytes % 64, 0);
@@ -211,7 +234,7 @@ static void test_bind(void **state)
         assert_non_null(memory);
         memset(memory, 0, bytes);
         memset(memory + bytes, 0xA5, bytes + 64);
-        assert_true(phi_dtype_row_bytes(dtype, COLS, &row_bytes));
+        assert_true(phi_dtype_row_bytes(dtype, cols_of(dtype), &row_bytes));
         fill(dtype, file + 1, 21 * row_bytes);
         phi_weight_bind(&weight, memory);
         phi_weight_set_rows(&weight, dtype, 0, 21, file + 1);
@@ -226,6 +249,65 @@ static void test_bind(void **state)
         /* Borrowed: nothing is freed. */
         phi_weight_done(&weight);
         phi_free(memory);
+    }
+}
+
+/* Rows of two types in one matrix, in the form that holds both: nothing is lost of either. */
+static void test_join(void **state)
+{
+    (void)state;
+    for (int i = 0; i < PHI_DTYPE_COUNT * PHI_DTYPE_COUNT; i++) {
+        phi_dtype types[2] = {(phi_dtype)(i / PHI_DTYPE_COUNT), (phi_dtype)(i % PHI_DTYPE_COUNT)};
+        uint32_t cols =
+            cols_of(types[0]) > cols_of(types[1]) ? cols_of(types[0]) : cols_of(types[1]);
+        phi_form forms[2] = {phi_form_of(types[0]), phi_form_of(types[1])};
+        phi_form form = phi_form_join(&forms[0], &forms[1]);
+        phi_weight weight;
+        uint64_t row_bytes[2] = {0};
+        assert_int_equal(phi_weight_shape(&weight, &form, 21, cols, NULL), PHI_OK);
+        assert_int_equal(phi_weight_alloc(&weight, NULL), PHI_OK);
+        for (int t = 0; t < 2; t++) {
+            assert_true(phi_dtype_row_bytes(types[t], cols, &row_bytes[t]));
+            fill(types[t], file + 1, 21 * row_bytes[t]);
+            /* The first 5 rows of one type, the others of the other. */
+            phi_weight_set_rows(&weight, types[t], t ? 5 : 0, t ? 16 : 5, file + 1);
+        }
+        for (uint32_t row = 0; row < 21; row++) {
+            int t = row >= 5;
+            fill(types[t], file + 1, 21 * row_bytes[t]);
+            check_row(&weight, types[t], file + 1 + (row - (t ? 5 : 0)) * row_bytes[t], row);
+        }
+        check_padding(&weight);
+        phi_weight_done(&weight);
+    }
+}
+
+static void test_join_forms(void **state)
+{
+    (void)state;
+    static const struct {
+        phi_dtype a;
+        phi_dtype b;
+        phi_form both;
+    } cases[] = {
+        {PHI_DTYPE_Q4_K, PHI_DTYPE_Q6_K, {PHI_WEIGHT_INT8, 16, true, true}},
+        {PHI_DTYPE_Q4_K, PHI_DTYPE_Q5_K, {PHI_WEIGHT_INT8, 32, true, true}},
+        {PHI_DTYPE_Q4_K, PHI_DTYPE_Q4_1, {PHI_WEIGHT_INT4, 32, true, true}},
+        {PHI_DTYPE_Q4_0, PHI_DTYPE_Q4_1, {PHI_WEIGHT_INT8, 32, true, false}},
+        {PHI_DTYPE_Q4_0, PHI_DTYPE_Q8_0, {PHI_WEIGHT_INT8, 32, false, false}},
+        {PHI_DTYPE_Q3_K, PHI_DTYPE_Q4_0, {PHI_WEIGHT_INT4, 16, false, true}},
+        {PHI_DTYPE_Q8_K, PHI_DTYPE_Q6_K, {PHI_WEIGHT_INT8, 16, false, true}},
+        {PHI_DTYPE_F16, PHI_DTYPE_BF16, {PHI_WEIGHT_FP32, 0, false, false}},
+        {PHI_DTYPE_Q8_0, PHI_DTYPE_F16, {PHI_WEIGHT_FP32, 0, false, false}},
+        {PHI_DTYPE_BF16, PHI_DTYPE_BF16, {PHI_WEIGHT_BF16, 0, false, false}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        phi_form a = phi_form_of(cases[i].a);
+        phi_form b = phi_form_of(cases[i].b);
+        phi_form ab = phi_form_join(&a, &b);
+        phi_form ba = phi_form_join(&b, &a);
+        assert_true(phi_form_equal(&ab, &cases[i].both));
+        assert_true(phi_form_equal(&ba, &cases[i].both));
     }
 }
 
@@ -264,7 +346,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trips), cmocka_unit_test(test_codes),
-        cmocka_unit_test(test_bind),        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_bind),        cmocka_unit_test(test_join),
+        cmocka_unit_test(test_join_forms),  cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/mem.h"
 #include "engine/formats/checkpoint.h"
+#include "engine/formats/tensor_rows.h"
 #include "engine/kernels/blas.h"
 #include "engine/kernels/kernels.h"
 #include "engine/kernels/team.h"
@@ -125,7 +126,8 @@ static phi_kv_type kv_type_of(const phi_checkpoint *checkpoint)
 {
     for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
         const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
-        if (tensor->n_dims == 2 && tensor->dtype != PHI_DTYPE_F32) {
+        if (tensor->n_dims == 2 &&
+            (tensor->dtype != PHI_DTYPE_F32 || phi_tensor_is_mixed(tensor))) {
             return PHI_KV_F16;
         }
     }

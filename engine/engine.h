@@ -142,7 +142,7 @@ typedef struct phi_inspection phi_inspection;
 
 typedef struct phi_tensor_info {
     const char *name; /* canonical */
-    const char *type; /* "Q4_0" */
+    char type[32];    /* "Q4_0"; "Q4_K+Q6_K" where the file stores parts of it differently */
     uint32_t rows;
     uint32_t cols;
     uint64_t bytes;

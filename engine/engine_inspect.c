@@ -3,6 +3,9 @@
 #include "base/mem.h"
 #include "engine/engine.h"
 #include "engine/formats/checkpoint.h"
+#include "engine/formats/tensor_rows.h"
+
+#include <stdio.h>
 
 struct phi_inspection {
     phi_checkpoint *checkpoint;
@@ -54,9 +57,10 @@ void phi_inspect_tensor(const phi_inspection *inspection, size_t index, phi_tens
     const phi_tensor *tensor = phi_checkpoint_at(inspection->checkpoint, index);
     *out_info = (phi_tensor_info){
         .name = tensor->name,
-        .type = phi_dtype_get(tensor->dtype)->name,
         .rows = tensor->rows,
         .cols = tensor->cols,
         .bytes = tensor->bytes,
     };
+    _Static_assert(sizeof out_info->type >= PHI_TENSOR_TYPE_BYTES, "what names a type fits");
+    phi_tensor_type(tensor, out_info->type);
 }

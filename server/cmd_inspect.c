@@ -79,7 +79,7 @@ static void print_text(const char *path, const phi_inspection *inspection)
     for (size_t i = 0; i < count; i++) {
         phi_tensor_info info;
         phi_inspect_tensor(inspection, i, &info);
-        (void)printf("%-40s %-6s %8" PRIu32 " x %-8" PRIu32 " %14" PRIu64 " bytes\n", info.name,
+        (void)printf("%-40s %-9s %8" PRIu32 " x %-8" PRIu32 " %14" PRIu64 " bytes\n", info.name,
                      info.type, info.rows, info.cols, info.bytes);
     }
 }

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "config/limits.h"
 #include "engine/bench/bench_internal.h"
+#include "engine/formats/tensor_rows.h"
 #include "engine/kernels/machine.h"
 
 #include <stdio.h>
@@ -54,7 +55,7 @@ static phi_status open_file(phi_bench *bench, const phi_bench_options *options, 
     bench->description = *phi_checkpoint_description(bench->checkpoint);
     bench->file_bytes = phi_checkpoint_bytes(bench->checkpoint);
     const phi_tensor *matrix = phi_checkpoint_find(bench->checkpoint, "blk.0.attn_qkv.weight");
-    bench->layer_dtype = matrix ? matrix->dtype : PHI_DTYPE_F32;
+    bench->layer_kind = matrix ? phi_tensor_form(matrix).kind : PHI_WEIGHT_FP32;
     return PHI_OK;
 }
 
@@ -67,7 +68,7 @@ static phi_status open_synthetic(phi_bench *bench, const phi_bench_options *opti
                                         &bench->types, err);
     }
     if (!status) {
-        bench->layer_dtype = bench->types.layers;
+        bench->layer_kind = phi_form_of(bench->types.layers).kind;
         bench->file_bytes = phi_synthetic_bytes(&bench->description, &bench->types);
     }
     return status;
@@ -78,7 +79,7 @@ static const char *const kv_type_names[] = PHI_KV_TYPE_NAMES;
 static phi_status choose_kv(phi_bench *bench, const char *name, phi_err *err)
 {
     if (!name) {
-        bench->kv_type = bench->layer_dtype == PHI_DTYPE_F32 ? PHI_KV_F32 : PHI_KV_F16;
+        bench->kv_type = bench->layer_kind == PHI_WEIGHT_FP32 ? PHI_KV_F32 : PHI_KV_F16;
         return PHI_OK;
     }
     for (size_t i = 0; i < sizeof kv_type_names / sizeof kv_type_names[0]; i++) {
@@ -279,7 +280,7 @@ void phi_bench_about_get(const phi_bench *bench, phi_bench_about *out_about)
         .isa = bench->compute.kernels->name,
         .threads = phi_team_size(bench->compute.team),
         .format = bench->checkpoint ? phi_checkpoint_format(bench->checkpoint) : "synthetic",
-        .kind = phi_weight_kind_name(phi_form_of(bench->layer_dtype).kind),
+        .kind = phi_weight_kind_name(bench->layer_kind),
         .kv_type = kv_type_names[bench->kv_type],
         .n_layer = d->n_layer,
         .batch_tokens = bench->batch_tokens,

@@ -16,7 +16,7 @@ struct phi_bench {
     phi_description description;
     phi_checkpoint *checkpoint; /* NULL: synthetic */
     phi_synthetic_types types;
-    phi_dtype layer_dtype;
+    phi_weight_kind layer_kind;
     phi_kv_type kv_type;
     uint64_t file_bytes;
     phi_ceilings_options ceilings;

@@ -18,6 +18,7 @@
 #include "engine/formats/hf_config.h"
 #include "engine/formats/hf_names.h"
 #include "engine/formats/hf_shards.h"
+#include "engine/formats/tensor_rows.h"
 #include "engine/formats/text_check.h"
 
 /* From this size on, a read passes through the page cache without staying there. */
@@ -169,6 +170,20 @@ static phi_status check_shape(const lookup *l, const stored *tensor, uint32_t ro
                     label_of(l, tensor), entry->name, has, rows, cols);
 }
 
+/* The plain dtypes, or all. */
+static void name_dtypes(bool blocks, char *out, size_t out_bytes)
+{
+    size_t used = 0;
+    for (int i = 0; i < PHI_DTYPE_COUNT && used < out_bytes; i++) {
+        const phi_dtype_info *info = phi_dtype_get((phi_dtype)i);
+        if (blocks || info->block_elements == 1) {
+            int length =
+                snprintf(out + used, out_bytes - used, "%s%s", used ? ", " : "", info->name);
+            used += (size_t)length;
+        }
+    }
+}
+
 static phi_status check_dtype(const lookup *l, const stored *tensor, bool vector)
 {
     const phi_tensor_entry *entry = tensor->entry;
@@ -176,11 +191,10 @@ static phi_status check_dtype(const lookup *l, const stored *tensor, bool vector
     if (plain || (entry->readable && !vector)) {
         return PHI_OK;
     }
-    bool blocks = l->naming == PHI_NAMING_GGUF && !vector;
-    return phi_fail(l->err, PHI_E_UNSUPPORTED,
-                    "%s: tensor \"%s\" has dtype %s; supported here: F32, F16, BF16%s",
-                    label_of(l, tensor), entry->name, entry->dtype_name,
-                    blocks ? ", Q8_0, Q4_0, Q4_1" : "");
+    char names[160];
+    name_dtypes(l->naming == PHI_NAMING_GGUF && !vector, names, sizeof names);
+    return phi_fail(l->err, PHI_E_UNSUPPORTED, "%s: tensor \"%s\" has dtype %s; supported here: %s",
+                    label_of(l, tensor), entry->name, entry->dtype_name, names);
 }
 
 /* A bias beside a weight would change every answer, so it is not ignored like other extras. */
@@ -214,15 +228,9 @@ static phi_status add_piece(const lookup *l, const stored *tensor, uint32_t rows
         return status;
     }
     const phi_tensor_entry *entry = tensor->entry;
-    if (out->n_pieces > 0 && out->dtype != entry->dtype) {
-        return phi_fail(
-            l->err, PHI_E_UNSUPPORTED,
-            "%s: tensor \"%s\" has dtype %s but the tensor that it is used with has %s; "
-            "one dtype for both is right",
-            label_of(l, tensor), entry->name, entry->dtype_name, phi_dtype_get(out->dtype)->name);
-    }
     uint32_t piece = out->n_pieces++;
-    out->dtype = entry->dtype;
+    out->piece_dtype[piece] = entry->dtype;
+    out->dtype = out->piece_dtype[0];
     out->piece_rows[piece] = rows;
     out->piece_file[piece] = tensor->file;
     out->piece_offset[piece] = entry->offset;
@@ -495,13 +503,15 @@ phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_
                                     uint32_t row, uint32_t count, void *data, phi_err *err)
 {
     PHI_ASSERT(row <= tensor->rows && count <= tensor->rows - row);
-    const uint64_t row_bytes = tensor->bytes / tensor->rows;
     uint8_t *out = data;
     uint32_t first = 0; /* row at which the piece starts */
     for (uint32_t i = 0; i < tensor->n_pieces && count > 0; i++) {
         uint32_t end = first + tensor->piece_rows[i];
         if (row < end) {
             uint32_t now = count < end - row ? count : end - row;
+            uint64_t row_bytes = 0;
+            bool fits = phi_dtype_row_bytes(tensor->piece_dtype[i], tensor->cols, &row_bytes);
+            PHI_ASSERT(fits);
             uint64_t offset = tensor->piece_offset[i] + (row - first) * row_bytes;
             uint64_t bytes = now * row_bytes;
             const phi_file *file = checkpoint->files[tensor->piece_file[i]];
@@ -526,8 +536,16 @@ phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const 
                                         phi_err *err)
 {
     phi_status status = phi_checkpoint_read_rows(checkpoint, tensor, row, count, scratch, err);
-    if (!status) {
-        phi_dtype_widen(tensor->dtype, scratch, (size_t)count * tensor->cols, out);
+    const uint8_t *from = scratch;
+    while (!status && count > 0) {
+        phi_row_run run = phi_tensor_run(tensor, row);
+        uint32_t now = run.rows < count ? run.rows : count;
+        size_t elements = (size_t)now * tensor->cols;
+        phi_dtype_widen(run.dtype, from, elements, out);
+        from += now * run.row_bytes;
+        out += elements;
+        row += now;
+        count -= now;
     }
     return status;
 }

@@ -13,7 +13,7 @@
  * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
  * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight". A part
  * that the file stores split (attn_q, attn_k, attn_v or ffn_gate, ffn_up) is presented fused: a
- * tensor has 1 to 3 pieces stacked by rows, all of one dtype.
+ * tensor has 1 to 3 pieces stacked by rows, each of a dtype of its own (tensor_rows.h).
  */
 #ifndef PHI_ENGINE_FORMATS_CHECKPOINT_H
 #define PHI_ENGINE_FORMATS_CHECKPOINT_H
@@ -31,13 +31,14 @@
 
 /* One logical tensor: [rows, cols]; a vector has rows 1. */
 typedef struct phi_tensor {
-    char name[64]; /* canonical */
-    phi_dtype dtype;
+    char name[64];   /* canonical */
+    phi_dtype dtype; /* of its first piece; see tensor_rows.h where pieces may differ */
     uint32_t n_dims; /* 1 or 2 */
     uint32_t rows;
     uint32_t cols;
     uint64_t bytes; /* as stored in the source */
     uint32_t n_pieces;
+    phi_dtype piece_dtype[PHI_CHECKPOINT_PIECES_MAX];
     uint32_t piece_rows[PHI_CHECKPOINT_PIECES_MAX];
     uint32_t piece_file[PHI_CHECKPOINT_PIECES_MAX]; /* index of the open file */
     uint64_t piece_offset[PHI_CHECKPOINT_PIECES_MAX];
@@ -58,11 +59,11 @@ uint64_t phi_checkpoint_bytes(const phi_checkpoint *checkpoint);
 /* The files that tensors are read from. */
 size_t phi_checkpoint_file_count(const phi_checkpoint *checkpoint);
 const phi_file *phi_checkpoint_file_at(const phi_checkpoint *checkpoint, size_t index);
-/* Rows [row, row + count) as stored, packed, into `data` (count * row bytes). */
+/* Rows [row, row + count) as stored, packed, into `data` (phi_tensor_rows_bytes). */
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                     uint32_t row, uint32_t count, void *data,
                                     phi_err *err) PHI_MUST_CHECK;
-/* The same, widened to float: out [count, cols]. `scratch` holds count * row bytes. */
+/* The same, widened to float: out [count, cols]. `scratch` holds the rows as stored. */
 phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                         uint32_t row, uint32_t count, void *scratch, float *out,
                                         phi_err *err) PHI_MUST_CHECK;

@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "engine/formats/tensor_rows.h"
 
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -46,8 +47,9 @@ static phi_status place(phi_pack *pack, const phi_tensor *source, phi_err *err)
     if (tensor->is_vector) {
         tensor->bytes = (uint64_t)source->cols * sizeof(float);
     } else {
+        phi_form form = phi_tensor_form(source);
         phi_status status =
-            phi_weight_shape_of(&tensor->shape, source->dtype, source->rows, source->cols, err);
+            phi_weight_shape(&tensor->shape, &form, source->rows, source->cols, err);
         if (status) {
             return phi_fail_context(err, status, "%s", source->name);
         }
@@ -121,7 +123,7 @@ typedef struct filling {
 
 static uint32_t slice_rows(const phi_pack_tensor *tensor)
 {
-    uint64_t row_bytes = tensor->source->bytes / tensor->source->rows;
+    uint64_t row_bytes = phi_tensor_row_bytes_max(tensor->source);
     uint64_t blocks = PHI_PACK_SLICE_BYTES / (row_bytes * PHI_WEIGHT_BLOCK);
     uint64_t rows = (blocks > 0 ? blocks : 1) * PHI_WEIGHT_BLOCK;
     return rows < tensor->source->rows ? (uint32_t)rows : tensor->source->rows;
@@ -170,7 +172,7 @@ static phi_status make_benches(filling *self, const phi_pack *pack, unsigned cou
     uint64_t packed = 0;
     for (size_t i = 0; i < pack->count; i++) {
         const phi_pack_tensor *tensor = &pack->tensors[i];
-        uint64_t need = tensor->source->bytes / tensor->source->rows * slice_rows(tensor);
+        uint64_t need = phi_tensor_row_bytes_max(tensor->source) * slice_rows(tensor);
         source = need > source ? need : source;
         need = packed_bytes(tensor);
         packed = need > packed ? need : packed;
@@ -240,7 +242,7 @@ static phi_status pack_rows(const filling *self, const slice *it, const bench *o
     }
     if (self->memory) {
         phi_weight_bind(&rows, self->memory + it->tensor->offset);
-        phi_weight_set_rows(&rows, source->dtype, it->row, it->count, on->source);
+        phi_tensor_set_rows(source, it->row, it->count, on->source, &rows, it->row);
         return PHI_OK;
     }
     shape_rows(&it->tensor->shape, it->count, &rows);
@@ -248,7 +250,7 @@ static phi_status pack_rows(const filling *self, const slice *it, const bench *o
         memset(on->packed, 0, (size_t)phi_weight_bytes(&rows));
     }
     phi_weight_bind(&rows, on->packed);
-    phi_weight_set_rows(&rows, source->dtype, 0, it->count, on->source);
+    phi_tensor_set_rows(source, it->row, it->count, on->source, &rows, 0);
     return write_planes(self, it->tensor, &rows, it->row / PHI_WEIGHT_BLOCK, err);
 }
 
@@ -304,8 +306,8 @@ static phi_status fill_rounds(filling *self, const phi_pack *pack, const phi_pac
             return self->status;
         }
         for (size_t i = self->first; i < self->first + count; i++) {
-            const phi_tensor *source = self->slices[i].tensor->source;
-            done += source->bytes / source->rows * self->slices[i].count;
+            const slice *it = &self->slices[i];
+            done += phi_tensor_rows_bytes(it->tensor->source, it->row, it->count);
         }
         if (run->progress && !run->progress(run->user, done, pack->source_bytes)) {
             return phi_fail(err, PHI_E_CANCELLED, "loading was cancelled");

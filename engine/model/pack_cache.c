@@ -5,6 +5,7 @@
 #include "base/checksum.h"
 #include "base/mem.h"
 #include "config/limits.h"
+#include "engine/formats/tensor_rows.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -60,9 +61,10 @@ static void hash_tensors(const phi_pack *pack, uint8_t *out)
     phi_sha256_init(&hash);
     for (size_t i = 0; i < pack->count; i++) {
         const phi_tensor *source = pack->tensors[i].source;
-        char *text =
-            phi_strfmt("%s %s %u %u %u\n", source->name, phi_dtype_get(source->dtype)->name,
-                       source->n_dims, source->rows, source->cols);
+        char type[PHI_TENSOR_TYPE_BYTES];
+        phi_tensor_type(source, type);
+        char *text = phi_strfmt("%s %s %u %u %u\n", source->name, type, source->n_dims,
+                                source->rows, source->cols);
         phi_sha256_update(&hash, text, strlen(text));
         phi_free(text);
     }

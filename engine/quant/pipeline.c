@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "engine/formats/tensor_rows.h"
 #include "engine/quant/encode.h"
 
 /* Elements of one chunk: 4 MiB of floats, a tenth of a second of 4-bit searching on one core. */
@@ -39,6 +40,7 @@ typedef struct pipeline {
     /* The chunk that the team is working on. */
     const phi_tensor *tensor;
     phi_encoding encoding;
+    phi_dtype source_dtype;
     uint64_t source_row_bytes;
     uint64_t encoded_row_bytes;
     _Atomic uint32_t bad_row; /* the first row with a value that does not fit, or UINT32_MAX */
@@ -80,7 +82,7 @@ static void encode_rows(void *arg, size_t begin, size_t end, unsigned worker)
     float *after = before + p->cols_max;
     for (size_t row = begin; row < end; row++) {
         uint8_t *out = p->encoded + row * p->encoded_row_bytes;
-        phi_dtype_widen(p->tensor->dtype, p->source + row * p->source_row_bytes, cols, before);
+        phi_dtype_widen(p->source_dtype, p->source + row * p->source_row_bytes, cols, before);
         if (!phi_encode_row(&p->encoding, before, cols, out)) {
             note_bad_row(p, (uint32_t)row);
             continue;
@@ -101,7 +103,7 @@ static phi_status fail_bad_value(const pipeline *p, uint32_t first_row, phi_err 
 {
     uint32_t row = atomic_load(&p->bad_row);
     float *values = p->rows;
-    phi_dtype_widen(p->tensor->dtype, p->source + row * p->source_row_bytes, p->tensor->cols,
+    phi_dtype_widen(p->source_dtype, p->source + row * p->source_row_bytes, p->tensor->cols,
                     values);
     uint32_t worst = 0;
     for (uint32_t i = 0; i < p->tensor->cols; i++) {
@@ -151,7 +153,7 @@ static phi_status write_chunk(pipeline *p, uint32_t row, uint32_t count, error_s
         return status;
     }
     const uint8_t *data = p->source;
-    if (!phi_recipe_copies(&p->encoding, p->tensor->dtype)) {
+    if (!phi_recipe_copies(&p->encoding, p->source_dtype)) {
         status = encode_chunk(p, row, count, sums, err);
         if (status != PHI_OK) {
             return status;
@@ -171,7 +173,7 @@ static void account(pipeline *p, const error_sums *sums)
 {
     phi_quality *quality = p->quality;
     quality->tensors++;
-    if (phi_recipe_bits(p->encoding.dtype) >= phi_recipe_bits(p->tensor->dtype)) {
+    if (p->encoded_row_bytes * p->tensor->rows >= p->tensor->bytes) {
         return;
     }
     quality->tensors_quantized++;
@@ -188,15 +190,18 @@ static phi_status write_tensor(pipeline *p, const phi_tensor *tensor, phi_err *e
 {
     p->tensor = tensor;
     p->encoding = phi_recipe_choose(p->recipe, tensor);
-    bool sized = phi_dtype_row_bytes(tensor->dtype, tensor->cols, &p->source_row_bytes) &&
-                 phi_dtype_row_bytes(p->encoding.dtype, tensor->cols, &p->encoded_row_bytes);
+    bool sized = phi_dtype_row_bytes(p->encoding.dtype, tensor->cols, &p->encoded_row_bytes);
     PHI_ASSERT(sized);
     phi_status status = report(p, err);
     error_sums sums = {0};
     uint32_t step = rows_per_chunk(tensor);
-    for (uint32_t row = 0; status == PHI_OK && row < tensor->rows; row += step) {
-        uint32_t left = tensor->rows - row;
-        status = write_chunk(p, row, left < step ? left : step, &sums, err);
+    for (uint32_t row = 0; status == PHI_OK && row < tensor->rows;) {
+        phi_row_run run = phi_tensor_run(tensor, row);
+        uint32_t count = run.rows < step ? run.rows : step;
+        p->source_dtype = run.dtype;
+        p->source_row_bytes = run.row_bytes;
+        status = write_chunk(p, row, count, &sums, err);
+        row += count;
     }
     if (status == PHI_OK) {
         account(p, &sums);

@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/mem.h"
+#include "engine/formats/tensor_rows.h"
 #include "engine/model/forward.h"
 #include "engine/model/weights.h"
 
@@ -178,7 +179,8 @@ typedef struct model_pass {
 static phi_kv_type kv_type_of(const phi_checkpoint *checkpoint)
 {
     for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
-        if (phi_checkpoint_at(checkpoint, i)->dtype != PHI_DTYPE_F32) {
+        const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
+        if (tensor->dtype != PHI_DTYPE_F32 || phi_tensor_is_mixed(tensor)) {
             return PHI_KV_F16;
         }
     }
@@ -408,10 +410,8 @@ static phi_status open_heads(head_pass *pass, phi_err *err)
         pass->heads[i] =
             head ? head : phi_checkpoint_find(pass->checkpoints[i], "token_embd.weight");
         PHI_ASSERT(pass->heads[i] && pass->heads[i]->cols == d->n_embd);
-        uint64_t bytes = 0;
-        if (phi_dtype_row_bytes(pass->heads[i]->dtype, d->n_embd, &bytes) && bytes > row_bytes) {
-            row_bytes = bytes;
-        }
+        uint64_t bytes = phi_tensor_row_bytes_max(pass->heads[i]);
+        row_bytes = bytes > row_bytes ? bytes : row_bytes;
     }
     PHI_ASSERT(row_bytes > 0);
     uint64_t rows = HEAD_BLOCK_BYTES / row_bytes;
@@ -432,7 +432,10 @@ static phi_status load_rows(head_pass *pass, int which, uint32_t first, uint32_t
                             phi_weight *out_weight, phi_err *err)
 {
     const phi_tensor *head = pass->heads[which];
-    phi_status status = phi_weight_init(out_weight, head->dtype, count, head->cols, err);
+    phi_form form = phi_tensor_form(head);
+    *out_weight = (phi_weight){0};
+    phi_status status = phi_weight_shape(out_weight, &form, count, head->cols, err);
+    status = status ? status : phi_weight_alloc(out_weight, err);
     if (status != PHI_OK) {
         return status;
     }
@@ -442,7 +445,7 @@ static phi_status load_rows(head_pass *pass, int which, uint32_t first, uint32_t
         phi_weight_done(out_weight);
         return status;
     }
-    phi_weight_set_rows(out_weight, head->dtype, 0, count, pass->stored);
+    phi_tensor_set_rows(head, first, count, pass->stored, out_weight, 0);
     return PHI_OK;
 }
 

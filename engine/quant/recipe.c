@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/str.h"
 #include "config/limits.h"
+#include "engine/formats/tensor_rows.h"
 
 static const char *const PRECISION_NAMES[PHI_PRECISION_COUNT] = {
     [PHI_PRECISION_INT4] = "int4",
@@ -51,12 +52,6 @@ static bool is_layer_matrix(const phi_tensor *tensor)
     return tensor->n_dims == 2 && phi_str_starts(tensor->name, "blk.");
 }
 
-uint32_t phi_recipe_bits(phi_dtype dtype)
-{
-    const phi_dtype_info *info = phi_dtype_get(dtype);
-    return info->block_bytes * 8 * 32 / info->block_elements;
-}
-
 bool phi_recipe_copies(const phi_encoding *encoding, phi_dtype source)
 {
     if (encoding->dtype != source || phi_dtype_get(source)->block_elements == 1) {
@@ -65,9 +60,10 @@ bool phi_recipe_copies(const phi_encoding *encoding, phi_dtype source)
     return source == PHI_DTYPE_Q8_0 || encoding->group == PHI_BLOCK_ELEMENTS;
 }
 
-static phi_dtype half_of(phi_dtype source)
+static phi_dtype half_of(const phi_tensor *source)
 {
-    return source == PHI_DTYPE_BF16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
+    bool is_bf16 = source->dtype == PHI_DTYPE_BF16 && !phi_tensor_is_mixed(source);
+    return is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
 }
 
 phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tensor)
@@ -78,7 +74,7 @@ phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tenso
     }
     bool blocks = tensor->cols % PHI_BLOCK_ELEMENTS == 0;
     if (recipe->precision == PHI_PRECISION_FP16 || !blocks) {
-        encoding.dtype = half_of(tensor->dtype);
+        encoding.dtype = half_of(tensor);
     } else if (recipe->precision == PHI_PRECISION_INT8 || !is_layer_matrix(tensor)) {
         encoding.dtype = PHI_DTYPE_Q8_0;
     } else {

@@ -32,8 +32,6 @@ phi_status phi_recipe_make(const phi_quantize_options *options, const phi_checkp
 phi_status phi_recipe_check_options(const phi_quantize_options *options,
                                     phi_err *err) PHI_MUST_CHECK;
 phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tensor);
-/* Bits of one element, block overhead included, times 32. */
-uint32_t phi_recipe_bits(phi_dtype dtype);
 /* True when the source's blocks are what the encoding asks for and are copied as they are. */
 bool phi_recipe_copies(const phi_encoding *encoding, phi_dtype source);
 

@@ -50,7 +50,9 @@ def value(kind, item):
     return struct.pack("<IIQ", 9, code, len(item)) + struct.pack(f"<{len(item)}{letter}", *item)
 
 
-BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 8: (32, 34), 12: (256, 144), 30: (1, 2)}
+BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
+          10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210),
+          15: (256, 292), 19: (256, 50), 20: (32, 18), 23: (256, 136), 30: (1, 2), 39: (32, 17)}
 
 
 def gguf(values, tensors, version=3):
@@ -106,6 +108,36 @@ def phi3(split=False, long_rope=False):
     return gguf(values, tensors)
 
 
+def phi3_blocks(kind, v_kind):
+    """One layer of 256 columns in blocks; attn_v in blocks of another type."""
+    values = [
+        ("general.architecture", "str", "phi3"),
+        ("phi3.context_length", "u32", 8),
+        ("phi3.embedding_length", "u32", 256),
+        ("phi3.block_count", "u32", 1),
+        ("phi3.feed_forward_length", "u32", 2),
+        ("phi3.attention.head_count", "u32", 1),
+        ("phi3.attention.key_length", "u32", 2),
+        ("phi3.attention.value_length", "u32", 2),
+        ("phi3.rope.dimension_count", "u32", 2),
+        ("phi3.attention.layer_norm_rms_epsilon", "f32", 1e-5),
+        ("tokenizer.ggml.eos_token_id", "u32", 1),
+    ]
+    tensors = [
+        ("token_embd.weight", kind, [256, 2]),
+        ("blk.0.attn_norm.weight", 0, [256]),
+        ("blk.0.attn_q.weight", kind, [256, 2]),
+        ("blk.0.attn_k.weight", kind, [256, 2]),
+        ("blk.0.attn_v.weight", v_kind, [256, 2]),
+        ("blk.0.attn_output.weight", 1, [2, 256]),
+        ("blk.0.ffn_norm.weight", 0, [256]),
+        ("blk.0.ffn_up.weight", kind, [256, 4]),
+        ("blk.0.ffn_down.weight", 1, [2, 256]),
+        ("output_norm.weight", 0, [256]),
+    ]
+    return gguf(values, tensors)
+
+
 write("safetensors", "three", safetensors(
     [("b", "F16", [2, 3], 12), ("a", "F32", [2], 8), ("c", "BF16", [], 2)], {"format": "pt"}))
 write("safetensors", "others", safetensors(
@@ -120,6 +152,15 @@ write("gguf", "values", gguf([
     ("h", "u8s", [1, 2, 3]), ("i", "f64s", [2.5]), ("general.alignment", "u32", 64)], []))
 write("gguf", "types", gguf([], [
     ("q8", 8, [32, 2]), ("q4", 2, [64]), ("q41", 3, [32]), ("k", 12, [256])], version=2))
+write("gguf", "more_types", gguf([], [
+    (f"t{kind}", kind, [BLOCKS[kind][0], 1])
+    for kind in (6, 7, 10, 11, 12, 13, 14, 15, 19, 20, 23, 39)]))
+write("gguf", "phi3_q4_k", phi3_blocks(12, 14))
+write("gguf", "phi3_q2_k", phi3_blocks(10, 11))
+write("gguf", "phi3_q5_0", phi3_blocks(6, 7))
+write("gguf", "phi3_iq4", phi3_blocks(20, 23))
+write("gguf", "phi3_mxfp4", phi3_blocks(39, 15))
+write("gguf", "phi3_q5_k", phi3_blocks(13, 14))
 write("gguf", "phi3", phi3())
 write("gguf", "phi3_split", phi3(split=True))
 write("gguf", "phi3_long", phi3(long_rope=True))

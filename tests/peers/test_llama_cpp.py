@@ -30,7 +30,8 @@ PROMPTS = [
 ]
 
 # How far apart, in logits, the two best tokens may be where the engines choose differently.
-MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25}
+# With blocks of 256 ("k"), llama.cpp's activations share a scale by 256, phid's by 16 or 32.
+MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25, "k": 0.25}
 
 KINDS = {
     "fp32": ("fp32", []),
@@ -41,12 +42,17 @@ KINDS = {
     "int4-128": ("int4", ["--group-size", "128"]),
 }
 
-# llama.cpp's own quantizer: file type and the type of embedding and head (Q4_0 would make it Q6_K).
+# llama.cpp's own quantizer: file type, and the type of embedding and head where all matrices of
+# the layers have one type (Q4_0 would make embedding and head Q6_K); None: llama.cpp's mix.
 LLAMA_KINDS = {
-    "fp16": ("fp16", llama_cpp.LLAMA_FTYPE_MOSTLY_F16, llama_cpp.GGML_TYPE_F16),
-    "Q8_0": ("int8", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, llama_cpp.GGML_TYPE_Q8_0),
-    "Q4_0": ("int4", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, llama_cpp.GGML_TYPE_Q8_0),
-    "Q4_1": ("int4", llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_1, llama_cpp.GGML_TYPE_Q8_0),
+    "fp16": ("fp16", "F16", "F16"), "Q8_0": ("int8", "Q8_0", "Q8_0"),
+    "Q4_0": ("int4", "Q4_0", "Q8_0"), "Q4_1": ("int4", "Q4_1", "Q8_0"),
+    "Q5_0": ("int8", "Q5_0", "Q5_0"), "Q5_1": ("int8", "Q5_1", "Q5_1"),
+    "IQ4_NL": ("int4", "IQ4_NL", "IQ4_NL"), "IQ4_XS": ("k", "IQ4_XS", "IQ4_XS"),
+    "Q2_K": ("k", "Q2_K", None), "Q3_K_M": ("k", "Q3_K_M", None),
+    "Q4_K": ("k", "Q4_K_S", "Q4_K"), "Q4_K_M": ("k", "Q4_K_M", None),
+    "Q5_K_M": ("k", "Q5_K_M", None), "Q6_K": ("k", "Q6_K", None),
+    "MXFP4": ("int4", "MXFP4_MOE", "MXFP4"),
 }
 
 def end_tokens():
@@ -133,10 +139,11 @@ def test_phid_continues_alike_from_llama_cpps_file(folder, kind):
     path = folder / f"llama-{kind}.gguf"
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread = 2
-    params.ftype = file_type
-    params.pure = True
-    params.output_tensor_type = ends_type
-    params.token_embedding_type = ends_type
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{file_type}")
+    if ends_type:
+        params.pure = True
+        params.output_tensor_type = getattr(llama_cpp, f"GGML_TYPE_{ends_type}")
+        params.token_embedding_type = params.output_tensor_type
     source = str(quantized(folder, "fp32")).encode()
     failed = llama_cpp.llama_model_quantize(source, str(path).encode(), ctypes.byref(params))
     assert failed == 0

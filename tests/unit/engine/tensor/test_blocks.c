@@ -276,7 +276,7 @@ static void test_every_bit(void **unused)
         phi_form form = phi_form_of(TYPES[t].dtype);
         assert_true(phi_form_equal(&form, &TYPES[t].form));
         for (unsigned i = 0; i < N_BLOCKS; i++) {
-            uint8_t b[300];
+            uint8_t b[300] = {0};
             random_block(&TYPES[t], b);
             check_block(&TYPES[t], b);
         }
@@ -289,7 +289,7 @@ static void test_narrow(void **unused)
     (void)unused;
     for (size_t t = 0; t < N_TYPES; t++) {
         for (unsigned i = 0; i < N_BLOCKS && !TYPES[t].form.wide; i++) {
-            uint8_t b[300];
+            uint8_t b[300] = {0};
             uint8_t codes[256];
             float scales[16];
             float offsets[16] = {0};
@@ -310,7 +310,7 @@ static void test_rows(void **unused)
     static float wide[512];
     for (size_t t = 0; t < N_TYPES; t++) {
         const phi_dtype_info *info = phi_dtype_get(TYPES[t].dtype);
-        uint8_t row[16 * 300];
+        uint8_t row[16 * 300] = {0};
         float scales[32];
         float offsets[32];
         unsigned n = 512 / info->block_elements;
@@ -389,7 +389,7 @@ static void test_golden(void **unused)
         phi_dtype_widen(GOLDEN[i].dtype, b, info->block_elements, out);
         assert_true(out[0] - GOLDEN[i].first < 1e-8F && GOLDEN[i].first - out[0] < 1e-8F);
         for (unsigned e = 0; e < info->block_elements; e++) {
-            double x = ((37.0 * e + 11) - 101.0 * ((37 * e + 11) / 101) - 50) / 64;
+            double x = ((int)((37 * e + 11) % 101) - 50) / 64.0;
             double error = (double)out[e] - x;
             if (error > GOLDEN[i].error_max || error < -GOLDEN[i].error_max) {
                 fail_msg("%s, element %u: %g instead of %g", info->name, e, (double)out[e], x);

@@ -107,6 +107,7 @@ typedef struct phi_attend {
     uint32_t window; /* 0: none */
     float scale;     /* of scores: 1 / sqrt(d) */
     void *const *pages;
+    uint32_t pages_end; /* those before it may be fetched ahead; 0: none */
     size_t head_offset; /* bytes from a page's beginning to the head's share */
     const float *q;     /* [tiles][d][8]; zero where a tile has no row */
     float *acc;         /* [tiles * 8, d_padded] values times exp(score - max) */

@@ -7,6 +7,7 @@
  *            lanes                the register
  *            QK_ROWS              query rows whose scores are made together: 8, 4 or 2
  *            PV_ROWS, PV_LANES    query rows and registers of dims whose sums are made together
+ *            FEW_SUMS             registers of scores that a few rows have for several pages
  *          and, as static inline functions, lanes_zero, lanes_set, lanes_load, lanes_store,
  *          lanes_of_f16, lanes_of_i8, lanes_to_f16, lanes_add, lanes_mul, lanes_fma (a * b + c),
  *          lanes_max (the second where one is NaN), lanes_exp2, lanes_any_above, lanes_top,
@@ -40,6 +41,10 @@
 #define WIDEN_ROWS 8U
 #define LOG2_E 0x1.715476p+0F
 
+/* Pages that a few rows take together, so that their scores, each a chain of additions that wait
+ * for one another, are made side by side; and that memory has that much to fetch ahead. */
+#define FEW_PAGES 4
+
 /* A page as the tiles read it. */
 typedef struct page_part {
     phi_kv_type type; /* as it lies, or F32 where it was widened */
@@ -48,8 +53,10 @@ typedef struct page_part {
     size_t values_stride; /* elements from one key's values to the next's */
     const float *key_scales;
     const float *value_scales;
-    const char *next_keys; /* of the page that comes next, to fetch ahead; NULL: none */
-    const char *next_values;
+    /* What to fetch ahead while scores and while sums are made, each as long as the page's keys;
+     * NULL: nothing. */
+    const char *ahead_of_scores;
+    const char *ahead_of_sums;
     const char *next_page; /* the same where this page was widened: keys and values together */
 } page_part;
 
@@ -168,7 +175,7 @@ STAMP void score_rows(tile_run *run, int first, int n, phi_kv_type type)
     const page_part *page = run->page;
     size_t d = run->attend->head_dim;
     const float *q = run->attend->q + run->row * d + (size_t)first;
-    const char *ahead = first == 0 && run->row == 0 ? page->next_keys : NULL;
+    const char *ahead = first == 0 && run->row == 0 ? page->ahead_of_scores : NULL;
     size_t column = phi_kv_element_bytes(type) * PHI_KV_PAGE_TOKENS;
     lanes acc[QK_ROWS][KEYS];
     for (int r = 0; r < n; r++) {
@@ -230,7 +237,7 @@ STAMP void sum_dims(const tile_run *run, int first, int n, size_t i, int width, 
     float *out = run->attend->acc + (run->row + (size_t)first) * d + i;
     phi_attend_span span = run->spans[first];
     size_t element = phi_kv_element_bytes(type);
-    const char *ahead = first == 0 && run->row == 0 ? page->next_values : NULL;
+    const char *ahead = first == 0 && run->row == 0 ? page->ahead_of_sums : NULL;
     lanes acc[PV_ROWS][PV_LANES];
     for (int r = 0; r < n; r++) {
         for (int v = 0; v < width; v++) {
@@ -303,23 +310,106 @@ STAMP void sum_tile(const tile_run *run, phi_kv_type type)
     }
 }
 
-STAMP void run_tile_of(tile_run *run, phi_kv_type type)
-{
-    score_tile(run, type);
-    sum_tile(run, type);
-}
-
+/* A tile of a page that was widened. */
 static void run_tile(tile_run *run)
 {
-    switch (run->page->type) {
+    score_tile(run, PHI_KV_F32);
+    sum_tile(run, PHI_KV_F32);
+}
+
+/* ---- a few rows ---- */
+
+/* Raw scores of rows [first, first + n) against `pages` pages, both constants. */
+STAMP void score_block(tile_run *runs, int first, int n, int pages, phi_kv_type type)
+{
+    size_t d = runs->attend->head_dim;
+    const float *q = runs->attend->q + first;
+    size_t column = phi_kv_element_bytes(type) * PHI_KV_PAGE_TOKENS;
+    lanes acc[FEW_PAGES][QK_ROWS][KEYS];
+    for (int p = 0; p < pages; p++) {
+        for (int r = 0; r < n; r++) {
+            for (int v = 0; v < KEYS; v++) {
+                acc[p][r][v] = lanes_zero();
+            }
+        }
+    }
+    for (size_t c = 0; c < d; c++) {
+        for (int p = 0; p < pages; p++) {
+            const page_part *page = runs[p].page;
+            if (first == 0 && page->ahead_of_scores) {
+                fetch(page->ahead_of_scores + c * column, column);
+            }
+            for (int v = 0; v < KEYS; v++) {
+                size_t at = c * PHI_KV_PAGE_TOKENS + (size_t)v * LANES;
+                lanes keys = load_elements(page->keys, at, type);
+                for (int r = 0; r < n; r++) {
+                    lanes value = lanes_set(q[c * PHI_ATTEND_TILE + (size_t)r]);
+                    acc[p][r][v] = lanes_fma(value, keys, acc[p][r][v]);
+                }
+            }
+        }
+    }
+    for (int p = 0; p < pages; p++) {
+        for (int r = 0; r < n; r++) {
+            for (int v = 0; v < KEYS; v++) {
+                lanes_store(runs[p].p[first + r] + v * LANES, acc[p][r][v]);
+            }
+        }
+    }
+}
+
+/* n rows against all pages, as many at once as there are registers for. */
+STAMP void score_pages(tile_run *runs, int n_pages, int first, int n, phi_kv_type type)
+{
+    int at_once = FEW_SUMS / (n * KEYS);
+    int p = 0;
+    for (; at_once >= 4 && p + 4 <= n_pages; p += 4) {
+        score_block(runs + p, first, n, 4, type);
+    }
+    for (; at_once >= 2 && p + 2 <= n_pages; p += 2) {
+        score_block(runs + p, first, n, 2, type);
+    }
+    for (; p < n_pages; p++) {
+        score_block(runs + p, first, n, 1, type);
+    }
+}
+
+STAMP void run_few_of(tile_run *runs, int n_pages, phi_kv_type type)
+{
+    int n_rows = runs->n_rows;
+    int r = 0;
+    for (; QK_ROWS >= 4 && r + 4 <= n_rows; r += 4) {
+        score_pages(runs, n_pages, r, 4, type);
+    }
+    if (QK_ROWS >= 4 && r + 3 <= n_rows) {
+        score_pages(runs, n_pages, r, 3, type);
+        r += 3;
+    }
+    for (; r + 2 <= n_rows; r += 2) {
+        score_pages(runs, n_pages, r, 2, type);
+    }
+    if (r < n_rows) {
+        score_pages(runs, n_pages, r, 1, type);
+    }
+    for (int p = 0; p < n_pages; p++) {
+        for (r = 0; r < n_rows; r++) {
+            weigh(&runs[p], r);
+        }
+        sum_tile(&runs[p], type);
+    }
+}
+
+static void run_few(tile_run *runs, int n_pages)
+{
+    switch (runs->page->type) {
     case PHI_KV_F16:
-        run_tile_of(run, PHI_KV_F16);
+        run_few_of(runs, n_pages, PHI_KV_F16);
         break;
     case PHI_KV_F32:
-        run_tile_of(run, PHI_KV_F32);
+        run_few_of(runs, n_pages, PHI_KV_F32);
         break;
     case PHI_KV_INT8:
-        run_tile_of(run, PHI_KV_INT8);
+        run_few_of(runs, n_pages, PHI_KV_INT8);
         break;
     }
 }
@@ -355,9 +445,8 @@ STAMP void widen_of(const phi_attend *attend, page_part *page, phi_kv_type type)
     page->values = (const char *)values;
     page->values_stride = padded;
     page->type = PHI_KV_F32;
-    page->next_page = page->next_keys;
-    page->next_keys = NULL;
-    page->next_values = NULL;
+    page->ahead_of_scores = NULL;
+    page->ahead_of_sums = NULL;
 }
 
 static void widen(const phi_attend *attend, page_part *page)
@@ -377,20 +466,21 @@ static void widen(const phi_attend *attend, page_part *page)
 
 /* ---- the table's functions ---- */
 
-static page_part part_of(const phi_attend *attend, uint32_t page, uint32_t page_end)
+/* `step` pages are worked on together. */
+static page_part part_of(const phi_attend *attend, uint32_t page, uint32_t step)
 {
-    size_t d = attend->head_dim;
     phi_kv_head head = phi_kv_head_at(attend->type, attend->head_dim,
                                       (char *)attend->pages[page] + attend->head_offset);
     page_part part = {.type = attend->type,
                       .keys = head.keys,
                       .values = head.values,
-                      .values_stride = d,
+                      .values_stride = attend->head_dim,
                       .key_scales = head.key_scales,
-                      .value_scales = head.value_scales};
-    if (page + 1 < page_end) {
-        part.next_keys = (const char *)attend->pages[page + 1] + attend->head_offset;
-        part.next_values = part.next_keys + (head.values - head.keys);
+                      .value_scales = head.value_scales,
+                      .ahead_of_scores = head.values};
+    if (page + step < attend->pages_end) {
+        part.next_page = (const char *)attend->pages[page + step] + attend->head_offset;
+        part.ahead_of_sums = part.next_page;
     }
     return part;
 }
@@ -420,6 +510,24 @@ static void attend_tiles(const phi_attend *attend, const page_part *page, uint32
     }
 }
 
+/* `n` pages of a tile's rows. */
+static void attend_few(const phi_attend *attend, uint32_t first, uint32_t n)
+{
+    tile_run runs[FEW_PAGES];
+    page_part parts[FEW_PAGES];
+    for (uint32_t p = 0; p < n; p++) {
+        parts[p] = part_of(attend, first + p, FEW_PAGES);
+        runs[p].attend = attend;
+        runs[p].page = &parts[p];
+        runs[p].row = 0;
+        runs[p].n_rows = (int)attend->n_rows;
+        for (uint32_t r = 0; r < attend->n_rows; r++) {
+            runs[p].spans[r] = phi_attend_visible(attend, r, first + p);
+        }
+    }
+    run_few(runs, (int)n);
+}
+
 static void attend_pages(const phi_attend *attend, uint32_t page_begin, uint32_t page_end)
 {
     size_t d = PHI_ATTEND_PADDED(attend->head_dim);
@@ -429,12 +537,16 @@ static void attend_pages(const phi_attend *attend, uint32_t page_begin, uint32_t
     for (uint32_t r = 0; r < attend->n_rows; r++) {
         attend->max[r] = -INFINITY;
     }
-    for (uint32_t p = page_begin; p < page_end; p++) {
-        page_part page = part_of(attend, p, page_end);
-        if (attend->n_rows > WIDEN_ROWS || attend->head_dim % LANES != 0) {
+    if (attend->n_rows > WIDEN_ROWS || attend->head_dim % LANES != 0) {
+        for (uint32_t p = page_begin; p < page_end; p++) {
+            page_part page = part_of(attend, p, 1);
             widen(attend, &page);
+            attend_tiles(attend, &page, p);
         }
-        attend_tiles(attend, &page, p);
+    } else {
+        for (uint32_t p = page_begin; p < page_end; p += FEW_PAGES) {
+            attend_few(attend, p, page_end - p < FEW_PAGES ? page_end - p : FEW_PAGES);
+        }
     }
     for (uint32_t r = 0; r < attend->n_rows; r++) {
         attend->sum[r] = lanes_total(lanes_load(lane_sums(attend, r)));

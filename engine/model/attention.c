@@ -316,6 +316,7 @@ static void attend_item(const task *self, const phi_attention_item *item, uint32
     bench b;
     visible(self->at, item, self->group, &first, &end);
     lay_out(self, item, kv_head, worker, &b);
+    b.attend.pages_end = (end - 1) / PHI_KV_PAGE_TOKENS + 1;
     if (item->n_tokens) {
         store(self, item->row, item->n_tokens, kv_head);
     }

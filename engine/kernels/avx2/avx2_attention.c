@@ -13,6 +13,7 @@ typedef __m256 lanes;
 #define QK_ROWS 2
 #define PV_ROWS 2
 #define PV_LANES 4
+#define FEW_SUMS 8
 
 static inline lanes lanes_zero(void)
 {

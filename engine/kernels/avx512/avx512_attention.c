@@ -10,6 +10,7 @@ typedef __m512 lanes;
 #define QK_ROWS 8
 #define PV_ROWS 4
 #define PV_LANES 6
+#define FEW_SUMS 16
 
 static inline lanes lanes_zero(void)
 {

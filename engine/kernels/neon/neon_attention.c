@@ -11,6 +11,7 @@ typedef float32x4_t lanes;
 #define QK_ROWS 2
 #define PV_ROWS 4
 #define PV_LANES 4
+#define FEW_SUMS 16
 
 static inline lanes lanes_zero(void)
 {

@@ -70,6 +70,7 @@ static void open_block(block *b, uint32_t d)
     b->attend = (phi_attend){.head_dim = d,
                              .scale = 1.0F / sqrtf((float)d),
                              .pages = pages,
+                             .pages_end = PAGES,
                              .head_offset = 64,
                              .q = b->q,
                              .acc = b->acc,

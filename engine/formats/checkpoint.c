@@ -17,6 +17,7 @@
 #include "engine/formats/gguf_config.h"
 #include "engine/formats/hf_config.h"
 #include "engine/formats/hf_names.h"
+#include "engine/formats/hf_quant.h"
 #include "engine/formats/hf_shards.h"
 #include "engine/formats/tensor_rows.h"
 #include "engine/formats/text_check.h"
@@ -28,7 +29,10 @@ struct phi_checkpoint {
     phi_description description;
     char *dir;            /* Hugging Face */
     phi_hf_shards shards; /* Hugging Face */
-    phi_gguf *gguf;       /* GGUF */
+    phi_hf_quant quant;   /* Hugging Face */
+    phi_coded *coded; /* [n_coded] matrices of codes, in reserved memory: tensors point to them */
+    uint32_t n_coded;
+    phi_gguf *gguf; /* GGUF */
     const phi_file **files;
     uint32_t n_files;
     phi_tensor *tensors;
@@ -239,6 +243,57 @@ static phi_status add_piece(const lookup *l, const stored *tensor, uint32_t rows
     return PHI_OK;
 }
 
+static const phi_tensor_entry *find_entry(void *user, const char *name, const phi_file **out_file)
+{
+    const lookup *l = user;
+    const stored *tensor = find(l, name);
+    if (!tensor) {
+        return NULL;
+    }
+    *out_file = l->checkpoint->files[tensor->file];
+    return tensor->entry;
+}
+
+/* The arrays of a quantized matrix, if it is one. */
+static phi_status add_coded(lookup *l, const char *name, uint32_t rows, phi_tensor *out,
+                            bool *out_found)
+{
+    phi_checkpoint *checkpoint = l->checkpoint;
+    const phi_hf_finder finder = {.user = l, .find = find_entry};
+    phi_coded *coded = &checkpoint->coded[checkpoint->n_coded];
+    phi_status status = phi_hf_quant_find(&checkpoint->quant, &finder, name, rows, out->cols, coded,
+                                          out_found, l->err);
+    if (status || !*out_found) {
+        return status;
+    }
+    checkpoint->n_coded++;
+    uint32_t piece = out->n_pieces++;
+    out->piece_dtype[piece] = PHI_DTYPE_F32;
+    out->piece_coded[piece] = coded;
+    out->piece_rows[piece] = rows;
+    out->dtype = out->piece_dtype[0];
+    out->rows += rows;
+    out->bytes += phi_coded_bytes(coded);
+    return PHI_OK;
+}
+
+/* One tensor of the files: arrays of codes, or rows; *out_found is false if it is neither. */
+static phi_status add_named(lookup *l, const char *name, uint32_t rows, bool vector,
+                            phi_tensor *out, bool *out_found)
+{
+    phi_status status = PHI_OK;
+    *out_found = false;
+    if (!vector && l->checkpoint->quant.method != PHI_HF_PLAIN) {
+        status = add_coded(l, name, rows, out, out_found);
+    }
+    const stored *tensor = status || *out_found ? NULL : find(l, name);
+    if (!tensor) {
+        return status;
+    }
+    *out_found = true;
+    return add_piece(l, tensor, rows, vector, out);
+}
+
 static phi_status fail_missing(const lookup *l, const char *whole, const char *pieces)
 {
     const phi_checkpoint *checkpoint = l->checkpoint;
@@ -248,55 +303,61 @@ static phi_status fail_missing(const lookup *l, const char *whole, const char *p
                     *pieces ? ", and so is " : "", pieces);
 }
 
-static phi_status find_pieces(const lookup *l, phi_part part, uint32_t layer, const uint32_t *rows,
-                              phi_tensor *out)
+static phi_status find_pieces(lookup *l, phi_part part, uint32_t layer, const uint32_t *rows,
+                              phi_tensor *out, bool *out_found)
 {
     char name[PHI_LIMIT_TENSOR_NAME_BYTES];
     for (uint32_t i = 0; i < phi_part_pieces(part); i++) {
+        bool found = false;
         phi_part_piece_name(part, i, l->naming, layer, name, sizeof name);
-        const stored *piece = find(l, name);
-        phi_status status =
-            piece ? add_piece(l, piece, rows[i], false, out) : fail_missing(l, name, "");
+        phi_status status = add_named(l, name, rows[i], false, out, &found);
         if (status) {
             return status;
+        }
+        /* Without its first piece a part is not in pieces. */
+        *out_found = i > 0 || found;
+        if (!found) {
+            return i > 0 ? fail_missing(l, name, "") : PHI_OK;
         }
     }
     return PHI_OK;
 }
 
 /* Finds a part, whole or in pieces. GGUF calls both the fused matrix and the lower half of a split
- * one "ffn_up", so the first piece ("ffn_gate") decides which it is. */
-static phi_status find_part(const lookup *l, phi_part part, uint32_t layer, phi_tensor *out)
+ * one "ffn_up", so there pieces are looked for first: "ffn_gate" decides which it is. */
+static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor *out)
 {
     char whole_name[PHI_LIMIT_TENSOR_NAME_BYTES];
     char first_name[PHI_LIMIT_TENSOR_NAME_BYTES] = "";
     uint32_t rows[PHI_CHECKPOINT_PIECES_MAX];
     bool vector = phi_part_is_vector(part);
+    bool found = false;
+    phi_status status = PHI_OK;
     *out = (phi_tensor){.n_dims = vector ? 1 : 2};
     phi_part_name(part, PHI_NAMING_GGUF, layer, out->name, sizeof out->name);
     uint32_t n_rows = part_shape(&l->checkpoint->description, part, rows, &out->cols);
-    phi_part_name(part, l->naming, layer, whole_name, sizeof whole_name);
-    const stored *whole = find(l, whole_name);
-    const stored *first = NULL;
-    if (phi_part_pieces(part) > 0) {
-        phi_part_piece_name(part, 0, l->naming, layer, first_name, sizeof first_name);
-        first = find(l, first_name);
-    }
-    bool split_up = l->naming == PHI_NAMING_GGUF && part == PHI_PART_FFN_UP;
-    if (first && (!whole || split_up)) {
-        return find_pieces(l, part, layer, rows, out);
-    }
-    if (!whole) {
-        return fail_missing(l, whole_name, first_name);
-    }
     uint32_t all_rows = 0;
     for (uint32_t i = 0; i < n_rows; i++) {
         all_rows += rows[i];
     }
-    return add_piece(l, whole, all_rows, vector, out);
+    bool pieces_first = l->naming == PHI_NAMING_GGUF && part == PHI_PART_FFN_UP;
+    phi_part_name(part, l->naming, layer, whole_name, sizeof whole_name);
+    if (phi_part_pieces(part) > 0) {
+        phi_part_piece_name(part, 0, l->naming, layer, first_name, sizeof first_name);
+    }
+    if (pieces_first) {
+        status = find_pieces(l, part, layer, rows, out, &found);
+    }
+    if (!status && !found) {
+        status = add_named(l, whole_name, all_rows, vector, out, &found);
+    }
+    if (!status && !found && *first_name && !pieces_first) {
+        status = find_pieces(l, part, layer, rows, out, &found);
+    }
+    return status || found ? status : fail_missing(l, whole_name, first_name);
 }
 
-static phi_status append_part(const lookup *l, phi_part part, uint32_t layer)
+static phi_status append_part(lookup *l, phi_part part, uint32_t layer)
 {
     phi_checkpoint *checkpoint = l->checkpoint;
     phi_tensor *tensor = &checkpoint->tensors[checkpoint->count];
@@ -308,13 +369,15 @@ static phi_status append_part(const lookup *l, phi_part part, uint32_t layer)
     return status;
 }
 
-static phi_status list_tensors(const lookup *l)
+static phi_status list_tensors(lookup *l)
 {
     phi_checkpoint *checkpoint = l->checkpoint;
     const uint32_t layers = checkpoint->description.n_layer;
     size_t most = (size_t)layers * PHI_PART_COUNT + PHI_PART_COUNT;
     checkpoint->tensors = phi_try_alloc_zero(most, sizeof *checkpoint->tensors);
-    if (!checkpoint->tensors) {
+    checkpoint->coded =
+        phi_try_alloc_zero(most * PHI_CHECKPOINT_PIECES_MAX, sizeof *checkpoint->coded);
+    if (!checkpoint->tensors || !checkpoint->coded) {
         return phi_fail(l->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", most);
     }
     phi_status status = append_part(l, PHI_PART_TOKEN_EMBD, 0);
@@ -359,9 +422,8 @@ static phi_status open_dir(phi_checkpoint *checkpoint, const char *path, phi_err
                         phi_path_label(path));
     }
     phi_status status = phi_hf_config_read(path, &checkpoint->description, err);
-    if (!status) {
-        status = phi_hf_shards_open(path, &checkpoint->shards, err);
-    }
+    status = status ? status : phi_hf_quant_read(path, &checkpoint->quant, err);
+    status = status ? status : phi_hf_shards_open(path, &checkpoint->shards, err);
     if (status) {
         return status;
     }
@@ -433,6 +495,10 @@ phi_status phi_checkpoint_open(const char *path, phi_checkpoint **out_checkpoint
 void phi_checkpoint_close(phi_checkpoint *checkpoint)
 {
     if (checkpoint) {
+        for (uint32_t i = 0; i < checkpoint->n_coded; i++) {
+            phi_coded_done(&checkpoint->coded[i]);
+        }
+        phi_free(checkpoint->coded);
         phi_free(checkpoint->tensors);
         phi_free(checkpoint->files);
         phi_hf_shards_close(&checkpoint->shards);
@@ -496,7 +562,69 @@ const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint)
 
 const char *phi_checkpoint_format(const phi_checkpoint *checkpoint)
 {
+    if (checkpoint->quant.method != PHI_HF_PLAIN) {
+        return phi_hf_method_name(checkpoint->quant.method);
+    }
     return checkpoint->gguf ? "gguf" : "safetensors";
+}
+
+/* Rows of a piece whose arrays are of codes, as tensor_rows.h lays them out. */
+static phi_status read_coded(const phi_coded *coded, uint32_t row, uint32_t count, uint8_t *out,
+                             phi_err *err)
+{
+    phi_coded_buffer buffer = {0};
+    phi_status status = PHI_OK;
+    size_t cols = coded->cols;
+    if (!coded->form.group) {
+        float *values = phi_try_alloc(count * cols * sizeof *values);
+        status = values ? phi_coded_read_f32(coded, row, count, &buffer, values, err)
+                        : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u rows", count);
+        if (!status) {
+            memcpy(out, values, count * cols * sizeof *values);
+        }
+        phi_free(values);
+        phi_coded_buffer_done(&buffer);
+        return status;
+    }
+    size_t groups = cols / coded->form.group;
+    size_t planes = coded->form.has_offsets ? 2 : 1;
+    uint8_t *codes = phi_try_alloc(count * cols);
+    float *scales = phi_try_alloc(2 * count * groups * sizeof *scales);
+    float *offsets = scales ? scales + count * groups : NULL;
+    status = codes && scales
+                 ? phi_coded_read_codes(coded, row, count, &buffer, codes, scales, offsets, err)
+                 : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u rows", count);
+    for (size_t r = 0; r < count && !status; r++) {
+        memcpy(out, codes + r * cols, cols);
+        memcpy(out + cols, scales + r * groups, groups * sizeof *scales);
+        if (planes == 2) {
+            memcpy(out + cols + groups * sizeof *scales, offsets + r * groups,
+                   groups * sizeof *scales);
+        }
+        out += cols + planes * groups * sizeof *scales;
+    }
+    phi_free(codes);
+    phi_free(scales);
+    phi_coded_buffer_done(&buffer);
+    return status;
+}
+
+/* Rows [row, row + count) of piece i. */
+static phi_status read_piece(const phi_checkpoint *checkpoint, const phi_tensor *tensor, uint32_t i,
+                             uint32_t row, uint32_t count, uint64_t row_bytes, uint8_t *out,
+                             phi_err *err)
+{
+    if (tensor->piece_coded[i]) {
+        return read_coded(tensor->piece_coded[i], row, count, out, err);
+    }
+    uint64_t offset = tensor->piece_offset[i] + row * row_bytes;
+    uint64_t bytes = count * row_bytes;
+    const phi_file *file = checkpoint->files[tensor->piece_file[i]];
+    phi_status status = phi_file_read_at(file, offset, out, (size_t)bytes, err);
+    if (!status && bytes >= FORGET_BYTES_MIN) {
+        phi_file_forget(file, offset, bytes);
+    }
+    return status;
 }
 
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
@@ -509,20 +637,13 @@ phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_
         uint32_t end = first + tensor->piece_rows[i];
         if (row < end) {
             uint32_t now = count < end - row ? count : end - row;
-            uint64_t row_bytes = 0;
-            bool fits = phi_dtype_row_bytes(tensor->piece_dtype[i], tensor->cols, &row_bytes);
-            PHI_ASSERT(fits);
-            uint64_t offset = tensor->piece_offset[i] + (row - first) * row_bytes;
-            uint64_t bytes = now * row_bytes;
-            const phi_file *file = checkpoint->files[tensor->piece_file[i]];
-            phi_status status = phi_file_read_at(file, offset, out, (size_t)bytes, err);
+            uint64_t row_bytes = phi_tensor_run(tensor, row).row_bytes;
+            phi_status status =
+                read_piece(checkpoint, tensor, i, row - first, now, row_bytes, out, err);
             if (status) {
                 return phi_fail_context(err, status, "tensor \"%s\"", tensor->name);
             }
-            if (bytes >= FORGET_BYTES_MIN) {
-                phi_file_forget(file, offset, bytes);
-            }
-            out += bytes;
+            out += now * row_bytes;
             row += now;
             count -= now;
         }
@@ -540,10 +661,9 @@ phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const 
     while (!status && count > 0) {
         phi_row_run run = phi_tensor_run(tensor, row);
         uint32_t now = run.rows < count ? run.rows : count;
-        size_t elements = (size_t)now * tensor->cols;
-        phi_dtype_widen(run.dtype, from, elements, out);
+        phi_row_run_widen(&run, tensor->cols, now, from, out);
         from += now * run.row_bytes;
-        out += elements;
+        out += (size_t)now * tensor->cols;
         row += now;
         count -= now;
     }

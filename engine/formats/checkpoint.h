@@ -8,7 +8,8 @@
  *
  * What can be opened: a directory of Hugging Face files (config.json, optional
  * generation_config.json, model.safetensors or model.safetensors.index.json with its shards,
- * tokenizer.json, tokenizer_config.json), or one .gguf file (its first bytes decide, not its name).
+ * tokenizer.json, tokenizer_config.json), plain or quantized as MLX, GPTQ, AWQ and
+ * compressed-tensors do it (hf_quant.h), or one .gguf file (its first bytes decide, not its name).
  *
  * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
  * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight". A part
@@ -20,6 +21,7 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "engine/formats/coded.h"
 #include "engine/formats/description.h"
 #include "engine/formats/gguf.h"
 #include "engine/tensor/dtype.h"
@@ -42,6 +44,8 @@ typedef struct phi_tensor {
     uint32_t piece_rows[PHI_CHECKPOINT_PIECES_MAX];
     uint32_t piece_file[PHI_CHECKPOINT_PIECES_MAX]; /* index of the open file */
     uint64_t piece_offset[PHI_CHECKPOINT_PIECES_MAX];
+    /* Arrays of codes, scales and zero points in place of rows of a dtype; NULL: rows. */
+    const phi_coded *piece_coded[PHI_CHECKPOINT_PIECES_MAX];
 } phi_tensor;
 
 typedef struct phi_checkpoint phi_checkpoint;
@@ -59,7 +63,8 @@ uint64_t phi_checkpoint_bytes(const phi_checkpoint *checkpoint);
 /* The files that tensors are read from. */
 size_t phi_checkpoint_file_count(const phi_checkpoint *checkpoint);
 const phi_file *phi_checkpoint_file_at(const phi_checkpoint *checkpoint, size_t index);
-/* Rows [row, row + count) as stored, packed, into `data` (phi_tensor_rows_bytes). */
+/* Rows [row, row + count) as they are stored, or as tensor_rows.h says where they are arrays of
+ * codes, packed, into `data` (phi_tensor_rows_bytes). */
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                     uint32_t row, uint32_t count, void *data,
                                     phi_err *err) PHI_MUST_CHECK;
@@ -71,7 +76,8 @@ phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const 
 const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint);
 /* ... or the GGUF whose metadata hold it, else NULL. */
 const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint);
-/* "safetensors" or "gguf". */
+/* "safetensors", "gguf", or by what the weights are quantized: "MLX", "GPTQ", "AWQ",
+ * "compressed-tensors". */
 const char *phi_checkpoint_format(const phi_checkpoint *checkpoint);
 
 /* Writes the architecture's GGUF keys (general.*, phi3.*) and declares nothing. */

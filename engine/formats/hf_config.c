@@ -55,15 +55,6 @@ static phi_status check_architecture(const phi_fields *config, phi_err *err)
 static phi_status check_features(const phi_fields *config, phi_err *err)
 {
     static const char *const biases[] = {"attention_bias", "mlp_bias", "lm_head_bias"};
-    if (phi_fields_get(config, "quantization_config")) {
-        const json_t *method =
-            json_object_get(phi_fields_get(config, "quantization_config"), "quant_method");
-        return phi_fail(err, PHI_E_UNSUPPORTED,
-                        CONFIG ": field \"quantization_config\" (%.40s): a pre-quantized Hugging "
-                               "Face checkpoint is not supported; use the original in F32, F16 or "
-                               "BF16",
-                        json_is_string(method) ? json_string_value(method) : "no quant_method");
-    }
     for (size_t i = 0; i < sizeof biases / sizeof *biases; i++) {
         bool asked = false;
         phi_status status = phi_fields_bool(config, biases[i], &asked, err);

@@ -3,6 +3,10 @@
  *          (GGUF's mixes keep attn_v finer than attn_q), of one type after the other.
  * Owns:    nothing. Threads: any. Errors: none.
  * Limits:  those of phi_tensor.
+ *
+ * A row of a piece that is arrays of codes (coded.h) is put together when it is read: its codes in
+ * the terms of phi_weight_set_codes [cols], then floats: its scales [cols / group] and, if its form
+ * has them, its offsets [cols / group]. Where its form is FP32 it is a row of F32.
  */
 #ifndef PHI_ENGINE_FORMATS_TENSOR_ROWS_H
 #define PHI_ENGINE_FORMATS_TENSOR_ROWS_H
@@ -18,7 +22,8 @@
 
 /* Neighbouring rows of one type. */
 typedef struct phi_row_run {
-    phi_dtype dtype;
+    phi_dtype dtype;        /* unless `coded` */
+    const phi_coded *coded; /* rows of codes, scales and offsets; NULL: of the dtype */
     uint32_t rows;
     uint64_t row_bytes;
 } phi_row_run;
@@ -31,6 +36,16 @@ phi_form phi_tensor_form(const phi_tensor *tensor);
 /* Bytes of rows [row, row + count) as stored, and of the longest row. */
 uint64_t phi_tensor_rows_bytes(const phi_tensor *tensor, uint32_t row, uint32_t count);
 uint64_t phi_tensor_row_bytes_max(const phi_tensor *tensor);
+/* The rows' share of the tensor's bytes in the source: over all rows the shares add up to them. */
+static inline uint64_t phi_tensor_share(const phi_tensor *tensor, uint32_t row, uint32_t count)
+{
+    uint64_t each = tensor->bytes / tensor->rows;
+    uint64_t more = tensor->bytes % tensor->rows;
+    return each * count + more * (row + count) / tensor->rows - more * row / tensor->rows;
+}
+/* `count` rows of a run as floats, [count][cols]. */
+void phi_row_run_widen(const phi_row_run *run, uint32_t cols, uint32_t count, const void *src,
+                       float *out);
 void phi_tensor_type(const phi_tensor *tensor, char out_type[PHI_TENSOR_TYPE_BYTES]);
 /* Fills `count` rows of a matrix, from `to` on, with rows [row, row + count) that
  * phi_checkpoint_read_rows has read to `src`. */

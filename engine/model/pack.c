@@ -307,7 +307,7 @@ static phi_status fill_rounds(filling *self, const phi_pack *pack, const phi_pac
         }
         for (size_t i = self->first; i < self->first + count; i++) {
             const slice *it = &self->slices[i];
-            done += phi_tensor_rows_bytes(it->tensor->source, it->row, it->count);
+            done += phi_tensor_share(it->tensor->source, it->row, it->count);
         }
         if (run->progress && !run->progress(run->user, done, pack->source_bytes)) {
             return phi_fail(err, PHI_E_CANCELLED, "loading was cancelled");

@@ -40,8 +40,7 @@ typedef struct pipeline {
     /* The chunk that the team is working on. */
     const phi_tensor *tensor;
     phi_encoding encoding;
-    phi_dtype source_dtype;
-    uint64_t source_row_bytes;
+    phi_row_run source_run; /* what the chunk's rows are */
     uint64_t encoded_row_bytes;
     _Atomic uint32_t bad_row; /* the first row with a value that does not fit, or UINT32_MAX */
 } pipeline;
@@ -82,7 +81,8 @@ static void encode_rows(void *arg, size_t begin, size_t end, unsigned worker)
     float *after = before + p->cols_max;
     for (size_t row = begin; row < end; row++) {
         uint8_t *out = p->encoded + row * p->encoded_row_bytes;
-        phi_dtype_widen(p->source_dtype, p->source + row * p->source_row_bytes, cols, before);
+        phi_row_run_widen(&p->source_run, cols, 1, p->source + row * p->source_run.row_bytes,
+                          before);
         if (!phi_encode_row(&p->encoding, before, cols, out)) {
             note_bad_row(p, (uint32_t)row);
             continue;
@@ -103,8 +103,8 @@ static phi_status fail_bad_value(const pipeline *p, uint32_t first_row, phi_err 
 {
     uint32_t row = atomic_load(&p->bad_row);
     float *values = p->rows;
-    phi_dtype_widen(p->source_dtype, p->source + row * p->source_row_bytes, p->tensor->cols,
-                    values);
+    phi_row_run_widen(&p->source_run, p->tensor->cols, 1, p->source + row * p->source_run.row_bytes,
+                      values);
     uint32_t worst = 0;
     for (uint32_t i = 0; i < p->tensor->cols; i++) {
         if (!isfinite(values[i])) {
@@ -153,7 +153,7 @@ static phi_status write_chunk(pipeline *p, uint32_t row, uint32_t count, error_s
         return status;
     }
     const uint8_t *data = p->source;
-    if (!phi_recipe_copies(&p->encoding, p->source_dtype)) {
+    if (p->source_run.coded || !phi_recipe_copies(&p->encoding, p->source_run.dtype)) {
         status = encode_chunk(p, row, count, sums, err);
         if (status != PHI_OK) {
             return status;
@@ -164,7 +164,7 @@ static phi_status write_chunk(pipeline *p, uint32_t row, uint32_t count, error_s
     if (status != PHI_OK) {
         return status;
     }
-    p->meter->state.bytes_done += count * p->source_row_bytes;
+    p->meter->state.bytes_done += phi_tensor_share(p->tensor, row, count);
     return report(p, err);
 }
 
@@ -198,8 +198,7 @@ static phi_status write_tensor(pipeline *p, const phi_tensor *tensor, phi_err *e
     for (uint32_t row = 0; status == PHI_OK && row < tensor->rows;) {
         phi_row_run run = phi_tensor_run(tensor, row);
         uint32_t count = run.rows < step ? run.rows : step;
-        p->source_dtype = run.dtype;
-        p->source_row_bytes = run.row_bytes;
+        p->source_run = run;
         status = write_chunk(p, row, count, &sums, err);
         row += count;
     }

@@ -397,6 +397,28 @@ static void conform(const phi_weight *weight, phi_dtype dtype, size_t count, pie
     }
 }
 
+void phi_weight_set_form_codes(phi_weight *weight, uint32_t row, const phi_form *form,
+                               const uint8_t *codes, const float *scales, const float *offsets)
+{
+    phi_form has = phi_weight_form(weight);
+    phi_form both = phi_form_join(&has, form);
+    PHI_ASSERT(row < weight->rows && weight->group && phi_form_equal(&has, &both));
+    bool recentred =
+        form->kind == PHI_WEIGHT_INT4 && has.kind == PHI_WEIGHT_INT8 && !form->has_offsets;
+    for (size_t k = 0; k < weight->cols; k += RUN) {
+        uint8_t run[RUN];
+        for (size_t i = 0; i < RUN; i++) {
+            run[i] = (uint8_t)(codes[k + i] - (recentred ? 8 : 0));
+        }
+        put_codes(weight, row, k, RUN, run);
+    }
+    for (size_t g = 0; g < weight->cols / weight->group; g++) {
+        size_t from = g * weight->group / form->group;
+        float offset = form->has_offsets ? offsets[from] : 0.0F;
+        put_scales(weight, row, g, 1, scales + from, weight->has_offsets ? &offset : NULL);
+    }
+}
+
 /* One row of any type whose form the matrix's holds. */
 static void convert_row(phi_weight *weight, phi_dtype dtype, uint32_t row, const uint8_t *src)
 {

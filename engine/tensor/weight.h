@@ -106,6 +106,9 @@ void phi_weight_set_rows(phi_weight *weight, phi_dtype dtype, uint32_t row, uint
  * be values that fp16 has. */
 void phi_weight_set_codes(phi_weight *weight, uint32_t row, const uint8_t *codes,
                           const float *scales, const float *offsets);
+/* The same from codes of another form, which the matrix's holds (phi_form_join). */
+void phi_weight_set_form_codes(phi_weight *weight, uint32_t row, const phi_form *form,
+                               const uint8_t *codes, const float *scales, const float *offsets);
 /* Widens one row to float, exactly. out: [cols]. */
 void phi_weight_row(const phi_weight *weight, uint32_t row, float *out);
 /* What the codes in memory are above what they stand for: 8 for INT4 (0 with offsets), 128 for

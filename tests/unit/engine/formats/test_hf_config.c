@@ -247,8 +247,6 @@ static const struct {
     {"{\"model_type\":7}", PHI_E_FORMAT, "\"model_type\" must be a string"},
     {"{\"model_type\":\"phi3\"}", PHI_E_FORMAT, "\"hidden_size\" is missing"},
     {"{\"model_type\":\"phi3\",\"hidden_size\":null}", PHI_E_FORMAT, "\"hidden_size\" is missing"},
-    {"{" NO_EOS ",\"quantization_config\":{\"quant_method\":\"gptq\"}}", PHI_E_UNSUPPORTED,
-     "(gptq): a pre-quantized Hugging Face checkpoint"},
     {"{" NO_EOS ",\"attention_bias\":true}", PHI_E_UNSUPPORTED, "\"attention_bias\""},
     {"{" NO_EOS ",\"mlp_bias\":1}", PHI_E_FORMAT, "\"mlp_bias\" must be true or false"},
     {"{" NO_EOS ",\"hidden_act\":\"gelu\"}", PHI_E_UNSUPPORTED, "\"gelu\""},

@@ -1,0 +1,238 @@
+"""Hugging Face folders whose weights are quantized: MLX, GPTQ, AWQ, compressed-tensors.
+
+Each is packed here, by numpy, from codes made of the sample model's weights; the values that phid reads must
+be the very values that the codes stand for, and the model must answer as it does.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+
+import numpy
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "models" / "phi-sample"
+PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
+NUMPY_TYPES = {"F32": numpy.float32, "F16": numpy.float16, "I32": numpy.int32, "U32": numpy.uint32,
+               "I8": numpy.int8, "U8": numpy.uint8}
+TYPE_NAMES = {numpy.dtype(value): name for name, value in NUMPY_TYPES.items()}
+AWQ_ROWS = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def read_safetensors(path):
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8:8 + length])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        values = numpy.frombuffer(data[8 + length + begin:8 + length + end], NUMPY_TYPES[entry["dtype"]])
+        tensors[name] = values.reshape(entry["shape"])
+    return tensors
+
+
+def write_safetensors(path, tensors):
+    header, blobs, at = {}, [], 0
+    for name, values in tensors.items():
+        blob = numpy.ascontiguousarray(values).tobytes()
+        header[name] = {"dtype": TYPE_NAMES[values.dtype], "shape": list(values.shape),
+                        "data_offsets": [at, at + len(blob)]}
+        blobs.append(blob)
+        at += len(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
+def encode(weight, bits, group, symmetric):
+    """Codes [N, K], fp16 scales and integer zero points [N, K / group]."""
+    rows, cols = weight.shape
+    x = weight.astype(numpy.float32).reshape(rows, cols // group, group)
+    top = 2 ** bits - 1
+    low, high = numpy.minimum(x.min(2), 0), numpy.maximum(x.max(2), 0)
+    if symmetric:
+        scales = (numpy.maximum(-low, high) / (top // 2)).astype(numpy.float16)
+        zeros = numpy.full(scales.shape, (top + 1) // 2)
+    else:
+        scales = ((high - low) / top).astype(numpy.float16)
+        zeros = numpy.rint(-low / scales.astype(numpy.float32)).astype(int)
+    q = numpy.rint(x / scales.astype(numpy.float32)[..., None]) + zeros[..., None]
+    return numpy.clip(q, 0, top).astype(numpy.int64).reshape(rows, cols), scales, zeros
+
+
+def decode(q, scales, zeros, group):
+    wide = scales.astype(numpy.float64)
+    values = (q - numpy.repeat(zeros, group, 1)) * numpy.repeat(wide, group, 1)
+    return values.astype(numpy.float32)
+
+
+def words(values, bits):
+    """The last axis packed into 32-bit words, low bits first."""
+    count = 32 // bits
+    grouped = values.reshape(*values.shape[:-1], -1, count).astype(numpy.uint64)
+    shifts = numpy.arange(count, dtype=numpy.uint64) * numpy.uint64(bits)
+    return (grouped << shifts).sum(-1).astype(numpy.uint32)
+
+
+def mlx(stem, weight, bits, group):
+    q, scales, zeros = encode(weight, bits, group, False)
+    biases = (-zeros * scales.astype(numpy.float32)).astype(numpy.float16)
+    wide = numpy.repeat(scales.astype(numpy.float64), group, 1)
+    value = (q * wide + numpy.repeat(biases.astype(numpy.float64), group, 1)).astype(numpy.float32)
+    return {stem + "weight": words(q, bits), stem + "scales": scales, stem + "biases": biases}, value
+
+
+def gptq(stem, weight, bits, group, order=None):
+    q, scales, zeros = encode(weight, bits, group, False)
+    zeros = numpy.maximum(zeros, 1)
+    index = numpy.arange(weight.shape[1]) // group
+    if order is not None:
+        index = index[order]
+    value = ((q - zeros[:, index]) * scales.astype(numpy.float64)[:, index]).astype(numpy.float32)
+    return {stem + "qweight": words(q, bits).T.astype(numpy.uint32).view(numpy.int32),
+            stem + "qzeros": words((zeros - 1).T, bits).view(numpy.int32),
+            stem + "scales": scales.T, stem + "g_idx": index.astype(numpy.int32)}, value
+
+
+def awq(stem, weight, group):
+    q, scales, zeros = encode(weight, 4, group, False)
+
+    def across(values):
+        turned = values.T.reshape(values.shape[1], -1, 8)[:, :, AWQ_ROWS]
+        return words(turned.reshape(values.shape[1], -1), 4).view(numpy.int32)
+
+    return {stem + "qweight": across(q), stem + "qzeros": across(zeros), stem + "scales": scales.T}, \
+        decode(q, scales, zeros, group)
+
+
+def compressed(stem, weight, bits, group):
+    q, scales, zeros = encode(weight, bits, group, True)
+    value = decode(q, scales, zeros, group)
+    if bits == 8 and group == weight.shape[1]:
+        return {stem + "weight": (q - 128).astype(numpy.int8), stem + "weight_scale": scales}, value
+    return {stem + "weight_packed": words(q, bits).view(numpy.int32), stem + "weight_scale": scales,
+            stem + "weight_shape": numpy.array(weight.shape, numpy.int32)}, value
+
+
+def config_groups(bits):
+    return {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "symmetric": True}}}
+
+
+ORDER = numpy.random.default_rng(3)
+LAYOUTS = {
+    "mlx-4": (lambda s, w: mlx(s, w, 4, 64), "quantization", {"group_size": 64, "bits": 4}, "MLX", True),
+    "mlx-8": (lambda s, w: mlx(s, w, 8, 32), "quantization", {"group_size": 32, "bits": 8}, "MLX", True),
+    "mlx-2": (lambda s, w: mlx(s, w, 2, 32), "quantization", {"group_size": 32, "bits": 2}, "MLX", True),
+    "gptq-4": (lambda s, w: gptq(s, w, 4, 128), "quantization_config",
+               {"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ", False),
+    "gptq-8": (lambda s, w: gptq(s, w, 8, 64), "quantization_config",
+               {"quant_method": "gptq", "bits": 8, "group_size": 64}, "GPTQ", False),
+    "gptq-order": (lambda s, w: gptq(s, w, 4, 64, ORDER.permutation(w.shape[1])), "quantization_config",
+                   {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True}, "GPTQ", False),
+    "awq": (lambda s, w: awq(s, w, 64), "quantization_config",
+            {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}, "AWQ", False),
+    "compressed-4": (lambda s, w: compressed(s, w, 4, 128), "quantization_config",
+                     {"quant_method": "compressed-tensors", "format": "pack-quantized",
+                      "config_groups": config_groups(4)}, "compressed-tensors", False),
+    "compressed-8": (lambda s, w: compressed(s, w, 8, w.shape[1]), "quantization_config",
+                     {"quant_method": "compressed-tensors", "format": "int-quantized",
+                      "config_groups": config_groups(8)}, "compressed-tensors", False),
+}
+
+
+def make_folder(folder, tensors, **config):
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        if (SAMPLE / name).exists():
+            shutil.copy(SAMPLE / name, folder)
+    whole = {**json.loads((SAMPLE / "config.json").read_text()), **config}
+    (folder / "config.json").write_text(json.dumps(whole))
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+def phid(*arguments):
+    done = subprocess.run([PHID, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fp32(folder, out):
+    phid("quantize", folder, "--precision", "fp32", "--no-quality", "--out", out)
+    return out.read_bytes()
+
+
+@pytest.fixture(name="sample", scope="module")
+def read_sample():
+    return read_safetensors(SAMPLE / "model.safetensors")
+
+
+def build(sample, layout, tmp_path):
+    """The folder, and one with the values that its codes stand for."""
+    pack, key, section, _, everything = LAYOUTS[layout]
+    stored, plain = {}, {}
+    for name, weight in sample.items():
+        plain[name] = weight.astype(numpy.float32)
+        in_layer = ".layers." in name
+        if weight.ndim == 2 and (everything or in_layer):
+            arrays, plain[name] = pack(name.removesuffix("weight"), weight)
+            stored.update(arrays)
+        else:
+            stored[name] = weight
+    # Of one name, which goes into the result.
+    return (make_folder(tmp_path / "stored" / "model", stored, **{key: section}),
+            make_folder(tmp_path / "plain" / "model", plain))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_values(layout, sample, tmp_path):
+    stored, plain = build(sample, layout, tmp_path)
+    assert fp32(stored, tmp_path / "stored.gguf") == fp32(plain, tmp_path / "plain.gguf")
+    assert LAYOUTS[layout][3] in phid("inspect", stored)
+
+
+@pytest.mark.parametrize("layout", ["mlx-8", "gptq-8", "compressed-8"])
+def test_answers(layout, sample, tmp_path):
+    stored, _ = build(sample, layout, tmp_path)
+    ask = ["--raw", "the cat", "--temperature", "0", "--max-tokens", "24"]
+    assert phid("generate", stored, *ask) == phid("generate", SAMPLE, *ask)
+
+
+def refusal(sample, tmp_path, change, **section):
+    arrays = {name: weight for name, weight in sample.items() if ".layers." not in name}
+    for name, weight in sample.items():
+        if ".layers." in name and weight.ndim == 2:
+            arrays.update(gptq(name.removesuffix("weight"), weight, 4, 64)[0])
+        elif ".layers." in name:
+            arrays[name] = weight
+    change(arrays)
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 64, **section}
+    folder = make_folder(tmp_path / "bad", arrays, quantization_config=config)
+    done = subprocess.run([PHID, "inspect", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    return done.stderr
+
+
+STEM = "model.layers.1.mlp.down_proj."
+
+
+@pytest.mark.parametrize("change, section, says", [
+    (lambda a: None, {"quant_method": "bitsandbytes"}, '"bitsandbytes"; supported: "gptq"'),
+    (lambda a: None, {"quant_method": "awq", "version": "gemv"}, '"gemv"; supported: "gemm"'),
+    (lambda a: None, {"bits": 3}, "3"),
+    (lambda a: None, {"bits": 8}, "is right"),
+    (lambda a: None, {"checkpoint_format": "marlin"}, '"marlin"; supported'),
+    (lambda a: a.pop(STEM + "scales"), {}, STEM + 'scales" is missing'),
+    (lambda a: a.pop(STEM + "qzeros"), {}, STEM + 'qzeros" is missing'),
+    (lambda a: a.pop(STEM + "qweight"), {}, STEM + 'weight" is missing'),
+    (lambda a: a.update({STEM + "qweight": a[STEM + "qweight"][:-1]}), {}, STEM + 'qweight" has shape'),
+    (lambda a: a.update({STEM + "scales": a[STEM + "scales"].astype(numpy.int8)}), {}, "dtype I8"),
+    (lambda a: a.update({STEM + "g_idx": a[STEM + "g_idx"] + 1}), {}, "group index of column"),
+])
+def test_refusals(change, section, says, sample, tmp_path):
+    assert says in refusal(sample, tmp_path, change, **section)

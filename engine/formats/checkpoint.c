@@ -1,6 +1,6 @@
 /*
  * A checkpoint is the list of a phi3 model's parts, each found among the files' tensors by name:
- *   1. open the files (safetensors or GGUF) and read the description;
+ *   1. open the files (safetensors, PyTorch's or GGUF) and read the description;
  *   2. index all tensors by the names that the files use;
  *   3. for each part, in forward-pass order, find it whole or in pieces and check dtype and shape.
  * After that nothing about a tensor can fail but the reading itself.
@@ -18,6 +18,7 @@
 #include "engine/formats/hf_config.h"
 #include "engine/formats/hf_names.h"
 #include "engine/formats/hf_shards.h"
+#include "engine/formats/source_name.h"
 #include "engine/formats/tensor_rows.h"
 #include "engine/formats/text_check.h"
 
@@ -94,7 +95,7 @@ static phi_status build_lookup(lookup *l)
         return status;
     }
     for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
-        const phi_safetensors *shard = &checkpoint->shards.files[i];
+        const phi_tensor_file *shard = &checkpoint->shards.files[i];
         for (size_t j = 0; j < shard->count && !status; j++) {
             status = add(l, &shard->entries[j], i);
         }
@@ -353,10 +354,12 @@ static phi_status open_dir(phi_checkpoint *checkpoint, const char *path, phi_err
     bool has_config = phi_file_exists(config);
     phi_free(config);
     if (!has_config) {
-        return phi_fail(err, PHI_E_NOT_FOUND,
-                        "%s has no config.json; a model's folder holds config.json, "
-                        "tokenizer.json and its safetensors files",
-                        phi_path_label(path));
+        phi_status other = phi_hf_shards_check_others(path, err);
+        return other ? other
+                     : phi_fail(err, PHI_E_NOT_FOUND,
+                                "%s has no config.json; a model's folder holds config.json, "
+                                "tokenizer.json and its weights (safetensors or pytorch_model.bin)",
+                                phi_path_label(path));
     }
     phi_status status = phi_hf_config_read(path, &checkpoint->description, err);
     if (!status) {
@@ -387,12 +390,16 @@ static phi_status check_magic(const char *path, phi_err *err)
     }
     phi_file_close(&file);
     if (!status && memcmp(magic, "GGUF", sizeof magic) != 0) {
-        return phi_fail(err, PHI_E_FORMAT,
-                        "%s is neither a GGUF file nor a directory with config.json and "
-                        "safetensors files%s",
-                        phi_path_label(path),
-                        phi_str_ends(path, ".safetensors") ? "; name the folder that it lies in"
-                                                           : "");
+        const char *name = phi_path_label(path);
+        const char *refusal = phi_source_name_refusal(name);
+        return refusal
+                   ? phi_fail(err, PHI_E_UNSUPPORTED, "%s: %s", name, refusal)
+                   : phi_fail(err, PHI_E_FORMAT,
+                              "%s is neither a GGUF file nor a directory with config.json and "
+                              "safetensors or pytorch_model.bin%s",
+                              name,
+                              phi_source_name_is_weights(name) ? "; name the folder that it lies in"
+                                                               : "");
     }
     return status;
 }
@@ -496,7 +503,7 @@ const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint)
 
 const char *phi_checkpoint_format(const phi_checkpoint *checkpoint)
 {
-    return checkpoint->gguf ? "gguf" : "safetensors";
+    return checkpoint->gguf ? "gguf" : checkpoint->shards.format;
 }
 
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,

@@ -26,6 +26,22 @@
 #define PHI_LIMIT_GGUF_ARRAY_COUNT (4U << 20)
 /* All GGUF metadata kept in memory, in bytes. */
 #define PHI_LIMIT_GGUF_METADATA_BYTES (256U << 20)
+/* The pickle in a PyTorch file, in bytes: it takes about 200 a tensor. */
+#define PHI_LIMIT_PICKLE_BYTES (64U << 20)
+/* One string in it, in bytes: names of tensors, keys of storages, and text of no use to us. */
+#define PHI_LIMIT_PICKLE_STRING_BYTES 65536U
+/* Values on its stack: two a tensor where a dict is filled at once. */
+#define PHI_LIMIT_PICKLE_STACK (1U << 18)
+/* Values that it remembers: writers remember about ten a tensor. */
+#define PHI_LIMIT_PICKLE_MEMO (1U << 20)
+/* Containers that are begun and not yet complete; a state dict needs four. */
+#define PHI_LIMIT_PICKLE_DEPTH 64U
+/* All that it builds, in bytes: about 400 a tensor. */
+#define PHI_LIMIT_PICKLE_MEMORY_BYTES (256U << 20)
+/* Files in a zip archive of PyTorch's: one a tensor, and a few of its own. */
+#define PHI_LIMIT_ZIP_ENTRIES (PHI_LIMIT_TENSORS + 64U)
+/* The list of them, in bytes: about 80 a file. */
+#define PHI_LIMIT_ZIP_DIRECTORY_BYTES (32U << 20)
 /* config.json, generation_config.json, index files, in bytes: real ones stay under 1 MiB. */
 #define PHI_LIMIT_CONFIG_JSON_BYTES (16U << 20)
 /* tokenizer.json, in bytes: o200k's is about 16 MB when pretty-printed. */

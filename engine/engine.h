@@ -80,7 +80,7 @@ typedef struct phi_model_options {
 typedef struct phi_model_info {
     const char *name;         /* as the file says; may be "" */
     const char *architecture; /* "phi3" */
-    const char *format;       /* "gguf", "safetensors" */
+    const char *format;       /* "gguf", "safetensors", "pytorch" */
     uint32_t n_ctx;
     uint32_t n_vocab;
     uint32_t n_layer;
@@ -137,6 +137,11 @@ phi_status phi_engine_bench(phi_engine *engine, const phi_bench_options *options
                             phi_bench **out_bench, phi_err *err) PHI_MUST_CHECK;
 
 /* ---- looking into files ---- */
+
+/* [any] By its name: true for a file that holds a model's tensors beside its config.json. */
+bool phi_source_file_is_weights(const char *name);
+/* [any] By its name: NULL, or why a model cannot be read from the file, and what to use instead. */
+const char *phi_source_file_refusal(const char *name);
 
 typedef struct phi_inspection phi_inspection;
 

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "engine/engine.h"
 #include "engine/formats/checkpoint.h"
+#include "engine/formats/source_name.h"
 #include "engine/formats/tensor_rows.h"
 
 #include <stdio.h>
@@ -10,6 +11,16 @@
 struct phi_inspection {
     phi_checkpoint *checkpoint;
 };
+
+bool phi_source_file_is_weights(const char *name)
+{
+    return phi_source_name_is_weights(name);
+}
+
+const char *phi_source_file_refusal(const char *name)
+{
+    return phi_source_name_refusal(name);
+}
 
 phi_status phi_inspect_open(const char *path, phi_inspection **out_inspection, phi_err *err)
 {

@@ -32,7 +32,7 @@ static void help(void)
                  "  phid quantize SRC --precision int4 --out model-int4.gguf\n"
                  "\n"
                  "SRC is a folder with a Hugging Face checkpoint (config.json, tokenizer.json and\n"
-                 "safetensors files) or a .gguf file.\n"
+                 "safetensors files or pytorch_model.bin) or a .gguf file.\n"
                  "\n"
                  "  --precision P     int4, int8, fp16 or fp32\n"
                  "  --out FILE        the GGUF to write; it appears whole or not at all\n"

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import zipfile
 
 import pytest
 import requests
@@ -114,7 +115,7 @@ class Daemon:
     def upload_dir(self, directory):
         """Uploads a Hugging Face folder; returns the file ids."""
         names = [path for path in sorted(pathlib.Path(directory).iterdir())
-                 if path.suffix in (".json", ".safetensors")]
+                 if path.suffix in (".json", ".safetensors", ".bin")]
         return [self.upload(path.name, path)["id"] for path in names]
 
     def submit(self, model, files, precision="int4", **fields):
@@ -204,6 +205,42 @@ def write_safetensors(path, tensors):
         out.write(struct.pack("<Q", len(text)) + text)
         for _, _, data in tensors.values():
             out.write(data)
+
+
+def read_safetensors(path):
+    """As write_safetensors takes them."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8:8 + length])
+    header.pop("__metadata__", None)
+    return {name: (entry["dtype"], entry["shape"],
+                   data[8 + length + entry["data_offsets"][0]:8 + length + entry["data_offsets"][1]])
+            for name, entry in header.items()}
+
+
+def pickled_text(text):
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def write_torch(path, tensors, pickle=None):
+    """The same tensors as torch.save writes them; `pickle` stands in for the right one."""
+    storages = {"F16": b"Half", "BF16": b"BFloat16", "F32": b"Float"}
+    dump = b"\x80\x02}("
+    with zipfile.ZipFile(path, "w") as out:
+        for key, (name, (dtype, shape, data)) in enumerate(tensors.items()):
+            stride, count = [], 1
+            for size in reversed(shape):
+                stride, count = [count] + stride, count * size
+            numbers = [b"".join(b"J" + struct.pack("<i", n) for n in part)
+                       for part in (shape, stride)]
+            dump += (pickled_text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n((" +
+                     pickled_text("storage") + b"ctorch\n" + storages[dtype] + b"Storage\n" +
+                     pickled_text(str(key)) + pickled_text("cpu") + b"J" +
+                     struct.pack("<i", count) + b"tQK\0(" + numbers[0] + b"t(" + numbers[1] +
+                     b"t\x89ccollections\nOrderedDict\n)RtR")
+            out.writestr(f"archive/data/{key}", data)
+        out.writestr("archive/data.pkl", pickle or dump + b"u.")
+        out.writestr("archive/version", "3\n")
 
 
 def make_model(directory, layers=1, hidden=64, ffn=128, seed=1):

@@ -58,7 +58,7 @@ typedef struct phi_bench_about {
     const char *isa;
     unsigned threads;
     char model[PHI_LIMIT_NAME_BYTES]; /* may be "" */
-    const char *format;               /* "gguf", "safetensors", "synthetic" */
+    const char *format;               /* "gguf", "safetensors", "pytorch", "synthetic" */
     const char *kind;                 /* of the layers' matrices: "INT4" */
     const char *kv_type;              /* "fp16" */
     uint32_t n_layer;

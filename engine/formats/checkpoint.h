@@ -7,9 +7,9 @@
  * Limits:  those of the formats.
  *
  * What can be opened: a directory of Hugging Face files (config.json, optional
- * generation_config.json, model.safetensors or model.safetensors.index.json with its shards,
- * tokenizer.json, tokenizer_config.json), plain or quantized as MLX, GPTQ, AWQ and
- * compressed-tensors do it (hf_quant.h), or one .gguf file (its first bytes decide, not its name).
+ * generation_config.json, the weights as hf_shards.h finds them, plain or quantized as MLX, GPTQ,
+ * AWQ and compressed-tensors do it (hf_quant.h), tokenizer.json, tokenizer_config.json), or one
+ * .gguf file (its first bytes decide, not its name).
  *
  * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
  * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight". A part
@@ -76,7 +76,7 @@ phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const 
 const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint);
 /* ... or the GGUF whose metadata hold it, else NULL. */
 const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint);
-/* "safetensors", "gguf", or by what the weights are quantized: "MLX", "GPTQ", "AWQ",
+/* "safetensors", "pytorch", "gguf", or by what the weights are quantized: "MLX", "GPTQ", "AWQ",
  * "compressed-tensors". */
 const char *phi_checkpoint_format(const phi_checkpoint *checkpoint);
 

@@ -182,7 +182,7 @@ static int by_place(const void *left, const void *right)
 }
 
 /* The ranges must tile the data from its first byte to the end of the file. */
-static phi_status check_places(phi_safetensors *file, uint64_t data_start, phi_err *err)
+static phi_status check_places(phi_tensor_file *file, uint64_t data_start, phi_err *err)
 {
     const char *label = phi_path_label(file->file.path);
     qsort(file->entries, file->count, sizeof *file->entries, by_place);
@@ -212,7 +212,7 @@ static phi_status check_places(phi_safetensors *file, uint64_t data_start, phi_e
     return PHI_OK;
 }
 
-static phi_status allocate_entries(json_t *header, phi_safetensors *file, phi_err *err)
+static phi_status allocate_entries(json_t *header, phi_tensor_file *file, phi_err *err)
 {
     const char *label = phi_path_label(file->file.path);
     size_t count = json_object_size(header);
@@ -235,7 +235,7 @@ static phi_status allocate_entries(json_t *header, phi_safetensors *file, phi_er
     return PHI_OK;
 }
 
-static phi_status read_entries(json_t *header, phi_safetensors *file, phi_err *err)
+static phi_status read_entries(json_t *header, phi_tensor_file *file, phi_err *err)
 {
     const char *label = phi_path_label(file->file.path);
     phi_status status = allocate_entries(header, file, err);
@@ -304,9 +304,9 @@ static phi_status read_header_text(const phi_file *file, char **out_text, size_t
     return PHI_OK;
 }
 
-phi_status phi_safetensors_open(const char *path, phi_safetensors *out_file, phi_err *err)
+phi_status phi_safetensors_open(const char *path, phi_tensor_file *out_file, phi_err *err)
 {
-    phi_safetensors file = {.count = 0};
+    phi_tensor_file file = {.count = 0};
     phi_status status = phi_file_open(path, &file.file, err);
     if (status) {
         return status;
@@ -327,21 +327,9 @@ phi_status phi_safetensors_open(const char *path, phi_safetensors *out_file, phi
     }
     json_decref(header);
     if (status) {
-        phi_safetensors_close(&file);
+        phi_tensor_file_close(&file);
         return status;
     }
     *out_file = file;
     return PHI_OK;
-}
-
-void phi_safetensors_close(phi_safetensors *file)
-{
-    if (file) {
-        phi_file_close(&file->file);
-        phi_free(file->entries);
-        phi_free(file->names);
-        file->count = 0;
-        file->entries = NULL;
-        file->names = NULL;
-    }
 }

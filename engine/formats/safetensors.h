@@ -10,21 +10,11 @@
 #ifndef PHI_ENGINE_FORMATS_SAFETENSORS_H
 #define PHI_ENGINE_FORMATS_SAFETENSORS_H
 
-#include "base/file.h"
 #include "base/status.h"
-#include "engine/formats/tensor_entry.h"
+#include "engine/formats/tensor_file.h"
 
-#include <stddef.h>
-
-typedef struct phi_safetensors {
-    phi_file file;
-    size_t count;
-    phi_tensor_entry *entries; /* [count], in file order */
-    char *names;               /* storage of the names */
-} phi_safetensors;
-
-phi_status phi_safetensors_open(const char *path, phi_safetensors *out_file,
+/* Entries come in file order; phi_tensor_file_close. */
+phi_status phi_safetensors_open(const char *path, phi_tensor_file *out_file,
                                 phi_err *err) PHI_MUST_CHECK;
-void phi_safetensors_close(phi_safetensors *file);
 
 #endif

@@ -108,7 +108,7 @@ phi_status phi_tokenizer_open_dir(const char *dir, phi_tokenizer **out_tokenizer
             ? phi_file_read_text(path, PHI_LIMIT_TOKENIZER_JSON_BYTES, &text, &bytes, err)
             : phi_fail(err, PHI_E_NOT_FOUND,
                        "tokenizer.json is missing; a model's folder holds config.json, "
-                       "tokenizer.json and its safetensors files");
+                       "tokenizer.json and its weights");
     if (status == PHI_OK && phi_file_exists(config_path)) {
         status = phi_json_load_object(config_path, PHI_LIMIT_CONFIG_JSON_BYTES, &config, err);
     }

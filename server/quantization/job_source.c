@@ -67,6 +67,7 @@ static phi_status check_files(const phi_store_source *sources, size_t count, phi
     bool config = false;
     bool tokenizer = false;
     bool weights = false;
+    const char *refused = NULL;
     for (size_t i = 0; i < count; i++) {
         const char *name = sources[i].filename;
         if (phi_str_ends(name, ".tar") || phi_str_ends(name, ".gguf")) {
@@ -90,15 +91,21 @@ static phi_status check_files(const phi_store_source *sources, size_t count, phi
         }
         config = config || strcmp(name, "config.json") == 0;
         tokenizer = tokenizer || strcmp(name, "tokenizer.json") == 0;
-        weights = weights || phi_str_ends(name, ".safetensors");
+        weights = weights || phi_source_file_is_weights(name);
+        refused = refused ? refused : phi_source_file_refusal(name) ? name : NULL;
+    }
+    if (refused && !weights) {
+        return phi_fail_param(err, PHI_E_UNSUPPORTED, "source.files", "'%.60s': %s", refused,
+                              phi_source_file_refusal(refused));
     }
     if (!config || !tokenizer || !weights) {
         return phi_fail_param(err, PHI_E_INVALID, "source.files",
                               "the source has no %s; name all of the model's files (config.json, "
-                              "*.safetensors, tokenizer.json, ...), one .tar or one .gguf",
+                              "*.safetensors or pytorch_model*.bin, tokenizer.json, ...), one .tar "
+                              "or one .gguf",
                               !config      ? "config.json"
                               : !tokenizer ? "tokenizer.json"
-                                           : "*.safetensors");
+                                           : "*.safetensors or pytorch_model*.bin");
     }
     return PHI_OK;
 }

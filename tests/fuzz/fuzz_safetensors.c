@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 static void open_and_read(const char *path)
 {
-    phi_safetensors file;
+    phi_tensor_file file;
     phi_err err;
     if (phi_safetensors_open(path, &file, &err) != PHI_OK) {
         return;
@@ -31,7 +31,7 @@ static void open_and_read(const char *path)
             phi_dtype_widen(entry->dtype, first, 1, wide);
         }
     }
-    phi_safetensors_close(&file);
+    phi_tensor_file_close(&file);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)

@@ -13,7 +13,7 @@ import time
 import pytest
 import requests
 
-from conftest import make_model, write_safetensors
+from conftest import make_model, pickled_text, read_safetensors, write_safetensors, write_torch
 from test_files import blobs, error_of, incoming, small_disk, wait_until  # noqa: F401
 
 JOBS = "/v1/quantization/jobs"
@@ -476,6 +476,52 @@ def test_archive_of_too_many(daemon):
     file = daemon.upload("many.tar", tar_of([(f"f{i}", b"") for i in range(4097)]))
     job = daemon.quantize("many", [file["id"]])
     assert job["status"] == "failed" and job["error"]["code"] == "limit_exceeded", job
+
+
+# ---- PyTorch's files ----
+
+def torch_dir(tiny_dir, directory, pickle=None):
+    directory.mkdir()
+    for path in tiny_dir.glob("*.json"):
+        (directory / path.name).write_bytes(path.read_bytes())
+    write_torch(directory / "pytorch_model.bin", read_safetensors(tiny_dir / "model.safetensors"),
+                pickle)
+    return directory
+
+
+def test_pytorch(daemon, tiny_dir, tiny_files, tmp_path):
+    """The artifact is the same, byte for byte, as from safetensors: file by file, and as a .tar."""
+    directory = torch_dir(tiny_dir, tmp_path / "torch")
+    archive = daemon.upload("t.tar", tar_of(model_members(directory, "phi/")))["id"]
+    sums = set()
+    for files in (tiny_files, daemon.upload_dir(directory), [archive]):
+        job = daemon.quantize("torch", files)
+        assert job["status"] == "succeeded", job
+        sums.add(job["artifacts"][0]["sha256"])
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize("call", ["posix\nsystem", "builtins\nexec", "subprocess\ngetoutput"])
+def test_hostile_pickle(daemon, tiny_dir, tmp_path, call):
+    evidence = tmp_path / "evidence"
+    dump = (b"\x80\x02c" + call.encode() + b"\n" + pickled_text(f"touch {evidence}") + b"\x85R.")
+    files = daemon.upload_dir(torch_dir(tiny_dir, tmp_path / "torch", dump))
+    job = daemon.quantize("pickle", files)
+    assert job["status"] == "failed" and job["error"]["code"] == "unsupported_model", job
+    assert f"global {call.replace(chr(10), '.')} at byte 2" in job["error"]["message"]
+    assert not evidence.exists() and daemon.alive()
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "tf_model.h5", "model.ckpt.index"])
+def test_tensorflow(daemon, tiny_dir, name):
+    members = [(path.name, path.read_bytes()) for path in sorted(tiny_dir.glob("*.json"))]
+    files = [daemon.upload(file, data)["id"] for file, data in members + [(name, b"x")]]
+    error = error_of(daemon.submit("tf", files), 400, "source.files")
+    assert name in error["message"] and "use the safetensors files" in error["message"]
+    archive = daemon.upload("tf.tar", tar_of(members + [(name, b"x")]))["id"]
+    job = daemon.quantize("tf", [archive])
+    assert job["status"] == "failed" and job["error"]["code"] == "unsupported_model", job
+    assert name in job["error"]["message"] and "TensorFlow" in job["error"]["message"]
 
 
 # ---- lying model files ----

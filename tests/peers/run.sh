@@ -23,4 +23,4 @@ if ! recipe | cmp -s - "$dir/installed.txt"; then
         "$dir/bin/pip" install -q -r $wanted
     recipe >"$dir/installed.txt"
 fi
-"$dir/bin/python" -m pytest -q -p no:cacheprovider tests/peers
+"$dir/bin/python" -m pytest -q -p no:cacheprovider tests/peers tests/models/test_pytorch.py

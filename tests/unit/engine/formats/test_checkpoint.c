@@ -18,6 +18,7 @@
 #include "engine/formats/gguf_config.h"
 #include "engine/formats/tensor_rows.h"
 #include "fixture.h"
+#include "torch_fixture.h"
 
 static fixture f;
 static fixture_model model;
@@ -231,9 +232,9 @@ static void test_shards(void **state)
     fixture_tiny_hf(&model, PHI_DTYPE_F16, true);
     (void)fixture_write_text(&f, "config.json", "{" TINY_CONFIG "}");
     fixture_remove(&f, "model.safetensors");
-    expect(f.dir, PHI_E_NOT_FOUND, "neither model.safetensors nor");
+    expect(f.dir, PHI_E_NOT_FOUND, "no weights: model.safetensors or pytorch_model.bin");
     (void)fixture_write_text(&f, "pytorch_model.bin", "");
-    expect(f.dir, PHI_E_UNSUPPORTED, "save it as safetensors");
+    expect(f.dir, PHI_E_FORMAT, "pytorch_model.bin is not a file that torch.save wrote");
     write_index(FIRST, "");
     expect(f.dir, PHI_E_NOT_FOUND, FIRST);
     (void)fixture_write_model(&f, FIRST, &model, 0, model.count / 2);
@@ -264,6 +265,90 @@ static void test_shards(void **state)
     expect(f.dir, PHI_E_FORMAT, "not valid JSON");
     fixture_remove(&f, "model.safetensors.index.json");
     fixture_remove(&f, "pytorch_model.bin");
+}
+
+static void expect_pytorch(phi_dtype dtype)
+{
+    phi_checkpoint *checkpoint = open_ok(f.dir);
+    check_order(checkpoint);
+    check_rows(checkpoint, "blk.0.attn_qkv.weight", "model.layers.0.self_attn.q_proj.weight",
+               "model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.v_proj.weight",
+               NULL);
+    check_rows(checkpoint, "output.weight", "lm_head.weight", NULL);
+    assert_int_equal(phi_checkpoint_at(checkpoint, 0)->dtype, dtype);
+    assert_string_equal(phi_checkpoint_format(checkpoint), "pytorch");
+    phi_checkpoint_close(checkpoint);
+}
+
+static void test_pytorch(void **state)
+{
+    (void)state;
+    static const phi_dtype dtypes[] = {PHI_DTYPE_F32, PHI_DTYPE_F16, PHI_DTYPE_BF16};
+    (void)fixture_write_text(&f, "config.json", "{" TINY_CONFIG "}");
+    fixture_remove(&f, "model.safetensors");
+    for (int i = 0; i < 6; i++) {
+        fixture_tiny_hf(&model, dtypes[i / 2], true);
+        (void)fixture_write_torch(&f, "pytorch_model.bin", &model, 0, model.count, i & 1);
+        expect_pytorch(dtypes[i / 2]);
+    }
+    fixture_remove(&f, "pytorch_model.bin");
+    phi_buf text;
+    phi_buf_init(&text, 1U << 16);
+    (void)phi_buf_append_str(&text, "{\"weight_map\":{");
+    for (size_t i = 0; i < model.count; i++) {
+        (void)phi_buf_printf(&text, "%s\"%s\":\"pytorch_model-%d.bin\"", i ? "," : "",
+                             model.tensors[i].name, i < 5 ? 1 : 2);
+    }
+    (void)phi_buf_append_str(&text, "}}");
+    (void)fixture_write_text(&f, "pytorch_model.bin.index.json", phi_buf_text(&text));
+    phi_buf_done(&text);
+    expect(f.dir, PHI_E_NOT_FOUND, "pytorch_model-1.bin");
+    (void)fixture_write_torch(&f, "pytorch_model-1.bin", &model, 0, 5, true);
+    (void)fixture_write_torch(&f, "pytorch_model-2.bin", &model, 5, model.count, false);
+    expect_pytorch(PHI_DTYPE_BF16);
+    (void)fixture_write_torch(&f, "pytorch_model-2.bin", &model, 4, model.count, false);
+    expect(f.dir, PHI_E_FORMAT, "in more than one file, in pytorch_model-2.bin too");
+    (void)fixture_write_torch(&f, "pytorch_model-2.bin", &model, 6, model.count, false);
+    expect(f.dir, PHI_E_FORMAT, "pytorch_model.bin.index.json: tensor");
+    /* Safetensors beside them win, right or wrong. */
+    (void)fixture_write_text(&f, "model.safetensors", "");
+    expect(f.dir, PHI_E_FORMAT, "model.safetensors");
+    fixture_remove(&f, "model.safetensors");
+    fixture_remove(&f, "pytorch_model.bin.index.json");
+    fixture_remove(&f, "pytorch_model-1.bin");
+    expect(fixture_path(&f, "pytorch_model-2.bin"), PHI_E_FORMAT, "name the folder");
+    fixture_remove(&f, "pytorch_model-2.bin");
+}
+
+static void test_other_frameworks(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"saved_model.pb", "tf_model.h5", "model.ckpt.index",
+                                        "model.ckpt-5.ckpt.data-00000-of-00001", "model.keras"};
+    fixture_remove(&f, "model.safetensors");
+    for (int config = 0; config < 2; config++) {
+        if (config) {
+            (void)fixture_write_text(&f, "config.json", "{" TINY_CONFIG "}");
+        } else {
+            fixture_remove(&f, "config.json");
+        }
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            (void)fixture_write_text(&f, names[i], "x");
+            expect(f.dir, PHI_E_UNSUPPORTED, names[i]);
+            expect(f.dir, PHI_E_UNSUPPORTED, "Phi was never published for TensorFlow");
+            expect(fixture_path(&f, names[i]), PHI_E_UNSUPPORTED, "use the safetensors");
+            fixture_remove(&f, names[i]);
+        }
+        (void)fixture_write_text(&f, "flax_model.msgpack", "x");
+        expect(f.dir, PHI_E_UNSUPPORTED, "Flax");
+        fixture_remove(&f, "flax_model.msgpack");
+    }
+    /* Beside files that can be read they do not matter. */
+    fixture_tiny_hf(&model, PHI_DTYPE_F16, false);
+    write_dir("{" TINY_CONFIG "}");
+    (void)fixture_write_text(&f, "tf_model.h5", "x");
+    phi_checkpoint_close(open_ok(f.dir));
+    fixture_remove(&f, "tf_model.h5");
 }
 
 static void test_wrong_tensors(void **state)
@@ -508,11 +593,18 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fused),           cmocka_unit_test(test_separate),
-        cmocka_unit_test(test_mixed),           cmocka_unit_test(test_tied),
-        cmocka_unit_test(test_shards),          cmocka_unit_test(test_wrong_tensors),
-        cmocka_unit_test(test_wrong_paths),     cmocka_unit_test(test_cut_after_open),
-        cmocka_unit_test(test_gguf_round_trip), cmocka_unit_test(test_gguf_separate),
+        cmocka_unit_test(test_fused),
+        cmocka_unit_test(test_separate),
+        cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_tied),
+        cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_pytorch),
+        cmocka_unit_test(test_other_frameworks),
+        cmocka_unit_test(test_wrong_tensors),
+        cmocka_unit_test(test_wrong_paths),
+        cmocka_unit_test(test_cut_after_open),
+        cmocka_unit_test(test_gguf_round_trip),
+        cmocka_unit_test(test_gguf_separate),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -40,7 +40,7 @@ static void test_entries_in_file_order(void **state)
         "\"s\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[28,30]},"
         "\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}    ",
         30);
-    phi_safetensors file;
+    phi_tensor_file file;
     phi_err err;
     assert_int_equal(phi_safetensors_open(path, &file, &err), PHI_OK);
     assert_int_equal(file.count, 4);
@@ -56,7 +56,7 @@ static void test_entries_in_file_order(void **state)
     uint8_t byte;
     assert_int_equal(phi_file_read_at(&file.file, file.entries[2].offset, &byte, 1, &err), PHI_OK);
     assert_int_equal(byte, 16);
-    phi_safetensors_close(&file);
+    phi_tensor_file_close(&file);
 }
 
 typedef struct wrong {
@@ -110,7 +110,7 @@ static void test_lies_are_named(void **state)
     for (size_t i = 0; i < sizeof wrongs / sizeof *wrongs; i++) {
         const wrong *w = &wrongs[i];
         const char *path = fixture_safetensors(&f, "bad.safetensors", w->header, w->data_bytes);
-        phi_safetensors file;
+        phi_tensor_file file;
         phi_err err = {0};
         phi_status status = phi_safetensors_open(path, &file, &err);
         if (status != w->status || !strstr(err.message, w->says)) {
@@ -125,7 +125,7 @@ static void test_deep_and_long_names(void **state)
     (void)state;
     char header[800] = "{\"t\":";
     memset(header + 5, '[', 200);
-    phi_safetensors file;
+    phi_tensor_file file;
     phi_err err;
     const char *path = fixture_safetensors(&f, "a.safetensors", header, 0);
     assert_int_equal(phi_safetensors_open(path, &file, &err), PHI_E_LIMIT);
@@ -147,12 +147,12 @@ static void test_lengths_that_lie(void **state)
         char bytes[10] = {0};
         memcpy(bytes, &lengths[i], 8);
         memcpy(bytes + 8, "{}", 2);
-        phi_safetensors file;
+        phi_tensor_file file;
         phi_err err;
         const char *path = fixture_write(&f, "a.safetensors", bytes, sizeof bytes);
         assert_int_equal(phi_safetensors_open(path, &file, &err), PHI_E_FORMAT);
     }
-    phi_safetensors file;
+    phi_tensor_file file;
     phi_err err;
     const char *path = fixture_write(&f, "a.safetensors", "1234567", 7);
     assert_int_equal(phi_safetensors_open(path, &file, &err), PHI_E_FORMAT);
@@ -172,11 +172,11 @@ static void test_out_of_memory(void **state)
     fixture_tiny_hf(&model, PHI_DTYPE_F16, false);
     const char *path = fixture_write_model(&f, "m.safetensors", &model, 0, model.count);
     json_set_alloc_funcs(phi_try_alloc, phi_free);
-    phi_safetensors file;
+    phi_tensor_file file;
     phi_err err;
     uint64_t before = phi_mem_allocations();
     assert_int_equal(phi_safetensors_open(path, &file, &err), PHI_OK);
-    phi_safetensors_close(&file);
+    phi_tensor_file_close(&file);
     int total = (int)(phi_mem_allocations() - before);
     int failures = 0;
     for (int n = 0; n < total; n++) {
@@ -185,7 +185,7 @@ static void test_out_of_memory(void **state)
         phi_mem_fail_after(-1);
         if (status == PHI_OK) {
             assert_int_equal(file.count, model.count);
-            phi_safetensors_close(&file);
+            phi_tensor_file_close(&file);
         }
         failures += status != PHI_OK;
     }

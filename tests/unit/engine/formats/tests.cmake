@@ -1,4 +1,4 @@
-add_library(test_formats_fixture STATIC ${TEST_DIR}/fixture.c)
+add_library(test_formats_fixture STATIC ${TEST_DIR}/fixture.c ${TEST_DIR}/torch_fixture.c)
 target_link_libraries(test_formats_fixture PUBLIC phi_formats PRIVATE phi_options PkgConfig::CMOCKA)
 target_include_directories(test_formats_fixture PUBLIC ${TEST_DIR})
 target_compile_options(test_formats_fixture PRIVATE -Wno-conversion -Wno-sign-conversion
@@ -7,6 +7,8 @@ target_compile_options(test_formats_fixture PRIVATE -Wno-conversion -Wno-sign-co
 set(FORMATS_TEST_LIBS test_formats_fixture phi_formats phi_tensor phi_base)
 phid_test(engine.formats.safetensors ${TEST_DIR}/test_safetensors.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.pickle ${TEST_DIR}/test_pickle.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.torch_file ${TEST_DIR}/test_torch_file.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.gguf ${TEST_DIR}/test_gguf.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.checkpoint ${TEST_DIR}/test_checkpoint.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)

@@ -1,0 +1,113 @@
+/* Rows of a checkpoint's tensors, whatever their pieces are. */
+#include "engine/formats/checkpoint.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "engine/formats/tensor_rows.h"
+
+/* From this size on, a read passes through the page cache without staying there. */
+#define FORGET_BYTES_MIN (1U << 20)
+
+/* Rows of a piece whose arrays are of codes, as tensor_rows.h lays them out. */
+static phi_status read_coded(const phi_coded *coded, uint32_t row, uint32_t count, uint8_t *out,
+                             phi_err *err)
+{
+    phi_coded_buffer buffer = {0};
+    phi_status status = PHI_OK;
+    size_t cols = coded->cols;
+    if (!coded->form.group) {
+        float *values = phi_try_alloc(count * cols * sizeof *values);
+        status = values ? phi_coded_read_f32(coded, row, count, &buffer, values, err)
+                        : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u rows", count);
+        if (!status) {
+            memcpy(out, values, count * cols * sizeof *values);
+        }
+        phi_free(values);
+        phi_coded_buffer_done(&buffer);
+        return status;
+    }
+    size_t groups = cols / coded->form.group;
+    size_t planes = coded->form.has_offsets ? 2 : 1;
+    uint8_t *codes = phi_try_alloc(count * cols);
+    float *scales = phi_try_alloc(2 * count * groups * sizeof *scales);
+    float *offsets = scales ? scales + count * groups : NULL;
+    status = codes && scales
+                 ? phi_coded_read_codes(coded, row, count, &buffer, codes, scales, offsets, err)
+                 : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u rows", count);
+    for (size_t r = 0; r < count && !status; r++) {
+        memcpy(out, codes + r * cols, cols);
+        memcpy(out + cols, scales + r * groups, groups * sizeof *scales);
+        if (planes == 2) {
+            memcpy(out + cols + groups * sizeof *scales, offsets + r * groups,
+                   groups * sizeof *scales);
+        }
+        out += cols + planes * groups * sizeof *scales;
+    }
+    phi_free(codes);
+    phi_free(scales);
+    phi_coded_buffer_done(&buffer);
+    return status;
+}
+
+/* Rows [row, row + count) of piece i. */
+static phi_status read_piece(const phi_checkpoint *checkpoint, const phi_tensor *tensor, uint32_t i,
+                             uint32_t row, uint32_t count, uint64_t row_bytes, uint8_t *out,
+                             phi_err *err)
+{
+    if (tensor->piece_coded[i]) {
+        return read_coded(tensor->piece_coded[i], row, count, out, err);
+    }
+    uint64_t offset = tensor->piece_offset[i] + row * row_bytes;
+    uint64_t bytes = count * row_bytes;
+    const phi_file *file = phi_checkpoint_file_at(checkpoint, tensor->piece_file[i]);
+    phi_status status = phi_file_read_at(file, offset, out, (size_t)bytes, err);
+    if (!status && bytes >= FORGET_BYTES_MIN) {
+        phi_file_forget(file, offset, bytes);
+    }
+    return status;
+}
+
+phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                                    uint32_t row, uint32_t count, void *data, phi_err *err)
+{
+    PHI_ASSERT(row <= tensor->rows && count <= tensor->rows - row);
+    uint8_t *out = data;
+    uint32_t first = 0; /* row at which the piece starts */
+    for (uint32_t i = 0; i < tensor->n_pieces && count > 0; i++) {
+        uint32_t end = first + tensor->piece_rows[i];
+        if (row < end) {
+            uint32_t now = count < end - row ? count : end - row;
+            uint64_t row_bytes = phi_tensor_run(tensor, row).row_bytes;
+            phi_status status =
+                read_piece(checkpoint, tensor, i, row - first, now, row_bytes, out, err);
+            if (status) {
+                return phi_fail_context(err, status, "tensor \"%s\"", tensor->name);
+            }
+            out += now * row_bytes;
+            row += now;
+            count -= now;
+        }
+        first = end;
+    }
+    return PHI_OK;
+}
+
+phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                                        uint32_t row, uint32_t count, void *scratch, float *out,
+                                        phi_err *err)
+{
+    phi_status status = phi_checkpoint_read_rows(checkpoint, tensor, row, count, scratch, err);
+    const uint8_t *from = scratch;
+    while (!status && count > 0) {
+        phi_row_run run = phi_tensor_run(tensor, row);
+        uint32_t now = run.rows < count ? run.rows : count;
+        phi_row_run_widen(&run, tensor->cols, now, from, out);
+        from += now * run.row_bytes;
+        out += (size_t)now * tensor->cols;
+        row += now;
+        count -= now;
+    }
+    return status;
+}

@@ -16,3 +16,5 @@ phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMA
 phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.tensor_rows ${TEST_DIR}/test_tensor_rows.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.protobuf ${TEST_DIR}/test_protobuf.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.onnx ${TEST_DIR}/test_onnx.c
+    LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)

@@ -1,7 +1,10 @@
 /*
- * Purpose: steps along an ONNX graph that onnx_decoder.c, onnx_matrix.c and onnx_rope_caches.c
- * share. Not for other modules. Owns:    nothing. Threads: as onnx_decoder.h. Errors:  as
- * onnx_decoder.h. Limits:  as onnx_decoder.h.
+ * Purpose: steps along an ONNX graph that onnx_decoder.c, onnx_matrix.c and onnx_attention.c share.
+ *          Not for other modules.
+ * Owns:    nothing.
+ * Threads: as onnx_decoder.h.
+ * Errors:  as onnx_decoder.h.
+ * Limits:  as onnx_decoder.h.
  */
 #ifndef PHI_ENGINE_FORMATS_ONNX_WALK_H
 #define PHI_ENGINE_FORMATS_ONNX_WALK_H

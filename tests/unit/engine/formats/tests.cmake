@@ -18,3 +18,8 @@ phid_test(engine.formats.tensor_rows ${TEST_DIR}/test_tensor_rows.c LIBS ${FORMA
 phid_test(engine.formats.protobuf ${TEST_DIR}/test_protobuf.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.onnx ${TEST_DIR}/test_onnx.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.onnx_write ${TEST_DIR}/test_onnx_write.c LIBS ${FORMATS_TEST_LIBS})
+
+# Makes folders that tests/peers runs with ONNX Runtime GenAI.
+add_executable(onnx_export ${PROJECT_SOURCE_DIR}/tests/tools/onnx_export.c)
+target_link_libraries(onnx_export PRIVATE phi_options phi_formats phi_tensor phi_base m)

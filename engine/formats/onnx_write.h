@@ -5,7 +5,8 @@
  * Threads: one at a time for a folder.
  * Errors:  the tensor is named that the format cannot hold as it is asked for. Files appear whole
  *          or not at all, genai_config.json last; a folder without it is not a model.
- * Limits:  groups are powers of two from 16 to 256 (MatMulNBits' own rule); zero points are codes.
+ * Limits:  groups are powers of two from 16 to 256 (MatMulNBits' own rule); zero points are codes;
+ *          rotary dimensions are a multiple of 16 (GroupQueryAttention's).
  *
  * Matrices of 4 and 8 bits become MatMulNBits, those of 16 and 32 bits MatMul; what is computed is
  * fp32 in all, because onnxruntime's CPU kernels are: weights in fp16 are widened when the model is

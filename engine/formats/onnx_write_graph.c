@@ -27,6 +27,7 @@ enum { TENSOR_DIMS = 1, TENSOR_TYPE, TENSOR_NAME = 8, TENSOR_RAW };
 /* Activations rounded to 8 bits for products with 4-bit and 8-bit weights: what onnxruntime-genai's
  * builder asks for on CPUs, and what phid does itself. */
 #define ACCURACY_LEVEL 4
+#define ROTARY_UNIT 16U
 
 /* ---- nodes ---- */
 
@@ -608,6 +609,12 @@ phi_status phi_onnx_write_graph(phi_onnx_writer *w)
 {
     const phi_description *d = w->export->description;
     stream s = {.branch = ""};
+    if (d->n_rot % ROTARY_UNIT != 0) {
+        return phi_fail(w->err, PHI_E_UNSUPPORTED,
+                        "%u rotary dimensions: onnxruntime's GroupQueryAttention takes a multiple "
+                        "of %u",
+                        d->n_rot, ROTARY_UNIT);
+    }
     phi_proto_put_text(&w->graph, GRAPH_NAME, "main_graph");
     add_interface(w);
     add_lengths(w);

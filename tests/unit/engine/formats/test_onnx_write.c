@@ -124,13 +124,13 @@ static phi_export make_export(const spec *s)
                                     .n_embd = E,
                                     .n_head = 4,
                                     .n_head_kv = 2,
-                                    .head_dim = 16,
+                                    .head_dim = 32,
                                     .n_ffn = F,
                                     .n_vocab = V,
                                     .n_ctx = 256,
                                     .norm_eps = 1e-6F,
                                     .tied_head = s->tied,
-                                    .n_rot = 12,
+                                    .n_rot = 16,
                                     .rope_theta = 250000.0F,
                                     .rope_attn_factor = 1.0F,
                                     .n_ctx_original = 256,
@@ -145,7 +145,7 @@ static phi_export make_export(const spec *s)
         description.rope = PHI_ROPE_LONG;
         description.n_ctx_original = 64;
         description.rope_attn_factor = 1.1902381F;
-        for (uint32_t i = 0; i < 6; i++) {
+        for (uint32_t i = 0; i < 8; i++) {
             description.rope_short[i] = 1.0F + 0.1F * (float)i;
             description.rope_long[i] = 1.3F + 2.7F * (float)i;
         }
@@ -153,8 +153,8 @@ static phi_export make_export(const spec *s)
     n_tensors = 0;
     add(s, "token_embd.weight", V, E);
     add(s, "blk.0.attn_norm.weight", 1, E);
-    add(s, "blk.0.attn_qkv.weight", 8 * 16, E);
-    add(s, "blk.0.attn_output.weight", E, 4 * 16);
+    add(s, "blk.0.attn_qkv.weight", 8 * 32, E);
+    add(s, "blk.0.attn_output.weight", E, 4 * 32);
     add(s, "blk.0.ffn_norm.weight", 1, E);
     add(s, "blk.0.ffn_up.weight", 2 * F, E);
     add(s, "blk.0.ffn_down.weight", E, F);
@@ -287,7 +287,7 @@ static void write_and_check(const spec *s, bool with_config)
     } else {
         assert_float_equal(read.rope_theta, s->long_rope ? 10000.0F : 250000.0F, 0.0F);
         assert_float_equal(read.rope_attn_factor, description.rope_attn_factor, 1e-6F);
-        assert_int_equal(read.n_rot, 12);
+        assert_int_equal(read.n_rot, 16);
         assert_int_equal(read.n_ctx_original, description.n_ctx_original);
     }
     phi_onnx_close(onnx);
@@ -332,6 +332,17 @@ static void test_refused(void **state)
         assert_int_equal(phi_onnx_write(&export, f.dir, &err), PHI_E_UNSUPPORTED);
         assert_non_null(strstr(err.message, cases[i].named));
     }
+}
+
+/* A number of rotary dimensions that onnxruntime's attention does not take. */
+static void test_rotary_dims(void **state)
+{
+    (void)state;
+    phi_err err;
+    phi_export export = make_export(&(spec){.bits = 32});
+    description.n_rot = 24;
+    assert_int_equal(phi_onnx_write(&export, f.dir, &err), PHI_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "24 rotary dimensions"));
 }
 
 /* A writer that is stopped leaves no file that looks whole. */
@@ -388,9 +399,8 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_cancelled),
+        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_rotary_dims), cmocka_unit_test(test_cancelled),
         cmocka_unit_test(test_tokenizer),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

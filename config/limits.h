@@ -42,6 +42,12 @@
 #define PHI_LIMIT_ZIP_ENTRIES (PHI_LIMIT_TENSORS + 64U)
 /* The list of them, in bytes: about 80 a file. */
 #define PHI_LIMIT_ZIP_DIRECTORY_BYTES (32U << 20)
+/* Nesting of Protocol Buffers messages: an ONNX model with branches has 9. */
+#define PHI_LIMIT_PROTOBUF_DEPTH 16U
+/* Nodes of an ONNX graph, those of branches included; Phi-3-mini's has about 500. */
+#define PHI_LIMIT_ONNX_NODES 65536U
+/* Names, attributes and shapes of an ONNX graph kept in memory, in bytes. */
+#define PHI_LIMIT_ONNX_METADATA_BYTES (128U << 20)
 /* config.json, generation_config.json, index files, in bytes: real ones stay under 1 MiB. */
 #define PHI_LIMIT_CONFIG_JSON_BYTES (16U << 20)
 /* tokenizer.json, in bytes: o200k's is about 16 MB when pretty-printed. */

@@ -17,3 +17,11 @@ phid_test(engine.formats.hf_config ${TEST_DIR}/test_hf_config.c
 phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.tensor_rows ${TEST_DIR}/test_tensor_rows.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.protobuf ${TEST_DIR}/test_protobuf.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.onnx ${TEST_DIR}/test_onnx.c
+    LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.onnx_write ${TEST_DIR}/test_onnx_write.c LIBS ${FORMATS_TEST_LIBS})
+
+# Makes folders that tests/peers runs with ONNX Runtime GenAI.
+add_executable(onnx_export ${PROJECT_SOURCE_DIR}/tests/tools/onnx_export.c)
+target_link_libraries(onnx_export PRIVATE phi_options phi_formats phi_tensor phi_base m)

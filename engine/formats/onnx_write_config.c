@@ -1,0 +1,177 @@
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "config/limits.h"
+#include "engine/formats/onnx.h"
+#include "engine/formats/onnx_writer.h"
+
+phi_status phi_onnx_write_file(const phi_onnx_writer *w, const char *name, const void *data,
+                               size_t bytes)
+{
+    phi_file_writer *file = NULL;
+    char *path = phi_strfmt("%s/%s", w->dir, name);
+    phi_status status = phi_file_writer_create(path, &file, w->err);
+    phi_free(path);
+    if (status) {
+        return status;
+    }
+    status = phi_file_writer_append(file, data, bytes, w->err);
+    if (status) {
+        phi_file_writer_abort(file);
+        return status;
+    }
+    return phi_file_writer_commit(file, w->err);
+}
+
+static phi_status write_json(const phi_onnx_writer *w, const char *name, json_t *root)
+{
+    char *text = root ? json_dumps(root, JSON_INDENT(4) | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(root);
+    phi_status status = text ? phi_onnx_write_file(w, name, text, strlen(text))
+                             : phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for %s", name);
+    phi_free(text);
+    return status;
+}
+
+static json_t *list_floats(const float *values, uint32_t count)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < count; i++) {
+        (void)json_array_append_new(list, json_real((double)values[i]));
+    }
+    return list;
+}
+
+/* One id alone, several as a list, none as null. */
+static json_t *eos_of(const phi_description *d)
+{
+    if (d->n_eos == 0) {
+        return json_null();
+    }
+    if (d->n_eos == 1) {
+        return json_integer(d->eos_ids[0]);
+    }
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < d->n_eos; i++) {
+        (void)json_array_append_new(list, json_integer(d->eos_ids[i]));
+    }
+    return list;
+}
+
+static json_t *id_of(int32_t id)
+{
+    return id < 0 ? json_null() : json_integer(id);
+}
+
+/* A factor that gives n_rot again when head_dim times it is cut to a whole number. */
+static double rotary_share(const phi_description *d)
+{
+    double share = (double)d->n_rot / d->head_dim;
+    return (uint32_t)(share * d->head_dim) < d->n_rot ? nextafter(share, 1.0) : share;
+}
+
+/* What the rotary tables were made from, for whoever reads the folder as weights. */
+static phi_status write_config(const phi_onnx_writer *w)
+{
+    const phi_description *d = w->export->description;
+    json_t *scaling = json_null();
+    if (d->rope == PHI_ROPE_LONG) {
+        scaling = json_pack("{s:s, s:o, s:o, s:f}", "type", "longrope", "short_factor",
+                            list_floats(d->rope_short, d->n_rot / 2), "long_factor",
+                            list_floats(d->rope_long, d->n_rot / 2), "attention_factor",
+                            (double)d->rope_attn_factor);
+    }
+    json_t *root = json_pack(
+        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, "
+        "s:b, s:o, s:o, s:o}",
+        "architectures", "Phi3ForCausalLM", "model_type", "phi3", "vocab_size",
+        (json_int_t)d->n_vocab, "hidden_size", (json_int_t)d->n_embd, "intermediate_size",
+        (json_int_t)d->n_ffn, "num_hidden_layers", (json_int_t)d->n_layer, "num_attention_heads",
+        (json_int_t)d->n_head, "num_key_value_heads", (json_int_t)d->n_head_kv, "head_dim",
+        (json_int_t)d->head_dim, "hidden_act", "silu", "max_position_embeddings",
+        (json_int_t)d->n_ctx, "original_max_position_embeddings", (json_int_t)d->n_ctx_original,
+        "rms_norm_eps", (double)d->norm_eps, "rope_theta", (double)d->rope_theta,
+        "partial_rotary_factor", rotary_share(d), "rope_scaling", scaling, "sliding_window",
+        d->window ? json_integer(d->window) : json_null(), "tie_word_embeddings", (int)d->tied_head,
+        "bos_token_id", id_of(d->bos_id), "eos_token_id", eos_of(d), "pad_token_id",
+        id_of(d->pad_id));
+    if (root && *d->name) {
+        (void)json_object_set_new(root, "_name_or_path", json_string(d->name));
+    }
+    return write_json(w, "config.json", root);
+}
+
+static json_t *decoder_of(const phi_description *d)
+{
+    return json_pack(
+        "{s:{s:s, s:[]}, s:s, s:I, s:I, s:{s:s, s:s, s:s, s:s}, s:{s:s, s:s, s:s}, "
+        "s:I, s:I, s:I}",
+        "session_options", "log_id", "onnxruntime-genai", "provider_options", "filename",
+        PHI_ONNX_MODEL, "head_size", (json_int_t)d->head_dim, "hidden_size", (json_int_t)d->n_embd,
+        "inputs", "input_ids", "input_ids", "attention_mask", "attention_mask", "past_key_names",
+        "past_key_values.%d.key", "past_value_names", "past_key_values.%d.value", "outputs",
+        "logits", "logits", "present_key_names", "present.%d.key", "present_value_names",
+        "present.%d.value", "num_attention_heads", (json_int_t)d->n_head, "num_hidden_layers",
+        (json_int_t)d->n_layer, "num_key_value_heads", (json_int_t)d->n_head_kv);
+}
+
+/* GenAI wants ids where a model states none: the first that ends a text stands in. */
+static json_t *stated_or_eos(const phi_description *d, int32_t id)
+{
+    int32_t other = d->n_eos > 0 ? d->eos_ids[0] : 0;
+    return json_integer(id >= 0 ? id : other);
+}
+
+static phi_status write_genai_config(const phi_onnx_writer *w)
+{
+    const phi_description *d = w->export->description;
+    json_t *eos = d->n_eos ? eos_of(d) : json_array();
+    json_t *root = json_pack(
+        "{s:{s:s, s:I, s:I, s:o, s:o, s:o, s:o}, "
+        "s:{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:I, s:f}}",
+        "model", "type", "phi3", "context_length", (json_int_t)d->n_ctx, "vocab_size",
+        (json_int_t)d->n_vocab, "bos_token_id", stated_or_eos(d, d->bos_id), "eos_token_id", eos,
+        "pad_token_id", stated_or_eos(d, d->pad_id), "decoder", decoder_of(d), "search",
+        "do_sample", 0, "early_stopping", 1, "max_length", (json_int_t)d->n_ctx, "min_length",
+        (json_int_t)0, "no_repeat_ngram_size", (json_int_t)0, "num_beams", (json_int_t)1,
+        "num_return_sequences", (json_int_t)1, "past_present_share_buffer", 1, "diversity_penalty",
+        0.0, "length_penalty", 1.0, "repetition_penalty", 1.0, "temperature", 1.0, "top_k",
+        (json_int_t)50, "top_p", 1.0);
+    return write_json(w, PHI_ONNX_CONFIG, root);
+}
+
+/* The tokenizer's files, those that there are, byte by byte. */
+static phi_status copy_tokenizer(const phi_onnx_writer *w)
+{
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "tokenizer.model",
+                                        "chat_template.jinja",
+                                        "vocab.json",
+                                        "merges.txt"};
+    phi_status status = PHI_OK;
+    for (size_t i = 0; w->export->source_dir && i < sizeof names / sizeof *names && !status; i++) {
+        char *text = NULL;
+        size_t bytes = 0;
+        char *path = phi_strfmt("%s/%s", w->export->source_dir, names[i]);
+        if (phi_file_exists(path)) {
+            status =
+                phi_file_read_text(path, PHI_LIMIT_TOKENIZER_JSON_BYTES, &text, &bytes, w->err);
+            status = status ? status : phi_onnx_write_file(w, names[i], text, bytes);
+        }
+        phi_free(text);
+        phi_free(path);
+    }
+    return status;
+}
+
+phi_status phi_onnx_write_configs(phi_onnx_writer *w)
+{
+    phi_status status = copy_tokenizer(w);
+    status = status ? status : write_config(w);
+    return status ? status : write_genai_config(w);
+}

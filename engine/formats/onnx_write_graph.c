@@ -1,0 +1,638 @@
+/*
+ * The decoder as onnxruntime-genai's model builder lays it out for its CPU provider, node names
+ * included, so that tools that know those graphs know this one.
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/formats/hf_names.h"
+#include "engine/formats/onnx_graph.h"
+#include "engine/formats/onnx_writer.h"
+#include "engine/formats/protobuf_write.h"
+
+/* Field numbers of onnx.proto. */
+enum { GRAPH_NODE = 1, GRAPH_NAME = 2, GRAPH_INITIALIZER = 5, GRAPH_INPUT = 11, GRAPH_OUTPUT = 12 };
+enum { NODE_INPUT = 1, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_ATTRIBUTE, NODE_DOMAIN = 7 };
+enum { ATTR_NAME = 1, ATTR_F, ATTR_I, ATTR_TENSOR = 5, ATTR_GRAPH, ATTR_INTS = 8, ATTR_TYPE = 20 };
+enum { TYPE_FLOAT = 1, TYPE_INT, TYPE_TENSOR = 4, TYPE_GRAPH, TYPE_INTS = 7 };
+enum { TENSOR_DIMS = 1, TENSOR_TYPE, TENSOR_NAME = 8, TENSOR_RAW };
+
+#define NAME_BYTES 192
+#define NODE_BYTES_MAX ((size_t)1 << 30)
+#define MICROSOFT "com.microsoft"
+#define MASK "/model/attn_mask_reformat/attn_mask_subgraph/"
+/* Activations rounded to 8 bits for products with 4-bit and 8-bit weights: what onnxruntime-genai's
+ * builder asks for on CPUs, and what phid does itself. */
+#define ACCURACY_LEVEL 4
+#define ROTARY_UNIT 16U
+
+/* ---- nodes ---- */
+
+/* `names` are separated by spaces; "-" is one that is not given. */
+static void put_names(phi_buf *node, uint32_t field, const char *names)
+{
+    while (*names) {
+        size_t bytes = strcspn(names, " ");
+        bool none = bytes == 1 && *names == '-';
+        phi_proto_put_bytes(node, field, names, none ? 0 : bytes);
+        names += bytes + (names[bytes] == ' ');
+    }
+}
+
+static phi_buf start_node(const char *op, const char *domain, const char *name, const char *inputs,
+                          const char *outputs)
+{
+    phi_buf node;
+    phi_buf_init(&node, NODE_BYTES_MAX);
+    put_names(&node, NODE_INPUT, inputs);
+    put_names(&node, NODE_OUTPUT, outputs);
+    phi_proto_put_text(&node, NODE_NAME, name);
+    phi_proto_put_text(&node, NODE_OP, op);
+    phi_proto_put_text(&node, NODE_DOMAIN, domain);
+    return node;
+}
+
+static phi_buf start_attribute(const char *name, int64_t type)
+{
+    phi_buf attribute;
+    phi_buf_init(&attribute, NODE_BYTES_MAX);
+    phi_proto_put_text(&attribute, ATTR_NAME, name);
+    phi_proto_put_number(&attribute, ATTR_TYPE, type);
+    return attribute;
+}
+
+static void put_int(phi_buf *node, const char *name, int64_t value)
+{
+    phi_buf attribute = start_attribute(name, TYPE_INT);
+    phi_proto_put_number(&attribute, ATTR_I, value);
+    phi_proto_put_message(node, NODE_ATTRIBUTE, &attribute);
+}
+
+static void put_float(phi_buf *node, const char *name, float value)
+{
+    phi_buf attribute = start_attribute(name, TYPE_FLOAT);
+    phi_proto_put_float(&attribute, ATTR_F, value);
+    phi_proto_put_message(node, NODE_ATTRIBUTE, &attribute);
+}
+
+static void end_node(phi_onnx_writer *w, phi_buf *node)
+{
+    phi_proto_put_message(&w->graph, GRAPH_NODE, node);
+}
+
+static void add_node(phi_onnx_writer *w, const char *op, const char *name, const char *inputs,
+                     const char *outputs)
+{
+    phi_buf node = start_node(op, "", name, inputs, outputs);
+    end_node(w, &node);
+}
+
+static void add_cast(phi_onnx_writer *w, const char *name, const char *input, const char *output,
+                     phi_onnx_type type)
+{
+    phi_buf node = start_node("Cast", "", name, input, output);
+    put_int(&node, "to", (int64_t)type);
+    end_node(w, &node);
+}
+
+static void add_transpose(phi_onnx_writer *w, const char *name, const char *input,
+                          const char *output)
+{
+    phi_buf node = start_node("Transpose", "", name, input, output);
+    phi_buf attribute = start_attribute("perm", TYPE_INTS);
+    phi_proto_put_number(&attribute, ATTR_INTS, 1);
+    phi_proto_put_number(&attribute, ATTR_INTS, 0);
+    phi_proto_put_message(&node, NODE_ATTRIBUTE, &attribute);
+    end_node(w, &node);
+}
+
+static phi_buf make_tensor(const char *name, phi_onnx_type type, uint32_t n_dims,
+                           const uint64_t *dims, const void *data, size_t bytes)
+{
+    phi_buf tensor;
+    phi_buf_init(&tensor, NODE_BYTES_MAX);
+    for (uint32_t i = 0; i < n_dims; i++) {
+        phi_proto_put_number(&tensor, TENSOR_DIMS, (int64_t)dims[i]);
+    }
+    phi_proto_put_number(&tensor, TENSOR_TYPE, (int64_t)type);
+    phi_proto_put_text(&tensor, TENSOR_NAME, name);
+    phi_proto_put_bytes(&tensor, TENSOR_RAW, data, bytes);
+    return tensor;
+}
+
+static phi_buf make_constant(const char *name, const char *output, phi_buf *tensor)
+{
+    phi_buf node = start_node("Constant", "", name, "", output);
+    phi_buf attribute = start_attribute("value", TYPE_TENSOR);
+    phi_proto_put_message(&attribute, ATTR_TENSOR, tensor);
+    phi_proto_put_message(&node, NODE_ATTRIBUTE, &attribute);
+    return node;
+}
+
+static void add_numbers(phi_onnx_writer *w, const char *name, uint64_t count,
+                        const int64_t *numbers)
+{
+    phi_buf tensor = make_tensor(name, PHI_ONNX_INT64, count ? 1 : 0, &count, numbers,
+                                 (size_t)(count ? count : 1) * sizeof *numbers);
+    phi_proto_put_message(&w->graph, GRAPH_INITIALIZER, &tensor);
+}
+
+/* ---- inputs and outputs ---- */
+
+enum { VALUE_NAME = 1, VALUE_TYPE };
+enum { TYPE_OF_TENSOR = 1, ELEMENT = 1, SHAPE, SHAPE_DIM = 1, DIM_VALUE = 1, DIM_NAME };
+
+/* A dimension is a number where `names[i]` is NULL. */
+static void add_value(phi_onnx_writer *w, uint32_t field, const char *name, phi_onnx_type type,
+                      uint32_t n_dims, const char *const *names, const uint64_t *numbers)
+{
+    phi_buf value;
+    phi_buf of_type;
+    phi_buf tensor;
+    phi_buf shape;
+    phi_buf_init(&value, 4096);
+    phi_buf_init(&of_type, 4096);
+    phi_buf_init(&tensor, 4096);
+    phi_buf_init(&shape, 4096);
+    for (uint32_t i = 0; i < n_dims; i++) {
+        phi_buf dim;
+        phi_buf_init(&dim, 4096);
+        if (names[i]) {
+            phi_proto_put_text(&dim, DIM_NAME, names[i]);
+        } else {
+            phi_proto_put_number(&dim, DIM_VALUE, (int64_t)numbers[i]);
+        }
+        phi_proto_put_message(&shape, SHAPE_DIM, &dim);
+    }
+    phi_proto_put_number(&tensor, ELEMENT, (int64_t)type);
+    phi_proto_put_message(&tensor, SHAPE, &shape);
+    phi_proto_put_message(&of_type, TYPE_OF_TENSOR, &tensor);
+    phi_proto_put_text(&value, VALUE_NAME, name);
+    phi_proto_put_message(&value, VALUE_TYPE, &of_type);
+    phi_proto_put_message(&w->graph, field, &value);
+}
+
+static void add_interface(phi_onnx_writer *w)
+{
+    const phi_description *d = w->export->description;
+    const char *const ids[] = {"batch_size", "sequence_length"};
+    const char *const mask[] = {"batch_size", "total_sequence_length"};
+    const char *const logits[] = {"batch_size", "sequence_length", NULL};
+    const char *const past[] = {"batch_size", NULL, "past_sequence_length", NULL};
+    const char *const present[] = {"batch_size", NULL, "total_sequence_length", NULL};
+    const uint64_t logits_dims[] = {0, 0, d->n_vocab};
+    const uint64_t cache_dims[] = {0, d->n_head_kv, 0, d->head_dim};
+    add_value(w, GRAPH_INPUT, "input_ids", PHI_ONNX_INT64, 2, ids, NULL);
+    add_value(w, GRAPH_INPUT, "attention_mask", PHI_ONNX_INT64, 2, mask, NULL);
+    add_value(w, GRAPH_OUTPUT, "logits", PHI_ONNX_FLOAT, 3, logits, logits_dims);
+    for (uint32_t i = 0; i < d->n_layer; i++) {
+        static const char *const sides[] = {"key", "value"};
+        for (size_t side = 0; side < 2; side++) {
+            char name[NAME_BYTES];
+            (void)snprintf(name, sizeof name, "past_key_values.%u.%s", i, sides[side]);
+            add_value(w, GRAPH_INPUT, name, PHI_ONNX_FLOAT, 4, past, cache_dims);
+            (void)snprintf(name, sizeof name, "present.%u.%s", i, sides[side]);
+            add_value(w, GRAPH_OUTPUT, name, PHI_ONNX_FLOAT, 4, present, cache_dims);
+        }
+    }
+}
+
+/* Lengths from the mask: of the past of each sequence, and of all of the longest. */
+static void add_lengths(phi_onnx_writer *w)
+{
+    static const int64_t one = 1;
+    add_numbers(w, "/model/constants/INT64/[1]", 1, &one);
+    add_numbers(w, "/model/constants/INT64/1", 0, &one);
+    phi_buf sum =
+        start_node("ReduceSum", "", MASK "ReduceSum", "attention_mask /model/constants/INT64/[1]",
+                   MASK "ReduceSum/output_0");
+    put_int(&sum, "keepdims", 0);
+    end_node(w, &sum);
+    add_node(w, "Sub", MASK "Sub", MASK "ReduceSum/output_0 /model/constants/INT64/[1]",
+             MASK "Sub/output_0");
+    add_cast(w, MASK "Sub/Cast", MASK "Sub/output_0", MASK "Sub/Cast/output_0", PHI_ONNX_INT32);
+    add_node(w, "Shape", MASK "Shape", "attention_mask", MASK "Shape/output_0");
+    phi_buf gather =
+        start_node("Gather", "", MASK "Gather", MASK "Shape/output_0 /model/constants/INT64/1",
+                   MASK "Gather/output_0");
+    put_int(&gather, "axis", 0);
+    end_node(w, &gather);
+    add_cast(w, MASK "Gather/Cast", MASK "Gather/output_0", MASK "Gather/Cast/output_0",
+             PHI_ONNX_INT32);
+}
+
+/* ---- rotary tables ---- */
+
+/* cos or sin of position * frequency, times the attention factor, [rows][n_rot / 2]. */
+static phi_status make_table(const phi_onnx_writer *w, const char *name, bool is_long, bool is_sin,
+                             uint32_t rows, phi_buf *out)
+{
+    const phi_description *d = w->export->description;
+    const float *factors = is_long ? d->rope_long : d->rope_short;
+    float factor = d->rope == PHI_ROPE_LONG ? d->rope_attn_factor : 1.0F;
+    uint32_t half = d->n_rot / 2;
+    const uint64_t dims[2] = {rows, half};
+    size_t count = (size_t)rows * half;
+    float *table = phi_try_alloc(count * sizeof *table);
+    if (!table) {
+        return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rotary tables");
+    }
+    for (uint32_t i = 0; i < half; i++) {
+        float stretch = d->rope == PHI_ROPE_LONG ? factors[i] : 1.0F;
+        float frequency = 1.0F / (stretch * powf(d->rope_theta, (float)(2 * i) / (float)d->n_rot));
+        for (uint32_t p = 0; p < rows; p++) {
+            double angle = (double)((float)p * frequency);
+            table[(size_t)p * half + i] = (float)(is_sin ? sin(angle) : cos(angle)) * factor;
+        }
+    }
+    *out = make_tensor(name, PHI_ONNX_FLOAT, 2, dims, table, count * sizeof *table);
+    phi_free(table);
+    return PHI_OK;
+}
+
+/* The graph of a branch: two constants, which are its outputs. */
+static phi_status put_branch(phi_onnx_writer *w, phi_buf *chooser, const char *branch,
+                             const char *size, bool is_long, uint32_t rows)
+{
+    static const char *const kinds[] = {"cos", "sin"};
+    phi_buf graph;
+    phi_buf attribute = start_attribute(branch, TYPE_GRAPH);
+    phi_status status = PHI_OK;
+    phi_buf_init(&graph, NODE_BYTES_MAX);
+    for (size_t i = 0; i < 2 && !status; i++) {
+        char output[NAME_BYTES];
+        char name[NAME_BYTES];
+        phi_buf tensor;
+        phi_buf value;
+        (void)snprintf(output, sizeof output, "%s_cache_%s", kinds[i], size);
+        (void)snprintf(name, sizeof name, "/%s/%s_cache/Constant", size, kinds[i]);
+        status = make_table(w, output, is_long, i == 1, rows, &tensor);
+        if (status) {
+            break;
+        }
+        phi_buf constant = make_constant(name, output, &tensor);
+        phi_proto_put_message(&graph, GRAPH_NODE, &constant);
+        phi_buf_init(&value, 4096);
+        phi_proto_put_text(&value, VALUE_NAME, output);
+        phi_proto_put_message(&graph, GRAPH_OUTPUT, &value);
+    }
+    phi_proto_put_text(&graph, GRAPH_NAME, size);
+    phi_proto_put_message(&attribute, ATTR_GRAPH, &graph);
+    phi_proto_put_message(chooser, NODE_ATTRIBUTE, &attribute);
+    return status;
+}
+
+/* LongRoPE's long factors serve whole sequences longer than n_ctx_original. */
+static phi_status add_chooser(phi_onnx_writer *w)
+{
+    const phi_description *d = w->export->description;
+    const int64_t original = d->n_ctx_original;
+    add_numbers(w, "/model/constants/INT64/original_context", 0, &original);
+    add_node(w, "Greater", "/model/rope_caches_subgraph/Greater",
+             MASK "Gather/output_0 /model/constants/INT64/original_context",
+             "/model/rope_caches_subgraph/Greater/output_0");
+    phi_buf chooser =
+        start_node("If", "", "/model/rope_caches_subgraph/If",
+                   "/model/rope_caches_subgraph/Greater/output_0", "cos_cache sin_cache");
+    phi_status status = put_branch(w, &chooser, "then_branch", "large", true, d->n_ctx);
+    if (!status) {
+        status = put_branch(w, &chooser, "else_branch", "small", false, d->n_ctx_original);
+    }
+    end_node(w, &chooser);
+    return status;
+}
+
+static phi_status add_rope(phi_onnx_writer *w)
+{
+    static const char *const names[] = {"cos_cache", "sin_cache"};
+    const phi_description *d = w->export->description;
+    phi_status status = PHI_OK;
+    if (d->rope == PHI_ROPE_LONG) {
+        return add_chooser(w);
+    }
+    for (size_t i = 0; i < 2 && !status; i++) {
+        phi_buf tensor;
+        status = make_table(w, names[i], false, i == 1, d->n_ctx, &tensor);
+        if (!status) {
+            phi_proto_put_message(&w->graph, GRAPH_INITIALIZER, &tensor);
+        }
+    }
+    return status;
+}
+
+/* ---- matrices ---- */
+
+static const phi_export_tensor *find(const phi_onnx_writer *w, phi_part part, uint32_t layer)
+{
+    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    phi_part_name(part, PHI_NAMING_GGUF, layer, name, sizeof name);
+    for (uint32_t i = 0; i < w->export->count; i++) {
+        if (strcmp(w->export->tensors[i].name, name) == 0) {
+            return &w->export->tensors[i];
+        }
+    }
+    return NULL;
+}
+
+static phi_status fail_missing(const phi_onnx_writer *w, phi_part part, uint32_t layer)
+{
+    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    phi_part_name(part, PHI_NAMING_GGUF, layer, name, sizeof name);
+    return phi_fail(w->err, PHI_E_INTERNAL, "tensor \"%s\" is not among those to be written", name);
+}
+
+/* The inputs of a node that reads codes: codes, scales, zero points. */
+static void code_inputs(const phi_export_tensor *tensor, const char *weight, char *out,
+                        size_t out_bytes)
+{
+    (void)snprintf(out, out_bytes, "%s_Q%u %s_scales%s%s%s", weight, tensor->bits, weight,
+                   phi_onnx_has_zeros(tensor) ? " " : "", phi_onnx_has_zeros(tensor) ? weight : "",
+                   phi_onnx_has_zeros(tensor) ? "_zero_points" : "");
+}
+
+/* y = W x with initializers that are there: MatMulNBits, or MatMul, which widens fp16. */
+static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *name,
+                           const char *weight, uint32_t rows, const char *input, const char *output)
+{
+    char inputs[5 * NAME_BYTES];
+    char wide[NAME_BYTES];
+    if (tensor->bits <= 8) {
+        char codes[4 * NAME_BYTES];
+        code_inputs(tensor, weight, codes, sizeof codes);
+        (void)snprintf(inputs, sizeof inputs, "%s %s", input, codes);
+        phi_buf node = start_node("MatMulNBits", MICROSOFT, name, inputs, output);
+        put_int(&node, "K", tensor->cols);
+        put_int(&node, "N", rows);
+        put_int(&node, "bits", tensor->bits);
+        put_int(&node, "block_size", tensor->group);
+        put_int(&node, "accuracy_level", ACCURACY_LEVEL);
+        end_node(w, &node);
+        return;
+    }
+    (void)snprintf(wide, sizeof wide, "%s", weight);
+    if (tensor->bits == 16) {
+        char cast[NAME_BYTES];
+        (void)snprintf(cast, sizeof cast, "%.150s/Cast", name);
+        (void)snprintf(wide, sizeof wide, "%.150s/Cast/output_0", name);
+        add_cast(w, cast, weight, wide, PHI_ONNX_FLOAT);
+    }
+    (void)snprintf(inputs, sizeof inputs, "%s %s", input, wide);
+    add_node(w, "MatMul", name, inputs, output);
+}
+
+/* The same with rows of an export's tensor, whose initializers are added. `what` is the node's name
+ * between "/model/layers.N/" and "/MatMul". */
+static phi_status add_product(phi_onnx_writer *w, const phi_export_tensor *tensor, uint32_t layer,
+                              const char *what, uint32_t first_row, uint32_t rows,
+                              const char *input, char *output)
+{
+    char name[NAME_BYTES];
+    char weight[NAME_BYTES];
+    (void)snprintf(name, sizeof name, "/model/layers.%u/%s/MatMul", layer, what);
+    (void)snprintf(weight, sizeof weight, "model.layers.%u.%s.MatMul.weight", layer, what);
+    for (char *p = weight; *p; p++) {
+        *p = *p == '/' ? '.' : *p;
+    }
+    (void)snprintf(output, NAME_BYTES, "/model/layers.%u/%s/MatMul/output_0", layer, what);
+    phi_status status = phi_onnx_place(w, tensor, weight, ONNX_COLUMNS, first_row, rows);
+    if (!status) {
+        add_product_of(w, tensor, name, weight, rows, input, output);
+    }
+    return status;
+}
+
+/* ---- parts ---- */
+
+/* What flows between the parts of a layer: names of values. */
+typedef struct stream {
+    char residual[NAME_BYTES];
+    char branch[NAME_BYTES]; /* "" before the first layer */
+    char normed[NAME_BYTES];
+} stream;
+
+static phi_status add_norm(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *what,
+                           stream *s)
+{
+    const phi_export_tensor *tensor = find(w, part, part == PHI_PART_OUTPUT_NORM ? 0 : layer);
+    char name[NAME_BYTES];
+    char weight[NAME_BYTES];
+    char inputs[3 * NAME_BYTES];
+    char outputs[2 * NAME_BYTES + 8];
+    bool skips = *s->branch != '\0';
+    if (!tensor) {
+        return fail_missing(w, part, layer);
+    }
+    (void)snprintf(weight, sizeof weight, "model.layers.%u.%s.weight", layer, what);
+    (void)snprintf(name, sizeof name, "/model/layers.%u/%s/%s", layer, what,
+                   skips ? "SkipLayerNorm" : "LayerNorm");
+    (void)snprintf(inputs, sizeof inputs, skips ? "%s %s %s" : "%s%s %s", s->residual, s->branch,
+                   weight);
+    (void)snprintf(s->normed, sizeof s->normed, "/model/layers.%u/%s/output_0", layer, what);
+    if (skips && part != PHI_PART_OUTPUT_NORM) {
+        (void)snprintf(s->residual, sizeof s->residual, "/model/layers.%u/%s/output_3", layer,
+                       what);
+        (void)snprintf(outputs, sizeof outputs, "%s - - %s", s->normed, s->residual);
+    } else {
+        (void)snprintf(outputs, sizeof outputs, "%s", s->normed);
+    }
+    phi_buf node =
+        start_node(skips ? "SkipSimplifiedLayerNormalization" : "SimplifiedLayerNormalization",
+                   skips ? MICROSOFT : "", name, inputs, outputs);
+    put_float(&node, "epsilon", w->export->description->norm_eps);
+    if (!skips) {
+        put_int(&node, "axis", -1);
+        put_int(&node, "stash_type", 1);
+    }
+    end_node(w, &node);
+    return phi_onnx_place(w, tensor, weight, ONNX_ROWS, 0, 1);
+}
+
+static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const char *qkv,
+                                      const char *output)
+{
+    const phi_description *d = w->export->description;
+    char name[NAME_BYTES];
+    char inputs[6 * NAME_BYTES];
+    char outputs[3 * NAME_BYTES];
+    (void)snprintf(name, sizeof name, "/model/layers.%u/attn/GroupQueryAttention", layer);
+    (void)snprintf(inputs, sizeof inputs,
+                   "%s - - past_key_values.%u.key past_key_values.%u.value " MASK
+                   "Sub/Cast/output_0 " MASK "Gather/Cast/output_0 cos_cache sin_cache",
+                   qkv, layer, layer);
+    (void)snprintf(outputs, sizeof outputs, "%s present.%u.key present.%u.value", output, layer,
+                   layer);
+    phi_buf node = start_node("GroupQueryAttention", MICROSOFT, name, inputs, outputs);
+    put_int(&node, "num_heads", d->n_head);
+    put_int(&node, "kv_num_heads", d->n_head_kv);
+    put_float(&node, "scale", (float)(1.0 / sqrt((double)d->head_dim)));
+    put_int(&node, "local_window_size", d->window ? (int64_t)d->window : -1);
+    put_float(&node, "softcap", 0.0F);
+    put_int(&node, "do_rotary", 1);
+    put_int(&node, "rotary_interleaved", 0);
+    end_node(w, &node);
+}
+
+static phi_status add_attention(phi_onnx_writer *w, uint32_t layer, stream *s)
+{
+    const phi_export_tensor *qkv = find(w, PHI_PART_ATTN_QKV, layer);
+    const phi_export_tensor *out = find(w, PHI_PART_ATTN_OUTPUT, layer);
+    char value[NAME_BYTES];
+    char attended[NAME_BYTES];
+    if (!qkv || !out) {
+        return fail_missing(w, qkv ? PHI_PART_ATTN_OUTPUT : PHI_PART_ATTN_QKV, layer);
+    }
+    phi_status status = add_product(w, qkv, layer, "attn/qkv_proj", 0, qkv->rows, s->normed, value);
+    (void)snprintf(attended, sizeof attended, "/model/layers.%u/attn/GroupQueryAttention/output_0",
+                   layer);
+    if (!status) {
+        add_group_query_attention(w, layer, value, attended);
+        status = add_product(w, out, layer, "attn/o_proj", 0, out->rows, attended, s->branch);
+    }
+    return status;
+}
+
+static phi_status add_feed_forward(phi_onnx_writer *w, uint32_t layer, stream *s)
+{
+    const phi_export_tensor *both = find(w, PHI_PART_FFN_UP, layer);
+    const phi_export_tensor *down = find(w, PHI_PART_FFN_DOWN, layer);
+    uint32_t n_ffn = w->export->description->n_ffn;
+    static const char *const steps[] = {"act_fn/Sigmoid", "act_fn/Mul", "Mul"};
+    char gate[NAME_BYTES];
+    char up[NAME_BYTES];
+    char outputs[3][NAME_BYTES];
+    if (!both || !down) {
+        return fail_missing(w, both ? PHI_PART_FFN_DOWN : PHI_PART_FFN_UP, layer);
+    }
+    phi_status status = add_product(w, both, layer, "mlp/gate_proj", 0, n_ffn, s->normed, gate);
+    if (!status) {
+        status = add_product(w, both, layer, "mlp/up_proj", n_ffn, n_ffn, s->normed, up);
+    }
+    for (size_t i = 0; i < 3 && !status; i++) {
+        char name[NAME_BYTES];
+        char inputs[2 * NAME_BYTES + 8];
+        (void)snprintf(name, sizeof name, "/model/layers.%u/mlp/%s", layer, steps[i]);
+        (void)snprintf(outputs[i], sizeof outputs[i], "/model/layers.%u/mlp/%s/output_0", layer,
+                       steps[i]);
+        (void)snprintf(inputs, sizeof inputs, "%s%s%s", i == 2 ? outputs[1] : gate,
+                       i == 0 ? "" : " ",
+                       i == 0   ? ""
+                       : i == 1 ? outputs[0]
+                                : up);
+        add_node(w, i == 0 ? "Sigmoid" : "Mul", name, inputs, outputs[i]);
+    }
+    return status
+               ? status
+               : add_product(w, down, layer, "mlp/down_proj", 0, down->rows, outputs[2], s->branch);
+}
+
+#define EMBEDDING "/model/embed_tokens/"
+
+/* Codes are gathered by GatherBlockQuantized; a tied head has them in three dimensions. */
+static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *weight)
+{
+    const int64_t shape[2] = {tensor->rows, (int64_t)tensor->cols * tensor->bits / 8};
+    char codes[NAME_BYTES];
+    char inputs[4 * NAME_BYTES];
+    bool has_zeros = phi_onnx_has_zeros(tensor);
+    add_numbers(w, EMBEDDING "shape", 2, shape);
+    (void)snprintf(codes, sizeof codes, "%s_Q%u " EMBEDDING "shape", weight, tensor->bits);
+    add_node(w, "Reshape", EMBEDDING "Reshape", codes, EMBEDDING "Reshape/output_0");
+    (void)snprintf(inputs, sizeof inputs, EMBEDDING "Reshape/output_0 input_ids %s_scales%s%s%s",
+                   weight, has_zeros ? " " : "", has_zeros ? weight : "",
+                   has_zeros ? "_zero_points" : "");
+    phi_buf node = start_node("GatherBlockQuantized", MICROSOFT, EMBEDDING "GatherBlockQuantized",
+                              inputs, EMBEDDING "output_0");
+    put_int(&node, "bits", tensor->bits);
+    put_int(&node, "block_size", tensor->group);
+    put_int(&node, "gather_axis", 0);
+    put_int(&node, "quantize_axis", 1);
+    end_node(w, &node);
+}
+
+static phi_status add_embedding(phi_onnx_writer *w, stream *s)
+{
+    const phi_export_tensor *tensor = find(w, PHI_PART_TOKEN_EMBD, 0);
+    bool tied = w->export->description->tied_head;
+    const char *weight = tied ? "lm_head.MatMul.weight" : "model.embed_tokens.weight";
+    char inputs[2 * NAME_BYTES];
+    if (!tensor) {
+        return fail_missing(w, PHI_PART_TOKEN_EMBD, 0);
+    }
+    *s->branch = '\0';
+    (void)snprintf(s->residual, sizeof s->residual, EMBEDDING "output_0");
+    phi_status status = phi_onnx_place(w, tensor, weight, ONNX_ROWS, 0, tensor->rows);
+    if (status || tensor->bits <= 8) {
+        if (!status) {
+            gather_codes(w, tensor, weight);
+        }
+        return status;
+    }
+    bool half = tensor->bits == 16;
+    (void)snprintf(inputs, sizeof inputs, "%s input_ids", weight);
+    add_node(w, "Gather", EMBEDDING "Gather", inputs,
+             half ? EMBEDDING "Gather/output_0" : EMBEDDING "output_0");
+    if (half) {
+        add_cast(w, EMBEDDING "Cast", EMBEDDING "Gather/output_0", EMBEDDING "output_0",
+                 PHI_ONNX_FLOAT);
+    }
+    return PHI_OK;
+}
+
+static phi_status add_head(phi_onnx_writer *w, const stream *s)
+{
+    static const char weight[] = "lm_head.MatMul.weight";
+    bool tied = w->export->description->tied_head;
+    phi_part part = tied ? PHI_PART_TOKEN_EMBD : PHI_PART_OUTPUT;
+    const phi_export_tensor *tensor = find(w, part, 0);
+    const char *matrix = weight;
+    phi_status status = PHI_OK;
+    if (!tensor) {
+        return fail_missing(w, part, 0);
+    }
+    if (!tied) {
+        status = phi_onnx_place(w, tensor, weight, ONNX_COLUMNS, 0, tensor->rows);
+    } else if (tensor->bits > 8) {
+        /* The embedding's rows are there; MatMul wants columns. */
+        matrix = "/lm_head/Transpose/output_0";
+        add_transpose(w, "/lm_head/Transpose", weight, matrix);
+    }
+    if (!status) {
+        add_product_of(w, tensor, "/lm_head/MatMul", matrix, tensor->rows, s->normed, "logits");
+    }
+    return status;
+}
+
+phi_status phi_onnx_write_graph(phi_onnx_writer *w)
+{
+    const phi_description *d = w->export->description;
+    stream s = {.branch = ""};
+    if (d->n_rot % ROTARY_UNIT != 0) {
+        return phi_fail(w->err, PHI_E_UNSUPPORTED,
+                        "%u rotary dimensions: onnxruntime's GroupQueryAttention takes a multiple "
+                        "of %u",
+                        d->n_rot, ROTARY_UNIT);
+    }
+    phi_proto_put_text(&w->graph, GRAPH_NAME, "main_graph");
+    add_interface(w);
+    add_lengths(w);
+    phi_status status = add_rope(w);
+    status = status ? status : add_embedding(w, &s);
+    for (uint32_t i = 0; i < d->n_layer && !status; i++) {
+        status = add_norm(w, PHI_PART_ATTN_NORM, i, "input_layernorm", &s);
+        status = status ? status : add_attention(w, i, &s);
+        status =
+            status ? status : add_norm(w, PHI_PART_FFN_NORM, i, "post_attention_layernorm", &s);
+        status = status ? status : add_feed_forward(w, i, &s);
+    }
+    status =
+        status ? status : add_norm(w, PHI_PART_OUTPUT_NORM, d->n_layer, "final_norm_layernorm", &s);
+    status = status ? status : add_head(w, &s);
+    if (!status && phi_buf_failed(&w->graph)) {
+        status =
+            phi_fail(w->err, w->graph.failed, PHI_ONNX_MODEL ": its graph takes too much memory");
+    }
+    return status;
+}

@@ -1,0 +1,72 @@
+/*
+ * Purpose: what the parts of the ONNX writer share: onnx_write.c leads, onnx_write_graph.c builds
+ *          the graph, onnx_write_data.c the values, onnx_write_config.c the files beside them. Not
+ *          for other modules.
+ * Owns:    phi_onnx_writer owns its buffers and its list, from phi_onnx_write's begin to its end.
+ * Threads: as onnx_write.h.
+ * Errors:  as onnx_write.h.
+ * Limits:  as onnx_write.h.
+ *
+ * The graph is built first and says where each value will lie; then the file of values is made that
+ * long and filled.
+ */
+#ifndef PHI_ENGINE_FORMATS_ONNX_WRITER_H
+#define PHI_ENGINE_FORMATS_ONNX_WRITER_H
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "engine/formats/export.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PHI_ONNX_MODEL "model.onnx"
+#define PHI_ONNX_DATA "model.onnx.data"
+
+typedef enum onnx_layout {
+    ONNX_ROWS,    /* floats as the export gives them */
+    ONNX_COLUMNS, /* floats, transposed */
+    ONNX_CODES,   /* codes, scales, and zero points where there are any */
+} onnx_layout;
+
+/* Rows of an export's tensor, and where they go in the file of values. */
+typedef struct onnx_placed {
+    const phi_export_tensor *tensor;
+    onnx_layout layout;
+    uint32_t first_row;
+    uint32_t rows;
+    uint64_t at;
+    uint64_t scales_at;
+    uint64_t zeros_at;
+} onnx_placed;
+
+typedef struct phi_onnx_writer {
+    const phi_export *export;
+    const char *dir;
+    phi_err *err;
+    phi_buf graph;
+    onnx_placed *placed;
+    uint32_t n_placed;
+    uint64_t data_bytes; /* of the file of values, so far */
+    phi_file_writer *data;
+    uint64_t done_bytes;
+} phi_onnx_writer;
+
+/* onnx_write_graph.c: fills `graph` and `placed`. */
+phi_status phi_onnx_write_graph(phi_onnx_writer *w) PHI_MUST_CHECK;
+
+/* onnx_write_data.c: adds the initializers of a matrix or vector to the graph, NAME or NAME_Q4,
+ * NAME_scales and NAME_zero_points, ... */
+phi_status phi_onnx_place(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *name,
+                          onnx_layout layout, uint32_t first_row, uint32_t rows) PHI_MUST_CHECK;
+/* ... and writes all of their values. */
+phi_status phi_onnx_write_data(phi_onnx_writer *w) PHI_MUST_CHECK;
+bool phi_onnx_has_zeros(const phi_export_tensor *tensor);
+
+/* onnx_write_config.c */
+phi_status phi_onnx_write_configs(phi_onnx_writer *w) PHI_MUST_CHECK;
+/* A whole small file. */
+phi_status phi_onnx_write_file(const phi_onnx_writer *w, const char *name, const void *data,
+                               size_t bytes) PHI_MUST_CHECK;
+
+#endif

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz target onnx: small graphs of one layer, as ONNX Runtime GenAI's
+builder has them, in every kind of weights that is read. Usage: make_onnx_seeds.py [DIRECTORY]
+"""
+import math
+import os
+import struct
+import sys
+
+ROOT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "corpus", "onnx")
+
+E, H, HKV, D, F, V, CTX, GROUP = 32, 4, 2, 8, 32, 40, 4, 16
+
+
+def varint(value):
+    value &= (1 << 64) - 1
+    out = b""
+    while value >= 0x80:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def number(field, value):
+    return varint(field << 3) + varint(value)
+
+
+def data(field, value):
+    value = value.encode() if isinstance(value, str) else value
+    return varint(field << 3 | 2) + varint(len(value)) + value
+
+
+def tensor(name, kind, dims, raw, external):
+    out = b"".join(number(1, d) for d in dims) + number(2, kind) + data(8, name)
+    if not external:
+        return out + data(9, raw)
+    for key, value in ("location", "model.onnx.data"), ("offset", "0"), ("length", str(len(raw))):
+        out += data(13, data(1, key) + data(2, value))
+    return out + number(14, 1)
+
+
+def attribute(name, value):
+    if isinstance(value, float):
+        return data(5, data(1, name) + varint(2 << 3 | 5) + struct.pack("<f", value) + number(20, 1))
+    if isinstance(value, int):
+        return data(5, data(1, name) + number(3, value) + number(20, 2))
+    return data(5, data(1, name) + value)
+
+
+def node(op, name, inputs, outputs, **attributes):
+    out = b"".join(data(1, i) for i in inputs) + b"".join(data(2, o) for o in outputs)
+    out += data(3, name) + data(4, op) + data(7, attributes.pop("domain", ""))
+    return data(1, out + b"".join(attribute(k, v) for k, v in attributes.items()))
+
+
+def tables(rows):
+    angles = [p / 10000.0 ** (2 * i / D) for p in range(rows) for i in range(D // 2)]
+    return [struct.pack(f"<{len(angles)}f", *(f(a) for a in angles)) for f in (math.cos, math.sin)]
+
+
+class Graph:
+    def __init__(self, bits, external):
+        self.bits, self.external, self.out = bits, external, b""
+
+    def floats(self, name, *dims):
+        count = math.prod(dims)
+        half = self.bits == 16
+        raw = struct.pack(f"<{count}{'e' if half else 'f'}", *((i % 13 - 6) / 8 for i in range(count)))
+        self.out += data(5, tensor(name, 10 if half else 1, dims, raw, self.external))
+
+    def product(self, name, source, rows, cols):
+        if self.bits >= 16:
+            self.floats(name + ".w", cols, rows)
+            self.out += node("MatMul", name, [source, name + ".w"], [name])
+            return
+        groups, size = cols // GROUP, cols * self.bits // 8
+        zeros = bytes(i & 255 for i in range(rows * -(-groups * self.bits // 8)))
+        codes = bytes(i * 7 & 255 for i in range(rows * size))
+        self.out += data(5, tensor(name + ".q", 2, [rows, size], codes, self.external))
+        self.out += data(5, tensor(name + ".z", 2, [len(zeros)], zeros, self.external))
+        bits, self.bits = self.bits, 32
+        self.floats(name + ".s", rows, groups)
+        self.bits = bits
+        self.out += node("MatMulNBits", name, [source, name + ".q", name + ".s", name + ".z"], [name],
+                         domain="com.microsoft", K=cols, N=rows, bits=bits, block_size=GROUP)
+
+    def norm(self, name, inputs, outputs):
+        self.floats(name + ".w", E)
+        skips = len(inputs) == 2
+        self.out += node(("Skip" if skips else "") + "SimplifiedLayerNormalization", name,
+                         inputs + [name + ".w"], outputs, domain="com.microsoft", epsilon=1e-5)
+
+
+def rope(graph, long_rope):
+    if not long_rope:
+        for name, raw in zip(("cos", "sin"), tables(CTX)):
+            graph.out += data(5, tensor(name, 1, [CTX, D // 2], raw, False))
+        return
+    graph.out += data(5, tensor("original", 7, [], struct.pack("<q", 2), False))
+    graph.out += node("Greater", "greater", ["total", "original"], ["is_long"])
+    branches = {}
+    for branch, rows in ("then_branch", CTX), ("else_branch", 2):
+        inner = b""
+        for name, raw in zip("cs", tables(rows)):
+            value = data(5, data(1, "value") + data(5, tensor(name, 1, [rows, D // 2], raw, False)))
+            inner += data(1, data(2, name) + data(4, "Constant") + value) + data(12, data(1, name))
+        branches[branch] = data(6, inner)
+    graph.out += node("If", "if", ["is_long"], ["cos", "sin"], **branches)
+
+
+def model(bits, external=False, apart=False, long_rope=False, fused=False, tied=False):
+    g = Graph(bits, external)
+    g.out += node("Shape", "shape", ["attention_mask"], ["total"])
+    rope(g, long_rope)
+    if tied:
+        g.out += node("GatherBlockQuantized", "embed", ["logits.q", "ids", "logits.s", "logits.z"],
+                      ["x"], domain="com.microsoft", bits=bits, block_size=GROUP)
+    else:
+        g.floats("embed.w", V, E)
+        g.out += node("Gather", "embed", ["embed.w", "ids"], ["x"])
+    g.norm("n1", ["x"], ["n1"])
+    if apart:
+        for name, heads in ("q", H), ("k", HKV), ("v", HKV):
+            g.product(name, "n1", heads * D, E)
+    else:
+        g.product("q", "n1", (H + 2 * HKV) * D, E)
+    g.out += node("GroupQueryAttention", "a", (["q", "k", "v"] if apart else ["q", "", ""]) +
+                  ["pk", "pv", "total", "total", "cos", "sin"], ["a"], domain="com.microsoft",
+                  num_heads=H, kv_num_heads=HKV, do_rotary=1, local_window_size=-1)
+    g.product("o", "a", E, H * D)
+    g.norm("n2", ["x", "o"], ["n2", "", "", "s"])
+    if fused:
+        g.product("both", "n2", 2 * F, E)
+        g.out += node("Split", "split", ["both"], ["gate", "up"], axis=-1, num_outputs=2)
+    else:
+        g.product("gate", "n2", F, E)
+        g.product("up", "n2", F, E)
+    g.out += node("Sigmoid", "sigmoid", ["gate"], ["sigmoid"])
+    g.out += node("Mul", "silu", ["gate", "sigmoid"], ["silu"])
+    g.out += node("Mul", "product", ["silu", "up"], ["product"])
+    g.product("down", "product", E, F)
+    g.norm("n3", ["s", "down"], ["n3"])
+    g.product("logits", "n3", V, E)
+    return number(1, 10) + data(7, g.out)
+
+
+os.makedirs(ROOT, exist_ok=True)
+for seed, options in {
+    "fp32": dict(bits=32), "fp16": dict(bits=16, apart=True), "int8": dict(bits=8, fused=True),
+    "int4": dict(bits=4, external=True), "int4-long": dict(bits=4, long_rope=True, tied=True),
+    "int2": dict(bits=2, external=True, apart=True),
+}.items():
+    with open(os.path.join(ROOT, seed), "wb") as out:
+        out.write(model(**options))

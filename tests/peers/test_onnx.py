@@ -1,0 +1,142 @@
+"""ONNX Runtime GenAI runs the folders that the ONNX writer makes, and continues a prompt with the
+tokens of the reference implementation and of phid.
+
+Where weights have 4 or 8 bits, both engines also round the activations to 8 bits, but each in its
+own way: there, a step whose two best tokens lie closer together than that rounding may go either
+way. At FP32 and FP16 every token must be the same.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+og = pytest.importorskip("onnxruntime_genai")
+ort = pytest.importorskip("onnxruntime")
+np = pytest.importorskip("numpy")
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "models" / "phi-sample"
+GOLDEN = ROOT / "tests" / "golden"
+PHID = pathlib.Path(os.environ.get("PHID_BIN", ROOT / "build" / "release" / "server" / "phid"))
+EXPORT = PHID.parents[1] / "tests" / "unit" / "onnx_export"
+
+TOKENS = 48
+PROMPTS = [
+    "Kate lived in a small house",
+    "One day a little dog",
+    "It was a sunny day, and Sam walked to the barn.",
+    "<|user|>What is 12 + 7?<|end|><|assistant|>",
+]
+
+# Arguments of tests/tools/onnx_export.c.
+KINDS = {
+    "fp32": ["32"],
+    "fp16": ["16"],
+    "int8": ["8", "32"],
+    "int8-zeros": ["8", "64", "zeros"],
+    "int4": ["4", "32"],
+    "int4-zeros": ["4", "32", "zeros"],
+    "int4-128": ["4", "128"],
+}
+# How far apart, in logits, the two best tokens may be where the engines choose differently.
+MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25}
+
+pytestmark = pytest.mark.skipif(not os.access(EXPORT, os.X_OK), reason=f"{EXPORT} is not built")
+
+
+def export(checkpoint, folder, *args):
+    done = subprocess.run([EXPORT, checkpoint, folder, *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("onnx")
+
+
+def exported(folders, kind):
+    folder = folders / kind
+    if not folder.exists():
+        export(SAMPLE, folder, *KINDS[kind])
+    return folder
+
+
+def greedy(model, prompt, count):
+    """The tokens that ONNX Runtime GenAI continues with, the one that ends the text left out."""
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(prompt) + count, do_sample=False)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.array(prompt, dtype=np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][len(prompt):]
+
+
+def phid(path, prompt):
+    """What phid generates: the tokens, and why it stopped."""
+    done = subprocess.run([PHID, "generate", path, prompt, "--raw", "--temperature", "0",
+                           "--max-tokens", str(TOKENS), "--json"],
+                          capture_output=True, text=True, timeout=300)
+    if "safetensors" in done.stderr:
+        pytest.skip("phid does not open these folders")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return [event["token"] for event in events if "token" in event], events[-1]
+
+
+def logits(folder, tokens):
+    """The logits after each token, from the graph itself."""
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    feed = {"input_ids": np.array([tokens]), "attention_mask": np.ones((1, len(tokens)), np.int64)}
+    for value in session.get_inputs():
+        if value.name.startswith("past_key_values"):
+            feed[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+    return session.run(["logits"], feed)[0][0]
+
+
+@pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built; see PHID_BIN")
+@pytest.mark.parametrize("kind", KINDS)
+def test_continues_as_phid_does(folders, kind):
+    folder = exported(folders, kind)
+    precision = kind.split("-")[0]
+    source = SAMPLE if precision.startswith("fp") else folder
+    model = og.Model(str(folder))
+    tokenizer = og.Tokenizer(model)
+    differing = steps = 0
+    for prompt in PROMPTS:
+        ours, end = phid(source, prompt)
+        head = [int(token) for token in tokenizer.encode(prompt)]
+        assert len(head) == end["prompt_tokens"], "the prompt's tokens differ"
+        if MARGIN[precision] == 0.0:
+            theirs = greedy(model, head, TOKENS)
+            assert theirs[:len(ours)] == ours, prompt
+            assert len(theirs) == TOKENS or end["finish_reason"] == "stop"
+            continue
+        rows = logits(folder, head + ours)[len(head) - 1:]
+        for step, token in enumerate(ours):
+            steps += 1
+            best = int(rows[step].argmax())
+            gap = rows[step, best] - rows[step, token]
+            assert gap <= MARGIN[precision], f"{prompt!r}, step {step}: {token}, not {best}: {gap}"
+            differing += int(token != best)
+    assert differing <= steps // 20
+
+
+@pytest.mark.parametrize("name", ["grouped", "longrope", "split", "tied", "window", "heads"])
+def test_golden(folders, name):
+    folder = folders / f"golden-{name}"
+    export(GOLDEN / name, folder, "32")
+    model = og.Model(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    original = config["original_max_position_embeddings"] if config["rope_scaling"] else 1 << 30
+    for run in json.loads((GOLDEN / name / "expected.json").read_text())["runs"]:
+        right = run["greedy"]
+        if len(run["prompt"]) <= original:
+            # Crossing it, ONNX Runtime keeps keys that the reference makes anew.
+            right = right[:original - len(run["prompt"])]
+        theirs = greedy(model, run["prompt"], len(right))
+        assert theirs == right[:len(theirs)]
+        assert len(theirs) == len(right) or right[len(theirs)] == config["eos_token_id"]

@@ -14,3 +14,10 @@ phid_test(engine.formats.hf_config ${TEST_DIR}/test_hf_config.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
 phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})
+
+add_library(test_formats_ov_model STATIC ${TEST_DIR}/ov_model.c)
+target_link_libraries(test_formats_ov_model PUBLIC test_formats_fixture
+    PRIVATE phi_options PkgConfig::CMOCKA)
+target_compile_options(test_formats_ov_model PRIVATE -Wno-conversion -Wno-sign-conversion)
+phid_test(engine.formats.openvino ${TEST_DIR}/test_openvino.c
+    LIBS test_formats_ov_model ${FORMATS_TEST_LIBS})

@@ -17,6 +17,7 @@
 
 #include "base/status.h"
 #include "engine/formats/description.h"
+#include "engine/formats/export.h"
 #include "engine/formats/stored.h"
 
 #include <stddef.h>
@@ -33,5 +34,11 @@ size_t phi_openvino_count(const phi_openvino *openvino);
 const phi_stored *phi_openvino_at(const phi_openvino *openvino, size_t index);
 /* openvino_model.bin, which holds them. */
 const phi_file *phi_openvino_file(const phi_openvino *openvino);
+
+/* Writes a folder that LLMPipeline runs, into `dir`, which is made: openvino_model.xml and .bin,
+ * config.json, generation_config.json, and the tokenizer's files of export->source_dir. Tensors of
+ * 4 and 8 bits become i4, i8 (symmetric), u4 and u8 codes, groups as they are. */
+phi_status phi_openvino_write(const phi_export *export, const char *dir,
+                              phi_err *err) PHI_MUST_CHECK;
 
 #endif

@@ -21,3 +21,5 @@ target_link_libraries(test_formats_ov_model PUBLIC test_formats_fixture
 target_compile_options(test_formats_ov_model PRIVATE -Wno-conversion -Wno-sign-conversion)
 phid_test(engine.formats.openvino ${TEST_DIR}/test_openvino.c
     LIBS test_formats_ov_model ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.openvino_write ${TEST_DIR}/test_openvino_write.c
+    LIBS ${FORMATS_TEST_LIBS})

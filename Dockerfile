@@ -14,8 +14,8 @@ RUN cmake --preset release -DPHID_TESTS=OFF \
 FROM debian:${DEBIAN}
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        libmicrohttpd12 libjansson4 libopenblas0-pthread libuv1 libsqlite3-0 libpcre2-8-0 \
-        libnettle8 libarchive13 \
+        libmicrohttpd12 libjansson4 libexpat1 libopenblas0-pthread libuv1 libsqlite3-0 \
+        libpcre2-8-0 libnettle8 libarchive13 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && useradd --system --uid 10001 --no-create-home --home-dir /var/lib/phid phid \
     && install -d -o phid -g phid -m 0750 /var/lib/phid

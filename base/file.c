@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,6 +37,31 @@ phi_status phi_file_open(const char *path, phi_file *out_file, phi_err *err)
         return phi_fail(err, PHI_E_INVALID, "%s is not a regular file", path);
     }
     *out_file = (phi_file){.fd = fd, .bytes = (uint64_t)info.st_size, .path = phi_strdup(path)};
+    return PHI_OK;
+}
+
+phi_status phi_file_of_bytes(const char *name, const void *data, size_t bytes, phi_file *out_file,
+                             phi_err *err)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    if (fd < 0) {
+        return fail_errno(err, "make", name);
+    }
+    const char *at = data;
+    for (size_t left = bytes; left > 0;) {
+        ssize_t done = write(fd, at, left);
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done <= 0) {
+            phi_status status = fail_errno(err, "write", name);
+            (void)close(fd);
+            return status;
+        }
+        at += done;
+        left -= (size_t)done;
+    }
+    *out_file = (phi_file){.fd = fd, .bytes = bytes, .path = phi_strdup(name)};
     return PHI_OK;
 }
 

@@ -27,6 +27,10 @@ typedef struct phi_file {
 
 /* Regular files only; a directory, device or pipe is PHI_E_INVALID. */
 phi_status phi_file_open(const char *path, phi_file *out_file, phi_err *err) PHI_MUST_CHECK;
+/* A file in memory that holds these bytes, for what is read as a file and is none; `name` stands
+ * for its path in messages. */
+phi_status phi_file_of_bytes(const char *name, const void *data, size_t bytes, phi_file *out_file,
+                             phi_err *err) PHI_MUST_CHECK;
 void phi_file_close(phi_file *file);
 /* Reads exactly `bytes` at `offset`; fewer is PHI_E_FORMAT ("ends early"). */
 phi_status phi_file_read_at(const phi_file *file, uint64_t offset, void *data, size_t bytes,

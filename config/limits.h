@@ -57,6 +57,17 @@
 /* Values in the JSON of one model file: a header of PHI_LIMIT_TENSORS tensors stays under this. */
 #define PHI_LIMIT_JSON_VALUES (1U << 20)
 
+/* openvino_model.xml, in bytes: Phi-3-mini's has 2.4 MB. */
+#define PHI_LIMIT_OPENVINO_XML_BYTES (64U << 20)
+/* Its layers (Phi-3-mini's has about 5,400) and its inputs and edges; nesting of its elements. */
+#define PHI_LIMIT_OPENVINO_LAYERS (1U << 18)
+#define PHI_LIMIT_OPENVINO_EDGES (1U << 20)
+#define PHI_LIMIT_OPENVINO_DEPTH 32U
+/* Dimensions of a constant in it. */
+#define PHI_LIMIT_OPENVINO_DIMS 6U
+/* Names of its layers and variables, in bytes. */
+#define PHI_LIMIT_OPENVINO_NAMES_BYTES (32U << 20)
+
 /* --- model dimensions (sanity bounds; twice the largest Phi or more) ------------------------ */
 #define PHI_LIMIT_LAYERS 512U
 #define PHI_LIMIT_HIDDEN 65536U

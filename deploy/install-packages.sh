@@ -8,8 +8,9 @@
 #   install-packages.sh bench      to build, and to compare speeds with other engines
 set -eu
 
-build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-dev libopenblas-dev
-    libuv1-dev libsqlite3-dev libpcre2-dev nettle-dev libarchive-dev ca-certificates curl python3'
+build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-dev libexpat1-dev
+    libopenblas-dev libuv1-dev libsqlite3-dev libpcre2-dev nettle-dev libarchive-dev
+    ca-certificates curl python3'
 tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-pytest
     python3-numpy python3-requests python3-jsonschema nginx-light systemd'
 container='buildah podman runc debootstrap zstd'

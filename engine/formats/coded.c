@@ -240,12 +240,36 @@ static phi_status read_numbers(const phi_coded *coded, const phi_array *array, b
     return status;
 }
 
+/* Zero points that stand one after another over all rows, several in a byte. */
+static phi_status dense_zero_codes(const phi_coded *coded, uint32_t row, uint32_t count,
+                                   phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
+{
+    uint32_t bits = coded->bits;
+    uint32_t per_byte = 8 / bits;
+    uint32_t mask = (1U << bits) - 1;
+    uint64_t first = (uint64_t)row * groups_of(coded);
+    uint64_t n = (uint64_t)count * groups_of(coded);
+    uint64_t begin = first / per_byte;
+    uint64_t bytes = (first + n + per_byte - 1) / per_byte - begin;
+    phi_status status = reserve(buffer, bytes, err);
+    status = status ? status : read_array(&coded->zeros, begin, bytes, buffer->data, err);
+    for (uint64_t i = 0; i < n && !status; i++) {
+        uint8_t byte = ((const uint8_t *)buffer->data)[(first + i) / per_byte - begin];
+        uint32_t code = (uint32_t)byte >> (first + i) % per_byte * bits & mask;
+        out[i] = (uint8_t)(code ^ flip_of(coded));
+    }
+    return status;
+}
+
 /* Zero points that are codes, [count][groups], as they are stored. */
 static phi_status read_zero_codes(const phi_coded *coded, uint32_t row, uint32_t count,
                                   phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
 {
     uint32_t groups = groups_of(coded);
     phi_status status = PHI_OK;
+    if (coded->zeros_order == PHI_ZEROS_DENSE) {
+        return dense_zero_codes(coded, row, count, buffer, out, err);
+    }
     if (coded->zeros_order == PHI_ZEROS_BY_ROW) {
         uint64_t row_bytes = packed_bytes(groups, coded->bits);
         status = reserve(buffer, row_bytes * count, err);
@@ -302,6 +326,7 @@ static phi_status read_params(const phi_coded *coded, uint32_t row, uint32_t cou
         }
         return status;
     case PHI_ZEROS_BY_ROW:
+    case PHI_ZEROS_DENSE:
     case PHI_ZEROS_BY_GROUP:
     case PHI_ZEROS_AWQ:
         break;
@@ -396,6 +421,10 @@ static phi_status check_shape(const phi_coded *coded, phi_err *err)
         return phi_fail(err, PHI_E_UNSUPPORTED, "codes of %u bits in words of 32 are not supported",
                         coded->bits);
     }
+    if (coded->zeros_order == PHI_ZEROS_DENSE && 8 % coded->bits != 0) {
+        return phi_fail(err, PHI_E_UNSUPPORTED, "zero points of %u bits are not supported here",
+                        coded->bits);
+    }
     if (coded->order == PHI_CODES_BY_COLUMN && coded->cols % (WORD_BITS / coded->bits) != 0) {
         return phi_fail(err, PHI_E_UNSUPPORTED, "%u columns do not fill words", coded->cols);
     }
@@ -418,6 +447,8 @@ static uint64_t zeros_bytes(const phi_coded *coded)
         return 0;
     case PHI_ZEROS_BY_ROW:
         return coded->rows * packed_bytes(groups, coded->bits);
+    case PHI_ZEROS_DENSE:
+        return packed_bytes(groups * coded->rows, coded->bits);
     case PHI_ZEROS_BY_GROUP:
     case PHI_ZEROS_AWQ:
         return groups * coded->rows * coded->bits / 8;
@@ -527,6 +558,7 @@ phi_status phi_coded_settle(phi_coded *coded, phi_err *err)
     status = status ? status : check_arrays(coded, err);
     status = status ? status : read_group_index(coded, err);
     bool is_codes = coded->zeros_order == PHI_ZEROS_BY_ROW ||
+                    coded->zeros_order == PHI_ZEROS_DENSE ||
                     coded->zeros_order == PHI_ZEROS_BY_GROUP || coded->zeros_order == PHI_ZEROS_AWQ;
     if (!status && is_codes) {
         status = join_zeros(coded, err);

@@ -4,8 +4,8 @@
 #   tests/arm/root.sh DIR
 set -eu
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
-packages='libc6-dev libmicrohttpd-dev libjansson-dev libopenblas-pthread-dev libuv1-dev
-    libsqlite3-dev libpcre2-dev nettle-dev libarchive-dev libcmocka-dev'
+packages='libc6-dev libmicrohttpd-dev libjansson-dev libexpat1-dev libopenblas-pthread-dev
+    libuv1-dev libsqlite3-dev libpcre2-dev nettle-dev libarchive-dev libcmocka-dev'
 
 # One that is complete says for what it was made.
 made=$dir/made-for

@@ -25,3 +25,12 @@ phid_test(engine.formats.onnx_write ${TEST_DIR}/test_onnx_write.c LIBS ${FORMATS
 # Makes folders that tests/peers runs with ONNX Runtime GenAI.
 add_executable(onnx_export ${PROJECT_SOURCE_DIR}/tests/tools/onnx_export.c)
 target_link_libraries(onnx_export PRIVATE phi_options phi_formats phi_tensor phi_base m)
+
+add_library(test_formats_ov_model STATIC ${TEST_DIR}/ov_model.c)
+target_link_libraries(test_formats_ov_model PUBLIC test_formats_fixture
+    PRIVATE phi_options PkgConfig::CMOCKA)
+target_compile_options(test_formats_ov_model PRIVATE -Wno-conversion -Wno-sign-conversion)
+phid_test(engine.formats.openvino ${TEST_DIR}/test_openvino.c
+    LIBS test_formats_ov_model ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.openvino_write ${TEST_DIR}/test_openvino_write.c
+    LIBS ${FORMATS_TEST_LIBS})

@@ -1,0 +1,632 @@
+/*
+ * From the logits back to the embedding. Every step knows what a Phi model has in that place and
+ * refuses what is something else:
+ *   logits   MatMul(norm(h), head)
+ *   layer    h' = h + o_proj(attention(norm(h)));  h = h' + down(up * silu(gate)), both of norm(h')
+ *   norm     x * (1 / sqrt(mean(x^2) + eps)) * weights
+ *   attention ScaledDotProductAttention of rotated queries and keys; keys and values with those
+ *            of the past before them, repeated for groups of heads
+ */
+#include "engine/formats/openvino_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/assert.h"
+
+/* Constants are rounded to fp16 in some exports. */
+#define CONSTANT_ERROR_MAX 1e-3
+
+static const phi_ov_value none = {.node = PHI_OV_NONE};
+
+#define REFUSE(value, ...) phi_ov_fail(&o->graph, (value), PHI_E_UNSUPPORTED, err, __VA_ARGS__)
+
+static bool is_number(const phi_ov_graph *graph, phi_ov_value value, double right)
+{
+    float found;
+    return phi_ov_float(graph, value, &found) &&
+           fabs((double)found - right) <= CONSTANT_ERROR_MAX * fabs(right);
+}
+
+bool phi_ov_lists(const phi_ov_graph *graph, phi_ov_value value, const int64_t *right, size_t count)
+{
+    phi_ov_ints ints;
+    if (!phi_ov_integers(graph, value, &ints) || ints.count != count) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (right[i] != PHI_OV_UNKNOWN && ints.values[i] != right[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- parts of a value ---- */
+
+static bool is_axis(const phi_ov_graph *graph, phi_ov_value value, int64_t axis)
+{
+    int64_t found;
+    return phi_ov_integer(graph, value, &found) && (found == axis || found == -1);
+}
+
+static bool match_slice(const phi_ov_graph *graph, phi_ov_value value, int64_t last, int64_t axis,
+                        int64_t *start, int64_t *stop)
+{
+    int64_t step;
+    if (!phi_ov_integer(graph, phi_ov_input(graph, value, 1), start) ||
+        !phi_ov_integer(graph, phi_ov_input(graph, value, 2), stop) ||
+        !phi_ov_integer(graph, phi_ov_input(graph, value, 3), &step) || step != 1 ||
+        !is_axis(graph, phi_ov_input(graph, value, 4), axis)) {
+        return false;
+    }
+    *start = *start < 0 && *start >= -last ? *start + last : *start;
+    *stop = *stop < 0 && *stop >= -last ? *stop + last : *stop;
+    *stop = *stop > last ? last : *stop;
+    return *start >= 0 && *start < *stop;
+}
+
+static bool match_split(const phi_ov_graph *graph, phi_ov_value value, int64_t last, int64_t axis,
+                        int64_t *start, int64_t *stop)
+{
+    const phi_ov_node *node = phi_ov_node_of(graph, value);
+    phi_ov_ints lengths;
+    if (!is_axis(graph, phi_ov_input(graph, value, 1), axis)) {
+        return false;
+    }
+    if (node->op == PHI_OV_SPLIT) {
+        if (node->n_splits == 0 || last % node->n_splits != 0) {
+            return false;
+        }
+        *start = last / node->n_splits * value.output;
+        *stop = *start + last / node->n_splits;
+        return true;
+    }
+    if (!phi_ov_integers(graph, phi_ov_input(graph, value, 2), &lengths) ||
+        value.output >= lengths.count) {
+        return false;
+    }
+    int64_t rest = last;
+    for (size_t i = 0; i < lengths.count; i++) {
+        int64_t length = lengths.values[i];
+        if (length < -1 || length > last) {
+            return false;
+        }
+        rest -= length == -1 ? 0 : length;
+    }
+    int64_t at = 0;
+    for (size_t i = 0; i <= value.output; i++) {
+        int64_t length = lengths.values[i] == -1 ? rest : lengths.values[i];
+        *start = at;
+        *stop = at += length;
+    }
+    return *start >= 0 && *start < *stop && *stop <= last;
+}
+
+bool phi_ov_match_part(const phi_ov_graph *graph, phi_ov_value value, int64_t last, int64_t axis,
+                       phi_ov_value *out_source, int64_t *out_start, int64_t *out_stop)
+{
+    *out_source = phi_ov_input(graph, value, 0);
+    if (phi_ov_is(graph, value, PHI_OV_SLICE)) {
+        return match_slice(graph, value, last, axis, out_start, out_stop);
+    }
+    if (phi_ov_is(graph, value, PHI_OV_VARIADIC_SPLIT) || phi_ov_is(graph, value, PHI_OV_SPLIT)) {
+        return match_split(graph, value, last, axis, out_start, out_stop);
+    }
+    *out_source = value;
+    *out_start = 0;
+    *out_stop = last;
+    return true;
+}
+
+/* ---- norms ---- */
+
+/* x^2, as a power or a product. */
+static bool is_square(const phi_ov_graph *graph, phi_ov_value value, phi_ov_value of)
+{
+    phi_ov_value left = phi_ov_unconverted(graph, phi_ov_input(graph, value, 0));
+    phi_ov_value right = phi_ov_input(graph, value, 1);
+    if (!phi_ov_same(left, of)) {
+        return false;
+    }
+    return phi_ov_is(graph, value, PHI_OV_POWER)
+               ? is_number(graph, right, 2.0)
+               : phi_ov_is(graph, value, PHI_OV_MULTIPLY) && phi_ov_same(right, of);
+}
+
+/* 1 / sqrt(mean(x^2) + eps) */
+static bool is_inverse_root(const phi_openvino *o, phi_ov_value value, phi_ov_value x)
+{
+    const phi_ov_graph *graph = &o->graph;
+    phi_ov_value sum = none;
+    if (phi_ov_is(graph, value, PHI_OV_DIVIDE) &&
+        is_number(graph, phi_ov_input(graph, value, 0), 1.0) &&
+        phi_ov_is(graph, phi_ov_input(graph, value, 1), PHI_OV_SQRT)) {
+        sum = phi_ov_input(graph, phi_ov_input(graph, value, 1), 0);
+    } else if (phi_ov_is(graph, value, PHI_OV_POWER) &&
+               is_number(graph, phi_ov_input(graph, value, 1), -0.5)) {
+        sum = phi_ov_input(graph, value, 0);
+    } else if (phi_ov_is(graph, value, PHI_OV_POWER) &&
+               is_number(graph, phi_ov_input(graph, value, 1), -1.0) &&
+               phi_ov_is(graph, phi_ov_input(graph, value, 0), PHI_OV_SQRT)) {
+        sum = phi_ov_input(graph, phi_ov_input(graph, value, 0), 0);
+    }
+    if (!phi_ov_is(graph, sum, PHI_OV_ADD)) {
+        return false;
+    }
+    for (uint32_t side = 0; side < 2; side++) {
+        phi_ov_value mean = phi_ov_input(graph, sum, side);
+        if (phi_ov_is(graph, mean, PHI_OV_REDUCE_MEAN)) {
+            return phi_ov_node_of(graph, mean)->keep_dims &&
+                   is_axis(graph, phi_ov_input(graph, mean, 1), 2) &&
+                   is_square(graph, phi_ov_input(graph, mean, 0), x) &&
+                   is_number(graph, phi_ov_input(graph, sum, 1 - side),
+                             (double)o->description.norm_eps);
+        }
+    }
+    return false;
+}
+
+/* x times its inverse root: tells x. */
+static bool match_normed(const phi_openvino *o, phi_ov_value value, phi_ov_value *out_x)
+{
+    const phi_ov_graph *graph = &o->graph;
+    if (!phi_ov_is(graph, value, PHI_OV_MULTIPLY)) {
+        return false;
+    }
+    for (uint32_t side = 0; side < 2; side++) {
+        phi_ov_value x = phi_ov_unconverted(graph, phi_ov_input(graph, value, side));
+        if (x.node != PHI_OV_NONE && is_inverse_root(o, phi_ov_input(graph, value, 1 - side), x)) {
+            *out_x = x;
+            return true;
+        }
+    }
+    return false;
+}
+
+static phi_status match_norm(phi_openvino *o, phi_ov_value value, phi_part part, uint32_t layer,
+                             phi_ov_value *out_x, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    value = phi_ov_unconverted(graph, value);
+    if (match_normed(o, value, out_x)) {
+        /* optimum-intel leaves out a multiplication by ones. */
+        return phi_ov_take_norm(o, none, part, layer, err);
+    }
+    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, value, PHI_OV_MULTIPLY); side++) {
+        phi_ov_value inner = phi_ov_unconverted(graph, phi_ov_input(graph, value, side));
+        phi_ov_value weights = phi_ov_input(graph, value, 1 - side);
+        if (weights.node != PHI_OV_NONE && match_normed(o, inner, out_x)) {
+            return phi_ov_take_norm(o, weights, part, layer, err);
+        }
+    }
+    return REFUSE(value, "is not the root-mean-square norm with epsilon %g that belongs there",
+                  (double)o->description.norm_eps);
+}
+
+/* ---- products ---- */
+
+/* A product with a weight: tells what is multiplied, and takes the weight. */
+static phi_status match_linear(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
+                               uint32_t rows, phi_ov_value *out_x, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    value = phi_ov_unconverted(graph, value);
+    if (!phi_ov_is(graph, value, PHI_OV_MATMUL)) {
+        char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+        phi_part_name(role->part, PHI_NAMING_HF, role->layer, name, sizeof name);
+        return REFUSE(value, "stands where the product with %s belongs", name);
+    }
+    const phi_ov_node *node = phi_ov_node_of(graph, value);
+    if (node->transpose_a || !node->transpose_b) {
+        return REFUSE(value, "multiplies by a weight that is not [outputs, inputs]");
+    }
+    *out_x = phi_ov_unconverted(graph, phi_ov_input(graph, value, 0));
+    return phi_ov_take_matrix(o, phi_ov_input(graph, value, 1), role, rows, NULL, err);
+}
+
+/* Several outputs of one input, fused in one weight or apart. */
+typedef struct outputs {
+    phi_part part;
+    uint32_t layer;
+    uint32_t count;
+    phi_ov_value values[3];
+    uint32_t rows[3];
+} outputs;
+
+static phi_status match_outputs(phi_openvino *o, const outputs *all, phi_ov_value *out_x,
+                                phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    phi_ov_role role = {.part = all->part, .layer = all->layer};
+    uint32_t total = 0;
+    uint32_t start = 0;
+    phi_ov_value fused = none;
+    for (uint32_t i = 0; i < all->count; i++) {
+        total += all->rows[i];
+    }
+    for (uint32_t i = 0; i < all->count; i++, start += all->rows[i - 1]) {
+        phi_ov_value value = phi_ov_unconverted(graph, all->values[i]);
+        phi_ov_value source = none;
+        phi_ov_value x = none;
+        int64_t begin;
+        int64_t end;
+        if (phi_ov_is(graph, value, PHI_OV_MATMUL) && fused.node == PHI_OV_NONE) {
+            role.piece = i;
+            role.in_pieces = true;
+            phi_status status = match_linear(o, value, &role, all->rows[i], &x, err);
+            if (status) {
+                return status;
+            }
+            if (i > 0 && !phi_ov_same(x, *out_x)) {
+                return REFUSE(value, "multiplies something else than its neighbours do");
+            }
+            *out_x = x;
+            continue;
+        }
+        if (!phi_ov_match_part(graph, value, total, 2, &source, &begin, &end) || begin != start ||
+            end != (int64_t)start + all->rows[i] || role.in_pieces ||
+            (i > 0 && !phi_ov_same(source, fused))) {
+            return REFUSE(value, "is not elements %u to %u of the product of fused weights", start,
+                          start + all->rows[i]);
+        }
+        fused = source;
+    }
+    return role.in_pieces ? PHI_OK : match_linear(o, fused, &role, total, out_x, err);
+}
+
+/* h = residual + branch: the branch is the one that is a product. */
+static phi_status match_residual(phi_openvino *o, phi_ov_value value, phi_ov_value *out_residual,
+                                 phi_ov_value *out_branch, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    value = phi_ov_unconverted(graph, value);
+    if (phi_ov_is(graph, value, PHI_OV_ADD)) {
+        phi_ov_value a = phi_ov_unconverted(graph, phi_ov_input(graph, value, 0));
+        phi_ov_value b = phi_ov_unconverted(graph, phi_ov_input(graph, value, 1));
+        bool second = phi_ov_is(graph, b, PHI_OV_MATMUL);
+        if (second != phi_ov_is(graph, a, PHI_OV_MATMUL)) {
+            *out_residual = second ? a : b;
+            *out_branch = second ? b : a;
+            return PHI_OK;
+        }
+    }
+    return REFUSE(value, "is not the sum of a layer's input and its product that belongs there");
+}
+
+/* ---- feed-forward ---- */
+
+/* silu, as one operation or as a product: tells its argument. */
+static bool match_silu(const phi_ov_graph *graph, phi_ov_value value, phi_ov_value *out)
+{
+    if (phi_ov_is(graph, value, PHI_OV_SWISH)) {
+        *out = phi_ov_input(graph, value, 0);
+        return phi_ov_node_of(graph, value)->n_inputs == 1 ||
+               is_number(graph, phi_ov_input(graph, value, 1), 1.0);
+    }
+    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, value, PHI_OV_MULTIPLY); side++) {
+        phi_ov_value sigmoid = phi_ov_input(graph, value, side);
+        *out = phi_ov_input(graph, value, 1 - side);
+        if (phi_ov_is(graph, sigmoid, PHI_OV_SIGMOID) &&
+            phi_ov_same(phi_ov_input(graph, sigmoid, 0), *out)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static phi_status match_ffn(phi_openvino *o, phi_ov_value branch, uint32_t layer,
+                            phi_ov_value residual, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    uint32_t n_ffn = o->description.n_ffn;
+    phi_ov_role down = {.part = PHI_PART_FFN_DOWN, .layer = layer};
+    outputs up = {.part = PHI_PART_FFN_UP, .layer = layer, .count = 2, .rows = {n_ffn, n_ffn}};
+    phi_ov_value product = none;
+    phi_ov_value normed = none;
+    phi_ov_value x = none;
+    phi_status status = match_linear(o, branch, &down, o->description.n_embd, &product, err);
+    if (status) {
+        return status;
+    }
+    bool matched = false;
+    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, product, PHI_OV_MULTIPLY) && !matched;
+         side++) {
+        matched = match_silu(graph, phi_ov_input(graph, product, side), &up.values[0]);
+        up.values[1] = phi_ov_input(graph, product, 1 - side);
+    }
+    if (!matched) {
+        return REFUSE(product, "is not the product of one half and silu of the other that belongs "
+                               "there");
+    }
+    status = match_outputs(o, &up, &normed, err);
+    if (!status) {
+        status = match_norm(o, normed, PHI_PART_FFN_NORM, layer, &x, err);
+    }
+    if (!status && !phi_ov_same(x, residual)) {
+        return REFUSE(normed, "is not a norm of what the layer's output is added to");
+    }
+    return status;
+}
+
+/* ---- attention ---- */
+
+/* [batch, heads, tokens, d] of [batch, tokens, heads * d]: tells the latter. The transposition of a
+ * single head is another Reshape in optimum-intel's files. */
+static bool match_heads(const phi_openvino *o, phi_ov_value value, uint32_t heads,
+                        phi_ov_value *out)
+{
+    static const int64_t order[] = {0, 2, 1, 3};
+    const phi_ov_graph *graph = &o->graph;
+    const int64_t shape[] = {PHI_OV_UNKNOWN, PHI_OV_UNKNOWN, heads, o->description.head_dim};
+    const int64_t open_shape[] = {PHI_OV_UNKNOWN, PHI_OV_UNKNOWN, -1, o->description.head_dim};
+    /* 0 keeps what there is. */
+    const int64_t single[] = {PHI_OV_UNKNOWN, 1, PHI_OV_UNKNOWN, 0};
+    const int64_t stated[] = {PHI_OV_UNKNOWN, 1, PHI_OV_UNKNOWN, o->description.head_dim};
+    phi_ov_value how = phi_ov_input(graph, value, 1);
+    phi_ov_value reshape = phi_ov_input(graph, value, 0);
+    bool transposes =
+        phi_ov_is(graph, value, PHI_OV_TRANSPOSE) && phi_ov_lists(graph, how, order, 4);
+    bool moves_single =
+        heads == 1 && phi_ov_is(graph, value, PHI_OV_RESHAPE) &&
+        (phi_ov_lists(graph, how, single, 4) || phi_ov_lists(graph, how, stated, 4));
+    phi_ov_value target = phi_ov_input(graph, reshape, 1);
+    if ((!transposes && !moves_single) || !phi_ov_is(graph, reshape, PHI_OV_RESHAPE) ||
+        (!phi_ov_lists(graph, target, shape, 4) && !phi_ov_lists(graph, target, open_shape, 4))) {
+        return false;
+    }
+    *out = phi_ov_input(graph, reshape, 0);
+    return true;
+}
+
+/* Keys or values for every head: Unsqueeze, Broadcast and Reshape repeat each group's. */
+static phi_status match_repeated(phi_openvino *o, phi_ov_value value, phi_ov_value *out,
+                                 phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    const phi_description *d = &o->description;
+    const int64_t shape[] = {PHI_OV_UNKNOWN, d->n_head, PHI_OV_UNKNOWN, d->head_dim};
+    const int64_t wide[] = {PHI_OV_UNKNOWN, PHI_OV_UNKNOWN, d->n_head / d->n_head_kv,
+                            PHI_OV_UNKNOWN, PHI_OV_UNKNOWN};
+    *out = value;
+    if (d->n_head == d->n_head_kv && !phi_ov_is(graph, value, PHI_OV_RESHAPE)) {
+        return PHI_OK;
+    }
+    phi_ov_value broadcast = phi_ov_input(graph, value, 0);
+    phi_ov_value unsqueeze = phi_ov_input(graph, broadcast, 0);
+    int64_t axis;
+    if (!phi_ov_is(graph, value, PHI_OV_RESHAPE) ||
+        !phi_ov_lists(graph, phi_ov_input(graph, value, 1), shape, 4) ||
+        !phi_ov_is(graph, broadcast, PHI_OV_BROADCAST) ||
+        !phi_ov_lists(graph, phi_ov_input(graph, broadcast, 1), wide, 5) ||
+        !phi_ov_is(graph, unsqueeze, PHI_OV_UNSQUEEZE) ||
+        !phi_ov_integer(graph, phi_ov_input(graph, unsqueeze, 1), &axis) || axis != 2) {
+        return REFUSE(value, "does not repeat %u heads for %u, group by group", d->n_head_kv,
+                      d->n_head);
+    }
+    *out = phi_ov_input(graph, unsqueeze, 0);
+    return PHI_OK;
+}
+
+/* The state that the past is read from; its beginning has to be empty. */
+static phi_status match_past(phi_openvino *o, phi_ov_value past, phi_ov_value concat, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    int64_t zero;
+    phi_ov_value state = past;
+    if (phi_ov_is(graph, past, PHI_OV_GATHER)) {
+        state = phi_ov_input(graph, past, 0);
+        if (!phi_ov_is_parameter(graph, phi_ov_input(graph, past, 1), "beam_idx") ||
+            !phi_ov_integer(graph, phi_ov_input(graph, past, 2), &zero) || zero != 0) {
+            return REFUSE(past, "is not the past by beam_idx that belongs there");
+        }
+    }
+    if (!phi_ov_is(graph, state, PHI_OV_READ_VALUE) || !phi_ov_node_of(graph, state)->text) {
+        return REFUSE(state, "stands where keys or values of the past belong");
+    }
+    if (phi_ov_node_of(graph, state)->n_inputs) {
+        static const int64_t empty[] = {PHI_OV_UNKNOWN, PHI_OV_UNKNOWN, 0, PHI_OV_UNKNOWN};
+        phi_ov_value first = phi_ov_input(graph, state, 0);
+        if (!phi_ov_is(graph, first, PHI_OV_BROADCAST) ||
+            !phi_ov_lists(graph, phi_ov_input(graph, first, 1), empty, 4)) {
+            return REFUSE(state, "begins with keys or values, where Phi models begin with none");
+        }
+    }
+    /* What is read must be what was written. */
+    for (uint32_t i = 0; i < graph->node_count; i++) {
+        phi_ov_value assign = {.node = i};
+        if (graph->nodes[i].op == PHI_OV_ASSIGN && graph->nodes[i].text &&
+            strcmp(graph->nodes[i].text, phi_ov_node_of(graph, state)->text) == 0) {
+            return phi_ov_same(phi_ov_input(graph, assign, 0), concat)
+                       ? PHI_OK
+                       : REFUSE(assign, "keeps something else than is read from it");
+        }
+    }
+    return REFUSE(state, "reads a state that nothing is kept in");
+}
+
+/* Past and new keys or values, one after the other: tells the new. */
+static phi_status match_cached(phi_openvino *o, phi_ov_value value, phi_ov_value *out, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    phi_ov_value concat = none;
+    phi_status status = match_repeated(o, value, &concat, err);
+    if (status) {
+        return status;
+    }
+    const phi_ov_node *node =
+        phi_ov_is(graph, concat, PHI_OV_CONCAT) ? phi_ov_node_of(graph, concat) : NULL;
+    if (!node || node->n_inputs != 2 || (node->axis != 2 && node->axis != -2)) {
+        return REFUSE(concat, "does not join keys or values of the past with the new ones");
+    }
+    *out = phi_ov_input(graph, concat, 1);
+    return match_past(o, phi_ov_input(graph, concat, 0), concat, err);
+}
+
+static phi_status match_sdpa(phi_openvino *o, phi_ov_value sdpa, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    const phi_ov_node *node = phi_ov_node_of(graph, sdpa);
+    double scale = 1.0 / sqrt((double)o->description.head_dim);
+    if (node->n_inputs > 5) {
+        return REFUSE(sdpa, "has a sink, which no Phi model has");
+    }
+    if (node->n_inputs == 5 && !is_number(graph, phi_ov_input(graph, sdpa, 4), scale)) {
+        return REFUSE(sdpa, "scales by something else than %g", scale);
+    }
+    if (node->n_inputs < 4 || node->causal) {
+        return REFUSE(sdpa, "has no mask among its inputs");
+    }
+    return phi_ov_match_mask(o, phi_ov_input(graph, sdpa, 3), err);
+}
+
+static phi_status match_attention(phi_openvino *o, phi_ov_value value, uint32_t layer,
+                                  phi_ov_value *out_x, phi_err *err)
+{
+    static const int64_t order[] = {0, 2, 1, 3};
+    const phi_ov_graph *graph = &o->graph;
+    const phi_description *d = &o->description;
+    const int64_t shape[] = {PHI_OV_UNKNOWN, PHI_OV_UNKNOWN, (int64_t)d->n_head * d->head_dim};
+    const int64_t open_shape[] = {PHI_OV_UNKNOWN, PHI_OV_UNKNOWN, -1};
+    phi_ov_value transpose = phi_ov_input(graph, value, 0);
+    phi_ov_value sdpa = phi_ov_input(graph, transpose, 0);
+    if (!phi_ov_is(graph, value, PHI_OV_RESHAPE) ||
+        (!phi_ov_lists(graph, phi_ov_input(graph, value, 1), shape, 3) &&
+         !phi_ov_lists(graph, phi_ov_input(graph, value, 1), open_shape, 3)) ||
+        !phi_ov_is(graph, transpose, PHI_OV_TRANSPOSE) ||
+        !phi_ov_lists(graph, phi_ov_input(graph, transpose, 1), order, 4) ||
+        !phi_ov_is(graph, sdpa, PHI_OV_SDPA)) {
+        return REFUSE(value, "is not the attention that belongs there, heads side by side");
+    }
+    outputs qkv = {
+        .part = PHI_PART_ATTN_QKV,
+        .layer = layer,
+        .count = 3,
+        .rows = {d->n_head * d->head_dim, d->n_head_kv * d->head_dim, d->n_head_kv * d->head_dim}};
+    phi_ov_value q = none;
+    phi_ov_value k = none;
+    phi_ov_value v = none;
+    phi_status status = match_sdpa(o, sdpa, err);
+    status = status ? status : phi_ov_match_rope(o, phi_ov_input(graph, sdpa, 0), &q, err);
+    status = status ? status : match_cached(o, phi_ov_input(graph, sdpa, 1), &k, err);
+    status = status ? status : phi_ov_match_rope(o, k, &k, err);
+    status = status ? status : match_cached(o, phi_ov_input(graph, sdpa, 2), &v, err);
+    if (status) {
+        return status;
+    }
+    if (!match_heads(o, q, d->n_head, &qkv.values[0]) ||
+        !match_heads(o, k, d->n_head_kv, &qkv.values[1]) ||
+        !match_heads(o, v, d->n_head_kv, &qkv.values[2])) {
+        return REFUSE(sdpa, "has queries, keys or values that are not %u and %u heads of %u",
+                      d->n_head, d->n_head_kv, d->head_dim);
+    }
+    return match_outputs(o, &qkv, out_x, err);
+}
+
+/* ---- the whole ---- */
+
+static phi_status match_layer(phi_openvino *o, uint32_t layer, phi_ov_value *h, phi_err *err)
+{
+    phi_ov_role out = {.part = PHI_PART_ATTN_OUTPUT, .layer = layer};
+    phi_ov_value middle = none;
+    phi_ov_value input = none;
+    phi_ov_value branch = none;
+    phi_ov_value attention = none;
+    phi_ov_value normed = none;
+    phi_ov_value x = none;
+    phi_status status = match_residual(o, *h, &middle, &branch, err);
+    status = status ? status : match_ffn(o, branch, layer, middle, err);
+    status = status ? status : match_residual(o, middle, &input, &branch, err);
+    status =
+        status ? status : match_linear(o, branch, &out, o->description.n_embd, &attention, err);
+    status = status ? status : match_attention(o, attention, layer, &normed, err);
+    status = status ? status : match_norm(o, normed, PHI_PART_ATTN_NORM, layer, &x, err);
+    if (!status && !phi_ov_same(x, input)) {
+        return REFUSE(normed, "is not a norm of what the attention's output is added to");
+    }
+    *h = input;
+    return status;
+}
+
+static phi_status match_embedding(phi_openvino *o, phi_ov_value value, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    phi_ov_role role = {.part = PHI_PART_TOKEN_EMBD};
+    int64_t axis;
+    if (!phi_ov_is(graph, value, PHI_OV_GATHER) ||
+        !phi_ov_is_parameter(graph, phi_ov_unconverted(graph, phi_ov_input(graph, value, 1)),
+                             "input_ids") ||
+        !phi_ov_integer(graph, phi_ov_input(graph, value, 2), &axis) || axis != 0 ||
+        phi_ov_node_of(graph, value)->batch_dims) {
+        return REFUSE(value,
+                      "stands where rows of model.embed_tokens.weight by input_ids belong "
+                      "(config.json says %u layers)",
+                      o->description.n_layer);
+    }
+    return phi_ov_take_matrix(o, phi_ov_input(graph, value, 0), &role, o->description.n_vocab,
+                              &o->embedding, err);
+}
+
+static phi_status match_head(phi_openvino *o, phi_ov_value result, phi_ov_value *out_x,
+                             phi_ov_value *out_constant, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    phi_ov_role role = {.part = PHI_PART_OUTPUT};
+    phi_ov_value value = phi_ov_unconverted(graph, phi_ov_input(graph, result, 0));
+    if (!phi_ov_is(graph, value, PHI_OV_MATMUL) || phi_ov_node_of(graph, value)->transpose_a ||
+        !phi_ov_node_of(graph, value)->transpose_b) {
+        return REFUSE(value, "stands where the product with lm_head.weight belongs");
+    }
+    *out_x = phi_ov_input(graph, value, 0);
+    /* A tied head's constant is the embedding's, whose name it has. */
+    return phi_ov_take_matrix(o, phi_ov_input(graph, value, 1), &role, o->description.n_vocab,
+                              out_constant, err);
+}
+
+/* One result, and no states but those of the layers' keys and values. */
+static phi_status find_result(phi_openvino *o, phi_ov_value *out_result, phi_err *err)
+{
+    uint32_t states = 0;
+    *out_result = none;
+    for (uint32_t i = 0; i < o->graph.node_count; i++) {
+        phi_ov_value value = {.node = i};
+        phi_ov_op op = o->graph.nodes[i].op;
+        states += op == PHI_OV_READ_VALUE || op == PHI_OV_ASSIGN;
+        if (op == PHI_OV_RESULT && out_result->node != PHI_OV_NONE) {
+            return REFUSE(value, "is a second result; a Phi model's only one is its logits");
+        }
+        if (op == PHI_OV_RESULT) {
+            *out_result = value;
+        }
+    }
+    if (out_result->node == PHI_OV_NONE) {
+        return phi_fail(err, PHI_E_FORMAT, "%s: there is no result", o->graph.label);
+    }
+    if (states != 4 * o->description.n_layer) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        "%s: %u layers read or keep states; %u are right for the %u layers of "
+                        "config.json (export it with a stateful cache)",
+                        o->graph.label, states, 4 * o->description.n_layer, o->description.n_layer);
+    }
+    return PHI_OK;
+}
+
+phi_status phi_ov_read_decoder(phi_openvino *o, phi_err *err)
+{
+    phi_ov_value result = none;
+    phi_ov_value head = none;
+    phi_ov_value h = none;
+    phi_status status = find_result(o, &result, err);
+    status = status ? status : match_head(o, result, &h, &head, err);
+    status = status ? status : match_norm(o, h, PHI_PART_OUTPUT_NORM, 0, &h, err);
+    for (uint32_t layer = o->description.n_layer; layer-- > 0 && !status;) {
+        status = match_layer(o, layer, &h, err);
+    }
+    status = status ? status : match_embedding(o, h, err);
+    if (status) {
+        return status;
+    }
+    o->description.tied_head = phi_ov_same(head, o->embedding);
+    o->found[o->found_count - 1].present = !o->description.tied_head;
+    return PHI_OK;
+}

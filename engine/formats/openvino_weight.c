@@ -1,0 +1,309 @@
+/*
+ * Constants of an OpenVINO graph as matrices. A compressed weight is (nncf's layout)
+ *   Const codes [N, K / g, g] -> Convert -> [Subtract(Convert(Const zeros [N, K / g, 1]))]
+ *     -> Multiply(Const scales [N, K / g, 1]) -> Reshape [N, K]
+ * or, with one group a row, the same with [N, K] and [N, 1] and without Reshape; Converts may stand
+ * anywhere.
+ */
+#include "engine/formats/openvino_internal.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/str.h"
+
+/* Layers of one chain, as they are found from the matrix product back. */
+typedef struct chain {
+    phi_ov_value codes;
+    phi_ov_value scales;
+    phi_ov_value zeros; /* NONE: without */
+} chain;
+
+static const phi_ov_value none = {.node = PHI_OV_NONE};
+
+static bool is_float_type(phi_ov_type type, phi_dtype *out)
+{
+    *out = type == PHI_OV_F16    ? PHI_DTYPE_F16
+           : type == PHI_OV_BF16 ? PHI_DTYPE_BF16
+                                 : PHI_DTYPE_F32;
+    return type == PHI_OV_F16 || type == PHI_OV_BF16 || type == PHI_OV_F32;
+}
+
+static bool is_code_type(phi_ov_type type)
+{
+    return type == PHI_OV_U4 || type == PHI_OV_I4 || type == PHI_OV_U8 || type == PHI_OV_I8 ||
+           type == PHI_OV_F4E2M1;
+}
+
+static bool is_const_of(const phi_ov_graph *graph, phi_ov_value value, bool codes)
+{
+    phi_dtype dtype;
+    if (!phi_ov_is(graph, value, PHI_OV_CONST)) {
+        return false;
+    }
+    phi_ov_type type = phi_ov_node_of(graph, value)->type;
+    return codes ? is_code_type(type) : is_float_type(type, &dtype) || type == PHI_OV_F8E8M0;
+}
+
+/* ---- the chain ---- */
+
+/* Finds codes, scales and zero points behind a Multiply; its inputs come in either order. */
+static bool match_chain(const phi_ov_graph *graph, phi_ov_value multiply, chain *out)
+{
+    for (uint32_t side = 0; side < 2; side++) {
+        phi_ov_value left = phi_ov_unconverted(graph, phi_ov_input(graph, multiply, side));
+        out->scales = phi_ov_unconverted(graph, phi_ov_input(graph, multiply, 1 - side));
+        out->zeros = none;
+        if (phi_ov_is(graph, left, PHI_OV_SUBTRACT)) {
+            out->zeros = phi_ov_unconverted(graph, phi_ov_input(graph, left, 1));
+            left = phi_ov_unconverted(graph, phi_ov_input(graph, left, 0));
+        }
+        out->codes = left;
+        if (is_const_of(graph, left, true) && is_const_of(graph, out->scales, false)) {
+            return out->zeros.node == PHI_OV_NONE || phi_ov_is(graph, out->zeros, PHI_OV_CONST);
+        }
+    }
+    return false;
+}
+
+static phi_array array_of(const phi_ov_graph *graph, const phi_ov_node *node)
+{
+    return (phi_array){.file = &graph->bin, .offset = node->offset, .bytes = node->bytes};
+}
+
+/* The dims of scales and zero points: those of the codes with a last one of 1. */
+static bool fits_groups(const phi_ov_node *codes, const phi_ov_node *params)
+{
+    if (params->n_dims != codes->n_dims || params->dims[params->n_dims - 1] != 1) {
+        return false;
+    }
+    return memcmp(params->dims, codes->dims, (codes->n_dims - 1) * sizeof *codes->dims) == 0;
+}
+
+static phi_status read_zeros(const phi_ov_graph *graph, const chain *found, phi_coded *coded,
+                             phi_err *err)
+{
+    const phi_ov_node *codes = phi_ov_node_of(graph, found->codes);
+    const phi_ov_node *zeros = phi_ov_node_of(graph, found->zeros);
+    uint8_t byte = 0;
+    if (zeros->type != codes->type) {
+        return phi_ov_fail(graph, found->zeros, PHI_E_UNSUPPORTED, err,
+                           "holds zero points of type %s; %s, the codes' own, is right",
+                           phi_ov_type_name(zeros->type), phi_ov_type_name(codes->type));
+    }
+    if (phi_ov_elements(zeros) != 1) {
+        coded->zeros_order = PHI_ZEROS_DENSE;
+        coded->zeros = array_of(graph, zeros);
+        return fits_groups(codes, zeros)
+                   ? PHI_OK
+                   : phi_ov_fail(graph, found->zeros, PHI_E_FORMAT, err,
+                                 "holds zero points in a shape that is not that of the groups");
+    }
+    phi_status status = phi_file_read_at(&graph->bin, zeros->offset, &byte, 1, err);
+    byte = coded->bits == 4 ? byte & 15U : byte;
+    coded->zero = byte;
+    if (coded->is_signed && byte >> (coded->bits - 1)) {
+        coded->zero -= 1 << coded->bits;
+    }
+    return status;
+}
+
+static phi_status read_scales(const phi_ov_graph *graph, const chain *found, phi_coded *coded,
+                              phi_err *err)
+{
+    const phi_ov_node *codes = phi_ov_node_of(graph, found->codes);
+    const phi_ov_node *scales = phi_ov_node_of(graph, found->scales);
+    bool is_float = is_float_type(scales->type, &coded->scale_dtype);
+    coded->is_mx = codes->type == PHI_OV_F4E2M1;
+    coded->scales = array_of(graph, scales);
+    if (is_float == coded->is_mx) {
+        return phi_ov_fail(graph, found->scales, PHI_E_UNSUPPORTED, err,
+                           "scales %s codes by %s numbers, which is not supported",
+                           phi_ov_type_name(codes->type), phi_ov_type_name(scales->type));
+    }
+    if (!fits_groups(codes, scales)) {
+        return phi_ov_fail(graph, found->scales, PHI_E_FORMAT, err,
+                           "holds scales in a shape that is not that of the groups");
+    }
+    return PHI_OK;
+}
+
+static phi_status read_coded(phi_openvino *o, const chain *found, uint32_t rows, uint32_t cols,
+                             phi_stored *out, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    const phi_ov_node *codes = phi_ov_node_of(graph, found->codes);
+    phi_coded *coded = &out->coded;
+    uint64_t per_row = codes->n_dims == 3 ? codes->dims[1] * codes->dims[2] : codes->dims[1];
+    if ((codes->n_dims != 2 && codes->n_dims != 3) || codes->dims[0] != rows || per_row != cols) {
+        return phi_ov_fail(graph, found->codes, PHI_E_FORMAT, err,
+                           "has another shape than the [%u, %u] that config.json asks for", rows,
+                           cols);
+    }
+    out->kind = PHI_STORED_CODED;
+    *coded = (phi_coded){.rows = rows,
+                         .cols = cols,
+                         .bits = phi_ov_type_bits(codes->type),
+                         .group = (uint32_t)codes->dims[codes->n_dims - 1],
+                         .order = PHI_CODES_BY_ROW,
+                         .is_signed = codes->type == PHI_OV_I4 || codes->type == PHI_OV_I8,
+                         .zeros_order = PHI_ZEROS_ONE,
+                         .codes = array_of(graph, codes)};
+    phi_status status = read_scales(graph, found, coded, err);
+    if (!status && found->zeros.node != PHI_OV_NONE) {
+        status = read_zeros(graph, found, coded, err);
+    }
+    if (!status && phi_coded_settle(coded, err)) {
+        status = phi_fail_context(err, PHI_E_FORMAT, "%s: constant \"%.80s\"", graph->label,
+                                  codes->name);
+    }
+    return status;
+}
+
+/* ---- names ---- */
+
+/* optimum-intel calls a constant after the parameter: "self.NAME.weight", or
+ * "self.NAME._openvino_orig_weight" where the exporter replaced it. Such a name must be the right
+ * one; other names say nothing. */
+static bool is_named(const char *name, const char *right)
+{
+    static const char replaced[] = "._openvino_orig_weight";
+    size_t stem = strlen(right) - strlen(".weight");
+    return strcmp(name, right) == 0 ||
+           (strncmp(name, right, stem) == 0 && strcmp(name + stem, replaced) == 0);
+}
+
+static phi_status check_name(const phi_openvino *o, phi_ov_value constant, phi_part part,
+                             const char *right, phi_err *err)
+{
+    const char *name = phi_ov_node_of(&o->graph, constant)->name;
+    if (!phi_str_starts(name, "self.") || is_named(name + strlen("self."), right)) {
+        return PHI_OK;
+    }
+    /* A tied head is the embedding's constant, under its name. */
+    if (part == PHI_PART_OUTPUT && is_named(name + strlen("self."), "model.embed_tokens.weight")) {
+        return PHI_OK;
+    }
+    return phi_ov_fail(&o->graph, constant, PHI_E_UNSUPPORTED, err, "stands where %s belongs",
+                       right);
+}
+
+/* ---- taking ---- */
+
+static phi_ov_found *found_at(phi_openvino *o, const phi_ov_role *role)
+{
+    static const uint32_t places[PHI_PART_COUNT] = {
+        [PHI_PART_ATTN_NORM] = 0, [PHI_PART_ATTN_QKV] = 1, [PHI_PART_ATTN_OUTPUT] = 4,
+        [PHI_PART_FFN_NORM] = 5,  [PHI_PART_FFN_UP] = 6,   [PHI_PART_FFN_DOWN] = 8,
+    };
+    if (role->part == PHI_PART_TOKEN_EMBD) {
+        return &o->found[0];
+    }
+    if (phi_part_in_layer(role->part)) {
+        return &o->found[1 + role->layer * PHI_OV_PLACES_PER_LAYER + places[role->part] +
+                         role->piece];
+    }
+    return &o->found[o->found_count - (role->part == PHI_PART_OUTPUT_NORM ? 2 : 1)];
+}
+
+static phi_ov_found *begin(phi_openvino *o, const phi_ov_role *role, uint32_t n_dims, uint32_t rows,
+                           uint32_t cols)
+{
+    phi_ov_found *found = found_at(o, role);
+    PHI_ASSERT(!found->present);
+    if (role->in_pieces) {
+        phi_part_piece_name(role->part, role->piece, PHI_NAMING_HF, role->layer, found->name,
+                            sizeof found->name);
+    } else {
+        phi_part_name(role->part, PHI_NAMING_HF, role->layer, found->name, sizeof found->name);
+    }
+    found->present = true;
+    found->stored = (phi_stored){.name = found->name, .n_dims = n_dims, .rows = rows, .cols = cols};
+    return found;
+}
+
+/* The inner size of every matrix of the model. */
+static uint32_t cols_of(const phi_description *d, phi_part part)
+{
+    return part == PHI_PART_ATTN_OUTPUT ? d->n_head * d->head_dim
+           : part == PHI_PART_FFN_DOWN  ? d->n_ffn
+                                        : d->n_embd;
+}
+
+static phi_status take_plain(phi_openvino *o, phi_ov_value constant, phi_stored *stored,
+                             phi_err *err)
+{
+    const phi_ov_node *node = phi_ov_node_of(&o->graph, constant);
+    if (!is_float_type(node->type, &stored->dtype)) {
+        return phi_ov_fail(&o->graph, constant, PHI_E_UNSUPPORTED, err,
+                           "holds a matrix of type %s without scales",
+                           phi_ov_type_name(node->type));
+    }
+    if (node->n_dims != 2 || node->dims[0] != stored->rows || node->dims[1] != stored->cols) {
+        return phi_ov_fail(&o->graph, constant, PHI_E_FORMAT, err,
+                           "has another shape than the [%u, %u] that config.json asks for",
+                           stored->rows, stored->cols);
+    }
+    stored->kind = PHI_STORED_ROWS;
+    stored->data = array_of(&o->graph, node);
+    return PHI_OK;
+}
+
+phi_status phi_ov_take_matrix(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
+                              uint32_t rows, phi_ov_value *out_constant, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    uint32_t cols = cols_of(&o->description, role->part);
+    phi_ov_found *found = begin(o, role, 2, rows, cols);
+    phi_ov_value at = phi_ov_unconverted(graph, value);
+    phi_status status;
+    chain c = {.codes = at};
+    if (phi_ov_is(graph, at, PHI_OV_CONST)) {
+        status = take_plain(o, at, &found->stored, err);
+    } else {
+        if (phi_ov_is(graph, at, PHI_OV_RESHAPE)) {
+            const int64_t right[] = {rows, cols};
+            if (!phi_ov_lists(graph, phi_ov_input(graph, at, 1), right, 2)) {
+                return phi_ov_fail(graph, at, PHI_E_FORMAT, err,
+                                   "does not reshape to the [%u, %u] that config.json asks for",
+                                   rows, cols);
+            }
+            at = phi_ov_unconverted(graph, phi_ov_input(graph, at, 0));
+        }
+        if (!phi_ov_is(graph, at, PHI_OV_MULTIPLY) || !match_chain(graph, at, &c)) {
+            return phi_ov_fail(graph, at, PHI_E_UNSUPPORTED, err,
+                               "stands where the constant of %s belongs, or its codes times "
+                               "scales",
+                               found->name);
+        }
+        status = read_coded(o, &c, rows, cols, &found->stored, err);
+    }
+    if (out_constant) {
+        *out_constant = c.codes;
+    }
+    return status ? status : check_name(o, c.codes, role->part, found->name, err);
+}
+
+phi_status phi_ov_take_norm(phi_openvino *o, phi_ov_value value, phi_part part, uint32_t layer,
+                            phi_err *err)
+{
+    uint32_t n_embd = o->description.n_embd;
+    phi_ov_role role = {.part = part, .layer = layer};
+    phi_stored *stored = &begin(o, &role, 1, 1, n_embd)->stored;
+    stored->kind = PHI_STORED_ROWS;
+    stored->dtype = PHI_DTYPE_F32;
+    stored->data = (phi_array){.file = &o->ones, .bytes = (uint64_t)n_embd * sizeof(float)};
+    if (value.node == PHI_OV_NONE) {
+        return PHI_OK;
+    }
+    phi_ov_value constant = phi_ov_unconverted(&o->graph, value);
+    const phi_ov_node *node = phi_ov_node_of(&o->graph, constant);
+    if (node->op != PHI_OV_CONST || !is_float_type(node->type, &stored->dtype) ||
+        node->n_dims == 0 || node->dims[node->n_dims - 1] != n_embd ||
+        phi_ov_elements(node) != n_embd) {
+        return phi_ov_fail(&o->graph, constant, PHI_E_FORMAT, err,
+                           "stands where the %u numbers of %s belong", n_embd, stored->name);
+    }
+    stored->data = array_of(&o->graph, node);
+    return check_name(o, constant, part, stored->name, err);
+}

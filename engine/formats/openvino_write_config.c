@@ -1,0 +1,182 @@
+/*
+ * The JSON files beside the model: what the source had, without what it said of its own
+ * quantization, or, where there was none, what the description says.
+ */
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/formats/json.h"
+#include "engine/formats/openvino_write_internal.h"
+
+#define COPY_BYTES (1U << 20)
+
+static json_t *floats(const float *values, size_t count)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < count; i++) {
+        (void)json_array_append_new(list, json_real((double)values[i]));
+    }
+    return list;
+}
+
+static json_t *eos_of(const phi_description *d)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < d->n_eos; i++) {
+        (void)json_array_append_new(list, json_integer(d->eos_ids[i]));
+    }
+    return list;
+}
+
+static void set_ids(json_t *config, const phi_description *d)
+{
+    if (d->bos_id >= 0) {
+        (void)json_object_set_new(config, "bos_token_id", json_integer(d->bos_id));
+    }
+    if (d->pad_id >= 0) {
+        (void)json_object_set_new(config, "pad_token_id", json_integer(d->pad_id));
+    }
+    if (d->n_eos) {
+        (void)json_object_set_new(config, "eos_token_id", eos_of(d));
+    }
+}
+
+static json_t *describe(const phi_description *d)
+{
+    json_t *config = json_pack(
+        "{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:b,s:n,s:n}",
+        "architectures", "Phi3ForCausalLM", "model_type", "phi3", "hidden_act", "silu",
+        "hidden_size", (json_int_t)d->n_embd, "num_hidden_layers", (json_int_t)d->n_layer,
+        "num_attention_heads", (json_int_t)d->n_head, "num_key_value_heads",
+        (json_int_t)d->n_head_kv, "head_dim", (json_int_t)d->head_dim, "intermediate_size",
+        (json_int_t)d->n_ffn, "vocab_size", (json_int_t)d->n_vocab, "max_position_embeddings",
+        (json_int_t)d->n_ctx, "original_max_position_embeddings", (json_int_t)d->n_ctx_original,
+        "rms_norm_eps", (double)d->norm_eps, "rope_theta", (double)d->rope_theta,
+        "partial_rotary_factor", (double)d->n_rot / d->head_dim, "tie_word_embeddings",
+        d->tied_head, "sliding_window", "rope_scaling");
+    if (d->window) {
+        (void)json_object_set_new(config, "sliding_window", json_integer(d->window));
+    }
+    if (d->rope == PHI_ROPE_LONG) {
+        json_t *rope = json_object();
+        (void)json_object_set_new(rope, "type", json_string("longrope"));
+        (void)json_object_set_new(rope, "attention_factor", json_real((double)d->rope_attn_factor));
+        (void)json_object_set_new(rope, "short_factor", floats(d->rope_short, d->n_rot / 2));
+        (void)json_object_set_new(rope, "long_factor", floats(d->rope_long, d->n_rot / 2));
+        (void)json_object_set_new(config, "rope_scaling", rope);
+    }
+    set_ids(config, d);
+    return config;
+}
+
+static phi_status write_json(const json_t *object, const char *dir, const char *name, phi_err *err)
+{
+    char *path = phi_strfmt("%s/%s", dir, name);
+    char *text = json_dumps(object, JSON_INDENT(2));
+    phi_file_writer *file = NULL;
+    phi_status status = text ? phi_file_writer_create(path, &file, err)
+                             : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", name);
+    phi_free(path);
+    if (!status) {
+        status = phi_file_writer_append(file, text, strlen(text), err);
+        status = status ? status : phi_file_writer_append(file, "\n", 1, err);
+    }
+    if (status) {
+        phi_file_writer_abort(file);
+    } else {
+        status = phi_file_writer_commit(file, err);
+    }
+    if (text) {
+        json_free_t release;
+        json_get_alloc_funcs(NULL, &release);
+        release(text);
+    }
+    return status;
+}
+
+static phi_status copy_data(const phi_file *from, phi_file_writer *to, phi_err *err)
+{
+    phi_status status = PHI_OK;
+    void *data = phi_alloc(COPY_BYTES);
+    for (uint64_t at = 0; at < from->bytes && !status; at += COPY_BYTES) {
+        uint64_t left = from->bytes - at;
+        size_t bytes = left < COPY_BYTES ? (size_t)left : COPY_BYTES;
+        status = phi_file_read_at(from, at, data, bytes, err);
+        status = status ? status : phi_file_writer_append(to, data, bytes, err);
+    }
+    phi_free(data);
+    return status;
+}
+
+/* Copies a file that may be absent. */
+static phi_status copy_file(const char *from_dir, const char *dir, const char *name, phi_err *err)
+{
+    char *source = phi_strfmt("%s/%s", from_dir, name);
+    char *path = phi_strfmt("%s/%s", dir, name);
+    phi_file from = {.fd = -1};
+    phi_file_writer *to = NULL;
+    phi_status status = PHI_OK;
+    if (phi_file_exists(source)) {
+        status = phi_file_open(source, &from, err);
+        status = status ? status : phi_file_writer_create(path, &to, err);
+        status = status ? status : copy_data(&from, to, err);
+        if (status) {
+            phi_file_writer_abort(to);
+        } else {
+            status = phi_file_writer_commit(to, err);
+        }
+        phi_file_close(&from);
+    }
+    phi_free(source);
+    phi_free(path);
+    return status;
+}
+
+/* The source's file, or NULL when there is none. */
+static phi_status load(const char *source_dir, const char *name, json_t **out, phi_err *err)
+{
+    *out = NULL;
+    if (!source_dir) {
+        return PHI_OK;
+    }
+    char *path = phi_strfmt("%s/%s", source_dir, name);
+    phi_status status = phi_file_exists(path)
+                            ? phi_json_load_object(path, PHI_LIMIT_CONFIG_JSON_BYTES, out, err)
+                            : PHI_OK;
+    phi_free(path);
+    return status;
+}
+
+phi_status phi_ov_write_configs(const phi_export *export, const char *dir, phi_err *err)
+{
+    static const char *const copied[] = {
+        "tokenizer.json",  "tokenizer_config.json", "special_tokens_map.json",
+        "tokenizer.model", "added_tokens.json",     "vocab.json",
+        "merges.txt",      "chat_template.jinja",
+    };
+    json_t *config;
+    json_t *generation = NULL;
+    phi_status status = load(export->source_dir, "config.json", &config, err);
+    if (!status && !config) {
+        config = describe(export->description);
+    }
+    if (!status) {
+        (void)json_object_del(config, "quantization_config");
+        (void)json_object_del(config, "quantization");
+        status = write_json(config, dir, "config.json", err);
+    }
+    status = status ? status : load(export->source_dir, "generation_config.json", &generation, err);
+    if (!status && !generation) {
+        generation = json_object();
+        set_ids(generation, export->description);
+    }
+    status = status ? status : write_json(generation, dir, "generation_config.json", err);
+    for (size_t i = 0; i < sizeof copied / sizeof *copied && !status && export->source_dir; i++) {
+        status = copy_file(export->source_dir, dir, copied[i], err);
+    }
+    json_decref(config);
+    json_decref(generation);
+    return status;
+}

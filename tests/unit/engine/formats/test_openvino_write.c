@@ -1,0 +1,399 @@
+/* OpenVINO folders that we write: reading one back finds exactly the codes, zero points and scales
+ * that went in, in a graph that the reader's checks accept; what the format cannot hold is refused
+ * before a file appears. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "engine/formats/hf_config.h"
+#include "engine/formats/hf_names.h"
+#include "engine/formats/openvino.h"
+#include "fixture.h"
+
+enum { TENSORS_MAX = 32, CODES_MAX = 128 * 32, GROUPS_MAX = CODES_MAX / 16 };
+
+/* An export of random numbers. */
+typedef struct made_tensor {
+    char name[64];
+    uint8_t codes[CODES_MAX];
+    float values[CODES_MAX];
+    float scales[GROUPS_MAX];
+    float zeros[GROUPS_MAX];
+} made_tensor;
+
+typedef struct made {
+    phi_description description;
+    phi_export_tensor tensors[TENSORS_MAX];
+    made_tensor data[TENSORS_MAX];
+    uint32_t count;
+    uint32_t seed;
+    uint64_t bytes_done;
+    uint64_t bytes_total;
+    uint32_t pieces_left; /* until writing is stopped; 0: never */
+    phi_export export;
+} made;
+
+static fixture f;
+static made m;
+
+static int setup(void **state)
+{
+    (void)state;
+    fixture_init(&f);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    fixture_done(&f);
+    return 0;
+}
+
+static uint32_t random_u32(void)
+{
+    m.seed = m.seed * 1664525U + 1013904223U;
+    return m.seed >> 8;
+}
+
+static phi_status read_codes(void *user, const phi_export_tensor *t, uint32_t row, uint32_t count,
+                             uint8_t *codes, float *scales, float *zeros, phi_err *err)
+{
+    (void)err;
+    const made *from = user;
+    const made_tensor *data = &from->data[t - from->tensors];
+    size_t groups = t->cols / t->group;
+    memcpy(codes, data->codes + (size_t)row * t->cols, (size_t)count * t->cols);
+    memcpy(scales, data->scales + row * groups, count * groups * sizeof *scales);
+    assert_true((t->zero_rule == PHI_ZERO_CENTRE) == (zeros == NULL));
+    if (zeros) {
+        memcpy(zeros, data->zeros + row * groups, count * groups * sizeof *zeros);
+    }
+    return PHI_OK;
+}
+
+static phi_status read_f32(void *user, const phi_export_tensor *t, uint32_t row, uint32_t count,
+                           float *out, phi_err *err)
+{
+    (void)err;
+    const made *from = user;
+    memcpy(out, from->data[t - from->tensors].values + (size_t)row * t->cols,
+           (size_t)count * t->cols * sizeof *out);
+    return PHI_OK;
+}
+
+static bool progress(void *user, uint64_t bytes_done, uint64_t bytes_total)
+{
+    made *to = user;
+    assert_true(bytes_done >= to->bytes_done && bytes_done <= bytes_total);
+    to->bytes_done = bytes_done;
+    to->bytes_total = bytes_total;
+    return to->pieces_left == 0 || --to->pieces_left > 0;
+}
+
+static void add(const phi_export_tensor *like, phi_part part, uint32_t layer, uint32_t rows,
+                uint32_t cols)
+{
+    made_tensor *data = &m.data[m.count];
+    phi_export_tensor *t = &m.tensors[m.count++];
+    assert_true(m.count <= TENSORS_MAX && rows * cols <= CODES_MAX);
+    *t = *like;
+    phi_part_name(part, PHI_NAMING_GGUF, layer, data->name, sizeof data->name);
+    t->name = data->name;
+    t->n_dims = phi_part_is_vector(part) ? 1 : 2;
+    t->rows = rows;
+    t->cols = cols;
+    t->group = t->group ? t->group : cols;
+    if (t->n_dims == 1) {
+        t->bits = 32;
+    }
+    uint32_t codes = t->bits <= 8 ? 1U << t->bits : 2;
+    for (uint32_t i = 0; i < rows * cols; i++) {
+        data->codes[i] = (uint8_t)(random_u32() % codes);
+        data->values[i] = (float)(random_u32() % 2001) / 1024.0F - 1.0F; /* exact in fp16 */
+    }
+    for (uint32_t i = 0; t->bits <= 8 && i < rows * (cols / t->group); i++) {
+        data->scales[i] = (float)(random_u32() % 1000 + 1) / 1024.0F;
+        data->zeros[i] = (float)(random_u32() % codes);
+    }
+}
+
+static void make(const phi_export_tensor *like)
+{
+    phi_description d = m.description;
+    m = (made){.description = d, .seed = 5};
+    uint32_t q = d.n_head * d.head_dim;
+    uint32_t kv = d.n_head_kv * d.head_dim;
+    add(like, PHI_PART_TOKEN_EMBD, 0, d.n_vocab, d.n_embd);
+    for (uint32_t layer = 0; layer < d.n_layer; layer++) {
+        add(like, PHI_PART_ATTN_NORM, layer, 1, d.n_embd);
+        add(like, PHI_PART_ATTN_QKV, layer, q + 2 * kv, d.n_embd);
+        add(like, PHI_PART_ATTN_OUTPUT, layer, d.n_embd, q);
+        add(like, PHI_PART_FFN_NORM, layer, 1, d.n_embd);
+        add(like, PHI_PART_FFN_UP, layer, 2 * d.n_ffn, d.n_embd);
+        add(like, PHI_PART_FFN_DOWN, layer, d.n_embd, d.n_ffn);
+    }
+    add(like, PHI_PART_OUTPUT_NORM, 0, 1, d.n_embd);
+    if (!d.tied_head) {
+        add(like, PHI_PART_OUTPUT, 0, d.n_vocab, d.n_embd);
+    }
+    m.export = (phi_export){.description = &m.description,
+                            .tensors = m.tensors,
+                            .count = m.count,
+                            .user = &m,
+                            .read_codes = read_codes,
+                            .read_f32 = read_f32,
+                            .progress = progress};
+}
+
+/* ---- what is in the file ---- */
+
+static uint8_t *bytes_of(const phi_array *array)
+{
+    phi_err err;
+    uint8_t *data = phi_alloc(array->bytes);
+    assert_int_equal(phi_file_read_at(array->file, array->offset, data, array->bytes, &err),
+                     PHI_OK);
+    return data;
+}
+
+/* Unsigned code i of packed ones. */
+static uint8_t code_at(const uint8_t *data, uint32_t bits, bool is_signed, size_t i)
+{
+    uint8_t code = bits == 4 ? data[i / 2] >> i % 2 * 4 & 15U : data[i];
+    return is_signed ? code ^ (uint8_t)(1U << (bits - 1)) : code;
+}
+
+static void check_codes(const phi_stored *stored, const phi_export_tensor *t,
+                        const made_tensor *right)
+{
+    const phi_coded *coded = &stored->coded;
+    size_t groups = (size_t)t->rows * (t->cols / t->group);
+    bool centre = t->zero_rule == PHI_ZERO_CENTRE;
+    assert_int_equal(stored->kind, PHI_STORED_CODED);
+    assert_int_equal(coded->bits, t->bits);
+    assert_int_equal(coded->group, t->group);
+    assert_int_equal(coded->is_signed, centre);
+    assert_int_equal(coded->scale_dtype, t->scale_dtype);
+    uint8_t *codes = bytes_of(&coded->codes);
+    uint8_t *scales = bytes_of(&coded->scales);
+    uint8_t *zeros = centre ? NULL : bytes_of(&coded->zeros);
+    for (size_t i = 0; i < (size_t)t->rows * t->cols; i++) {
+        assert_int_equal(code_at(codes, t->bits, centre, i), right->codes[i]);
+    }
+    for (size_t i = 0; i < groups; i++) {
+        float scale;
+        phi_dtype_widen(t->scale_dtype, scales + i * (t->scale_dtype == PHI_DTYPE_F32 ? 4 : 2), 1,
+                        &scale);
+        assert_true(scale == right->scales[i]);
+        assert_true(centre || code_at(zeros, t->bits, false, i) == (uint8_t)right->zeros[i]);
+    }
+    phi_free(codes);
+    phi_free(scales);
+    phi_free(zeros);
+}
+
+static void check_floats(const phi_stored *stored, const phi_export_tensor *t,
+                         const made_tensor *right)
+{
+    assert_int_equal(stored->kind, PHI_STORED_ROWS);
+    assert_int_equal(stored->dtype, t->bits == 16 ? PHI_DTYPE_F16 : PHI_DTYPE_F32);
+    uint8_t *data = bytes_of(&stored->data);
+    for (size_t i = 0; i < (size_t)t->rows * t->cols; i++) {
+        float value;
+        phi_dtype_widen(stored->dtype, data + i * t->bits / 8, 1, &value);
+        assert_true(value == right->values[i]);
+    }
+    phi_free(data);
+}
+
+static void check_same_description(const phi_description *found)
+{
+    const phi_description *right = &m.description;
+    assert_int_equal(found->n_layer, right->n_layer);
+    assert_int_equal(found->n_head_kv, right->n_head_kv);
+    assert_int_equal(found->head_dim, right->head_dim);
+    assert_int_equal(found->n_rot, right->n_rot);
+    assert_int_equal(found->n_ctx, right->n_ctx);
+    assert_int_equal(found->window, right->window);
+    assert_int_equal(found->tied_head, right->tied_head);
+    assert_int_equal(found->rope, right->rope);
+    assert_int_equal(found->n_eos, right->n_eos);
+    assert_memory_equal(found->rope_long, right->rope_long, sizeof right->rope_long);
+}
+
+static void write_and_read(const phi_export_tensor *like)
+{
+    phi_openvino *o = NULL;
+    phi_err err;
+    make(like);
+    phi_status status = phi_openvino_write(&m.export, f.dir, &err);
+    status = status ? status : phi_openvino_open(f.dir, &o, &err);
+    if (status) {
+        print_message("%s\n", err.message);
+    }
+    assert_int_equal(status, PHI_OK);
+    assert_int_equal(m.bytes_done, m.bytes_total);
+    check_same_description(phi_openvino_description(o));
+    assert_int_equal(phi_openvino_count(o), m.count);
+    for (uint32_t i = 0; i < m.count; i++) {
+        if (m.tensors[i].bits <= 8) {
+            check_codes(phi_openvino_at(o, i), &m.tensors[i], &m.data[i]);
+        } else {
+            check_floats(phi_openvino_at(o, i), &m.tensors[i], &m.data[i]);
+        }
+    }
+    phi_openvino_close(o);
+}
+
+/* ---- tests ---- */
+
+static void test_codings(void **state)
+{
+    (void)state;
+    static const uint32_t groups[] = {16, 32, 0};
+    fixture_tiny_description(&m.description);
+    for (uint32_t bits = 4; bits <= 8; bits += 4) {
+        for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+            for (int rule = PHI_ZERO_CENTRE; rule <= PHI_ZERO_INTEGER; rule++) {
+                write_and_read(&(phi_export_tensor){.bits = bits,
+                                                    .group = groups[g],
+                                                    .zero_rule = (phi_zero_rule)rule,
+                                                    .scale_dtype = PHI_DTYPE_F16});
+            }
+        }
+    }
+    write_and_read(&(phi_export_tensor){
+        .bits = 4, .group = 32, .zero_rule = PHI_ZERO_INTEGER, .scale_dtype = PHI_DTYPE_F32});
+    write_and_read(&(phi_export_tensor){.bits = 16});
+    write_and_read(&(phi_export_tensor){.bits = 32});
+}
+
+static void test_architectures(void **state)
+{
+    (void)state;
+    phi_export_tensor like = {.bits = 8, .scale_dtype = PHI_DTYPE_F16};
+    fixture_tiny_description(&m.description);
+    m.description.tied_head = true;
+    write_and_read(&like);
+    m.description.n_head_kv = m.description.n_head;
+    m.description.window = 20;
+    write_and_read(&like);
+    m.description.n_head_kv = 1;
+    m.description.n_rot = 6;
+    write_and_read(&like);
+    m.description.rope = PHI_ROPE_LONG;
+    m.description.n_ctx_original = 16;
+    m.description.rope_attn_factor = 1.25F;
+    for (uint32_t i = 0; i < 3; i++) {
+        m.description.rope_short[i] = 1.0F + 0.5F * (float)i;
+        m.description.rope_long[i] = 2.0F + (float)i;
+    }
+    write_and_read(&like);
+}
+
+static void check_refused(const phi_export_tensor *like, phi_status code, const char *names)
+{
+    phi_err err;
+    make(like);
+    assert_int_equal(phi_openvino_write(&m.export, f.dir, &err), code);
+    assert_non_null(strstr(err.message, names));
+    assert_false(phi_file_exists(fixture_path(&f, "openvino_model.xml")));
+    assert_false(phi_file_exists(fixture_path(&f, "openvino_model.bin")));
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    fixture_tiny_description(&m.description);
+    check_refused(&(phi_export_tensor){.bits = 4, .zero_rule = PHI_ZERO_REAL}, PHI_E_UNSUPPORTED,
+                  "\"token_embd.weight\": OpenVINO's zero points are codes");
+    check_refused(&(phi_export_tensor){.bits = 6}, PHI_E_UNSUPPORTED, "4 and 8 bits, not 6");
+    check_refused(&(phi_export_tensor){.bits = 4, .group = 24}, PHI_E_UNSUPPORTED,
+                  "groups of 24 do not divide its 32 columns");
+}
+
+/* A writer that is stopped leaves nothing behind. */
+static void test_stopped(void **state)
+{
+    (void)state;
+    phi_err err;
+    fixture_tiny_description(&m.description);
+    for (uint32_t pieces = 1; pieces < 6; pieces++) {
+        make(&(phi_export_tensor){.bits = 4, .scale_dtype = PHI_DTYPE_F16});
+        m.pieces_left = pieces;
+        assert_int_equal(phi_openvino_write(&m.export, f.dir, &err), PHI_E_CANCELLED);
+        assert_false(phi_file_exists(fixture_path(&f, "openvino_model.bin")));
+        assert_false(phi_file_exists(fixture_path(&f, "openvino_model.xml")));
+    }
+}
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+    phi_err err;
+    fixture_tiny_description(&m.description);
+    for (int64_t n = 0;; n++) {
+        make(&(phi_export_tensor){
+            .bits = 4, .zero_rule = PHI_ZERO_INTEGER, .scale_dtype = PHI_DTYPE_F16});
+        phi_mem_fail_after(n);
+        phi_status status = phi_openvino_write(&m.export, f.dir, &err);
+        phi_mem_fail_after(-1);
+        if (!status) {
+            assert_true(n > 10);
+            break;
+        }
+        assert_true(status == PHI_E_NO_MEMORY || status == PHI_E_LIMIT);
+    }
+}
+
+/* The source's own files go along; what they say of another quantization does not. */
+static void test_source(void **state)
+{
+    (void)state;
+    fixture source;
+    phi_description found;
+    phi_err err;
+    fixture_init(&source);
+    (void)fixture_write_text(&source, "config.json",
+                             "{" TINY_CONFIG ",\"custom\":7,\"quantization_config\":{\"quant_"
+                             "method\":\"awq\"},\"quantization\":{\"bits\":4}}");
+    (void)fixture_write_text(&source, "tokenizer_config.json", "{\"chat_template\":\"x\"}");
+    (void)fixture_write_text(&source, "chat_template.jinja", "{{ messages }}");
+    fixture_tiny_description(&m.description);
+    make(&(phi_export_tensor){.bits = 8, .scale_dtype = PHI_DTYPE_F16});
+    m.export.source_dir = source.dir;
+    assert_int_equal(phi_openvino_write(&m.export, f.dir, &err), PHI_OK);
+    char *text;
+    assert_int_equal(phi_file_read_text(fixture_path(&f, "config.json"), 4096, &text, NULL, &err),
+                     PHI_OK);
+    assert_non_null(strstr(text, "\"custom\": 7"));
+    assert_null(strstr(text, "quantization"));
+    phi_free(text);
+    assert_int_equal(
+        phi_file_read_text(fixture_path(&f, "chat_template.jinja"), 99, &text, NULL, &err), PHI_OK);
+    assert_string_equal(text, "{{ messages }}");
+    phi_free(text);
+    assert_int_equal(phi_hf_config_read(f.dir, &found, &err), PHI_OK);
+    assert_int_equal(found.n_eos, m.description.n_eos);
+    fixture_done(&source);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_codings, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_architectures, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_source, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

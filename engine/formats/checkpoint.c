@@ -19,6 +19,8 @@
 #include "engine/formats/hf_names.h"
 #include "engine/formats/hf_quant.h"
 #include "engine/formats/hf_shards.h"
+#include "engine/formats/onnx.h"
+#include "engine/formats/openvino.h"
 #include "engine/formats/source_name.h"
 #include "engine/formats/tensor_rows.h"
 #include "engine/formats/text_check.h"
@@ -30,7 +32,9 @@ struct phi_checkpoint {
     phi_hf_quant quant;   /* Hugging Face */
     phi_coded *coded; /* [n_coded] matrices of codes, in reserved memory: tensors point to them */
     uint32_t n_coded;
-    phi_gguf *gguf; /* GGUF */
+    phi_gguf *gguf;         /* GGUF */
+    phi_onnx *onnx;         /* ONNX Runtime GenAI */
+    phi_openvino *openvino; /* OpenVINO */
     const phi_file **files;
     uint32_t n_files;
     phi_tensor *tensors;
@@ -41,7 +45,8 @@ struct phi_checkpoint {
 /* A tensor of a file. */
 typedef struct stored {
     const phi_tensor_entry *entry;
-    uint32_t file;
+    const phi_stored *listed; /* in its place: of readers that know what a matrix is */
+    const phi_file *file;
 } stored;
 
 /* All tensors of all files, while a checkpoint is being opened. */
@@ -56,7 +61,7 @@ typedef struct lookup {
 
 static const char *label_of(const lookup *l, const stored *tensor)
 {
-    return phi_path_label(l->checkpoint->files[tensor->file]->path);
+    return phi_path_label(tensor->file->path);
 }
 
 static const stored *find(const lookup *l, const char *name)
@@ -65,21 +70,48 @@ static const stored *find(const lookup *l, const char *name)
     return phi_strmap_find(l->by_name, name, strlen(name), &index) ? &l->list[index] : NULL;
 }
 
-static phi_status add(lookup *l, const phi_tensor_entry *entry, uint32_t file)
+static phi_status insert(lookup *l, const char *name, stored tensor)
 {
-    phi_status status =
-        phi_strmap_insert(l->by_name, entry->name, strlen(entry->name), (uint32_t)l->count);
+    phi_status status = phi_strmap_insert(l->by_name, name, strlen(name), (uint32_t)l->count);
     if (status) {
         return phi_fail(l->err, status, "not enough memory for the tensor list");
     }
-    l->list[l->count++] = (stored){.entry = entry, .file = file};
+    l->list[l->count++] = tensor;
     return PHI_OK;
+}
+
+static phi_status add(lookup *l, const phi_tensor_entry *entry, const phi_file *file)
+{
+    return insert(l, entry->name, (stored){.entry = entry, .file = file});
+}
+
+/* Tensors of a reader that lists matrices, and how many. */
+static size_t listed_count(const phi_checkpoint *checkpoint)
+{
+    return checkpoint->onnx       ? phi_onnx_count(checkpoint->onnx)
+           : checkpoint->openvino ? phi_openvino_count(checkpoint->openvino)
+                                  : 0;
+}
+
+static const phi_stored *listed_at(const phi_checkpoint *checkpoint, size_t index)
+{
+    return checkpoint->onnx ? phi_onnx_at(checkpoint->onnx, index)
+                            : phi_openvino_at(checkpoint->openvino, index);
+}
+
+static phi_status add_listed(lookup *l, const phi_stored *listed)
+{
+    bool is_coded = listed->kind == PHI_STORED_CODED;
+    return insert(l, listed->name,
+                  (stored){.listed = listed,
+                           .file = is_coded ? listed->coded.codes.file : listed->data.file});
 }
 
 static phi_status build_lookup(lookup *l)
 {
     const phi_checkpoint *checkpoint = l->checkpoint;
-    size_t total = checkpoint->gguf ? phi_gguf_tensor_count(checkpoint->gguf) : 0;
+    size_t n_listed = listed_count(checkpoint);
+    size_t total = n_listed + (checkpoint->gguf ? phi_gguf_tensor_count(checkpoint->gguf) : 0);
     for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
         total += checkpoint->shards.files[i].count;
     }
@@ -89,16 +121,20 @@ static phi_status build_lookup(lookup *l)
         return phi_fail(l->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", total);
     }
     phi_status status = PHI_OK;
+    for (size_t i = 0; i < n_listed && !status; i++) {
+        status = add_listed(l, listed_at(checkpoint, i));
+    }
     if (checkpoint->gguf) {
         for (size_t i = 0; i < total && !status; i++) {
-            status = add(l, phi_gguf_tensor_at(checkpoint->gguf, i), 0);
+            status =
+                add(l, phi_gguf_tensor_at(checkpoint->gguf, i), phi_gguf_file(checkpoint->gguf));
         }
         return status;
     }
     for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
         const phi_tensor_file *shard = &checkpoint->shards.files[i];
         for (size_t j = 0; j < shard->count && !status; j++) {
-            status = add(l, &shard->entries[j], i);
+            status = add(l, &shard->entries[j], &shard->file);
         }
     }
     return status;
@@ -241,6 +277,34 @@ static phi_status add_piece(const lookup *l, const stored *tensor, uint32_t rows
     return PHI_OK;
 }
 
+/* A matrix or vector of a reader that lists them. */
+static phi_status add_listed_piece(const lookup *l, const stored *tensor, uint32_t rows,
+                                   bool vector, phi_tensor *out)
+{
+    const phi_stored *listed = tensor->listed;
+    if (listed->n_dims != (vector ? 1U : 2U) || listed->rows != rows || listed->cols != out->cols) {
+        return phi_fail(
+            l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%u, %u]; [%u, %u] is right",
+            label_of(l, tensor), listed->name, listed->rows, listed->cols, rows, out->cols);
+    }
+    uint32_t piece = out->n_pieces++;
+    out->piece_rows[piece] = rows;
+    out->piece_file[piece] = tensor->file;
+    out->rows += rows;
+    if (listed->kind == PHI_STORED_CODED) {
+        out->piece_dtype[piece] = PHI_DTYPE_F32;
+        out->piece_coded[piece] = &listed->coded;
+        out->bytes += phi_coded_bytes(&listed->coded);
+    } else {
+        out->piece_dtype[piece] = listed->dtype;
+        out->piece_offset[piece] = listed->data.offset;
+        out->piece_across[piece] = listed->kind == PHI_STORED_COLUMNS;
+        out->bytes += listed->data.bytes;
+    }
+    out->dtype = out->piece_dtype[0];
+    return PHI_OK;
+}
+
 static const phi_tensor_entry *find_entry(void *user, const char *name, const phi_file **out_file)
 {
     const lookup *l = user;
@@ -248,7 +312,7 @@ static const phi_tensor_entry *find_entry(void *user, const char *name, const ph
     if (!tensor) {
         return NULL;
     }
-    *out_file = l->checkpoint->files[tensor->file];
+    *out_file = tensor->file;
     return tensor->entry;
 }
 
@@ -289,7 +353,8 @@ static phi_status add_named(lookup *l, const char *name, uint32_t rows, bool vec
         return status;
     }
     *out_found = true;
-    return add_piece(l, tensor, rows, vector, out);
+    return tensor->listed ? add_listed_piece(l, tensor, rows, vector, out)
+                          : add_piece(l, tensor, rows, vector, out);
 }
 
 static phi_status fail_missing(const lookup *l, const char *whole, const char *pieces)
@@ -435,6 +500,61 @@ static phi_status open_dir(phi_checkpoint *checkpoint, const char *path, phi_err
     return PHI_OK;
 }
 
+static phi_status open_onnx(phi_checkpoint *checkpoint, const char *path, phi_err *err)
+{
+    phi_status status = phi_onnx_open(path, &checkpoint->onnx, err);
+    if (status) {
+        return status;
+    }
+    checkpoint->dir = phi_strdup(path);
+    checkpoint->description = *phi_onnx_description(checkpoint->onnx);
+    checkpoint->n_files = (uint32_t)phi_onnx_file_count(checkpoint->onnx);
+    checkpoint->files = phi_alloc_zero(checkpoint->n_files, sizeof *checkpoint->files);
+    for (uint32_t i = 0; i < checkpoint->n_files; i++) {
+        checkpoint->files[i] = phi_onnx_file_at(checkpoint->onnx, i);
+    }
+    return PHI_OK;
+}
+
+static phi_status open_openvino(phi_checkpoint *checkpoint, const char *path, phi_err *err)
+{
+    phi_status status = phi_openvino_open(path, &checkpoint->openvino, err);
+    if (status) {
+        return status;
+    }
+    checkpoint->dir = phi_strdup(path);
+    checkpoint->description = *phi_openvino_description(checkpoint->openvino);
+    checkpoint->n_files = 1;
+    checkpoint->files = phi_alloc_zero(1, sizeof *checkpoint->files);
+    checkpoint->files[0] = phi_openvino_file(checkpoint->openvino);
+    return PHI_OK;
+}
+
+static bool holds(const char *dir, const char *name)
+{
+    char *path = phi_strfmt("%s/%s", dir, name);
+    bool found = phi_file_exists(path);
+    phi_free(path);
+    return found;
+}
+
+/* A folder that has Hugging Face's weights is theirs, whatever else lies in it. */
+static phi_status open_folder(phi_checkpoint *checkpoint, const char *path, phi_err *err)
+{
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json",
+                                          "pytorch_model.bin", "pytorch_model.bin.index.json"};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
+        if (holds(path, weights[i])) {
+            return open_dir(checkpoint, path, err);
+        }
+    }
+    if (holds(path, PHI_ONNX_CONFIG)) {
+        return open_onnx(checkpoint, path, err);
+    }
+    return holds(path, "openvino_model.xml") ? open_openvino(checkpoint, path, err)
+                                             : open_dir(checkpoint, path, err);
+}
+
 /* The content decides what a file is; its name may be anything. */
 static phi_status check_magic(const char *path, phi_err *err)
 {
@@ -483,8 +603,8 @@ static phi_status open_gguf(phi_checkpoint *checkpoint, const char *path, phi_er
 phi_status phi_checkpoint_open(const char *path, phi_checkpoint **out_checkpoint, phi_err *err)
 {
     phi_checkpoint *checkpoint = phi_alloc_zero(1, sizeof *checkpoint);
-    phi_status status =
-        phi_file_is_dir(path) ? open_dir(checkpoint, path, err) : open_gguf(checkpoint, path, err);
+    phi_status status = phi_file_is_dir(path) ? open_folder(checkpoint, path, err)
+                                              : open_gguf(checkpoint, path, err);
     if (!status) {
         status = find_tensors(checkpoint, err);
     }
@@ -507,6 +627,8 @@ void phi_checkpoint_close(phi_checkpoint *checkpoint)
         phi_free(checkpoint->files);
         phi_hf_shards_close(&checkpoint->shards);
         phi_gguf_close(checkpoint->gguf);
+        phi_onnx_close(checkpoint->onnx);
+        phi_openvino_close(checkpoint->openvino);
         phi_free(checkpoint->dir);
         phi_free(checkpoint);
     }
@@ -569,5 +691,8 @@ const char *phi_checkpoint_format(const phi_checkpoint *checkpoint)
     if (checkpoint->quant.method != PHI_HF_PLAIN) {
         return phi_hf_method_name(checkpoint->quant.method);
     }
-    return checkpoint->gguf ? "gguf" : checkpoint->shards.format;
+    return checkpoint->gguf       ? "gguf"
+           : checkpoint->onnx     ? "onnx"
+           : checkpoint->openvino ? "openvino"
+                                  : checkpoint->shards.format;
 }

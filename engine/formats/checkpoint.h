@@ -9,7 +9,8 @@
  * What can be opened: a directory of Hugging Face files (config.json, optional
  * generation_config.json, the weights as hf_shards.h finds them, plain or quantized as MLX, GPTQ,
  * AWQ and compressed-tensors do it (hf_quant.h), tokenizer.json, tokenizer_config.json), or one
- * .gguf file (its first bytes decide, not its name).
+ * .gguf file (its first bytes decide, not its name), or a folder of ONNX Runtime GenAI (onnx.h) or
+ * of OpenVINO (openvino.h).
  *
  * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
  * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight". A part
@@ -26,6 +27,7 @@
 #include "engine/formats/gguf.h"
 #include "engine/tensor/dtype.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,10 +44,11 @@ typedef struct phi_tensor {
     uint32_t n_pieces;
     phi_dtype piece_dtype[PHI_CHECKPOINT_PIECES_MAX];
     uint32_t piece_rows[PHI_CHECKPOINT_PIECES_MAX];
-    uint32_t piece_file[PHI_CHECKPOINT_PIECES_MAX]; /* index of the open file */
+    const phi_file *piece_file[PHI_CHECKPOINT_PIECES_MAX]; /* one of the open files */
     uint64_t piece_offset[PHI_CHECKPOINT_PIECES_MAX];
     /* Arrays of codes, scales and zero points in place of rows of a dtype; NULL: rows. */
     const phi_coded *piece_coded[PHI_CHECKPOINT_PIECES_MAX];
+    bool piece_across[PHI_CHECKPOINT_PIECES_MAX]; /* [cols][rows] in the file */
 } phi_tensor;
 
 typedef struct phi_checkpoint phi_checkpoint;
@@ -76,8 +79,8 @@ phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const 
 const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint);
 /* ... or the GGUF whose metadata hold it, else NULL. */
 const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint);
-/* "safetensors", "pytorch", "gguf", or by what the weights are quantized: "MLX", "GPTQ", "AWQ",
- * "compressed-tensors". */
+/* "safetensors", "pytorch", "gguf", "onnx", "openvino", or by what the weights are quantized:
+ * "MLX", "GPTQ", "AWQ", "compressed-tensors". */
 const char *phi_checkpoint_format(const phi_checkpoint *checkpoint);
 
 /* Writes the architecture's GGUF keys (general.*, phi3.*) and declares nothing. */

@@ -51,17 +51,39 @@ static phi_status read_coded(const phi_coded *coded, uint32_t row, uint32_t coun
     return status;
 }
 
+/* Rows of a piece that lies [cols][rows] in its file. */
+static phi_status read_across(const phi_tensor *tensor, uint32_t i, uint32_t row, uint32_t count,
+                              uint8_t *out, phi_err *err)
+{
+    const phi_file *file = tensor->piece_file[i];
+    size_t size = phi_dtype_get(tensor->piece_dtype[i])->block_bytes;
+    uint8_t *line = phi_try_alloc(count * size);
+    phi_status status =
+        line ? PHI_OK : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u rows", count);
+    for (size_t k = 0; k < tensor->cols && !status; k++) {
+        uint64_t at = (k * tensor->piece_rows[i] + row) * size;
+        status = phi_file_read_at(file, tensor->piece_offset[i] + at, line, count * size, err);
+        for (size_t r = 0; r < count && !status; r++) {
+            memcpy(out + (r * tensor->cols + k) * size, line + r * size, size);
+        }
+    }
+    phi_free(line);
+    return status;
+}
+
 /* Rows [row, row + count) of piece i. */
-static phi_status read_piece(const phi_checkpoint *checkpoint, const phi_tensor *tensor, uint32_t i,
-                             uint32_t row, uint32_t count, uint64_t row_bytes, uint8_t *out,
-                             phi_err *err)
+static phi_status read_piece(const phi_tensor *tensor, uint32_t i, uint32_t row, uint32_t count,
+                             uint64_t row_bytes, uint8_t *out, phi_err *err)
 {
     if (tensor->piece_coded[i]) {
         return read_coded(tensor->piece_coded[i], row, count, out, err);
     }
+    if (tensor->piece_across[i]) {
+        return read_across(tensor, i, row, count, out, err);
+    }
     uint64_t offset = tensor->piece_offset[i] + row * row_bytes;
     uint64_t bytes = count * row_bytes;
-    const phi_file *file = phi_checkpoint_file_at(checkpoint, tensor->piece_file[i]);
+    const phi_file *file = tensor->piece_file[i];
     phi_status status = phi_file_read_at(file, offset, out, (size_t)bytes, err);
     if (!status && bytes >= FORGET_BYTES_MIN) {
         phi_file_forget(file, offset, bytes);
@@ -72,6 +94,7 @@ static phi_status read_piece(const phi_checkpoint *checkpoint, const phi_tensor 
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                     uint32_t row, uint32_t count, void *data, phi_err *err)
 {
+    (void)checkpoint;
     PHI_ASSERT(row <= tensor->rows && count <= tensor->rows - row);
     uint8_t *out = data;
     uint32_t first = 0; /* row at which the piece starts */
@@ -80,8 +103,7 @@ phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_
         if (row < end) {
             uint32_t now = count < end - row ? count : end - row;
             uint64_t row_bytes = phi_tensor_run(tensor, row).row_bytes;
-            phi_status status =
-                read_piece(checkpoint, tensor, i, row - first, now, row_bytes, out, err);
+            phi_status status = read_piece(tensor, i, row - first, now, row_bytes, out, err);
             if (status) {
                 return phi_fail_context(err, status, "tensor \"%s\"", tensor->name);
             }

@@ -350,7 +350,6 @@ phi_status phi_onnx_read_embedding(const onnx_walk *w, const onnx_source *source
         table.node->used = true;
     }
     phi_status status = get_tensor(w, turned ? table.node : node, 0, &tensor);
-    return status
-               ? status
-               : set_floats(w, node, tensor, turned ? PHI_STORED_COLUMNS : PHI_STORED_ROWS, 2, out);
+    phi_stored_kind kind = turned ? PHI_STORED_COLUMNS : PHI_STORED_ROWS;
+    return status || !tensor ? status : set_floats(w, node, tensor, kind, 2, out);
 }

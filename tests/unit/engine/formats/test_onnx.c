@@ -788,8 +788,8 @@ static void test_long_rope(void **state)
     assert_float_equal(d->rope_theta, 10000.0F, 0.0F);
     assert_float_equal(d->rope_attn_factor, sqrtf(1.0F + logf(4.0F) / logf(32.0F)), 1e-6F);
     for (int i = 0; i < HALF; i++) {
-        assert_float_equal(d->rope_short[i], 1.0F, 1e-5F);
-        assert_float_equal(d->rope_long[i], 1.0F + (float)i, 1e-4F);
+        assert_float_equal(d->rope_short[i], 1.0F, 0.0F);
+        assert_float_equal(d->rope_long[i], 1.0F + (float)i, 0.0F);
     }
 }
 

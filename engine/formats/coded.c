@@ -160,6 +160,7 @@ static phi_status read_line(const phi_coded *coded, const phi_array *array, bool
     uint32_t first = row / per_word;
     uint32_t words = (row + count - 1) / per_word - first + 1;
     uint32_t mask = (1U << coded->bits) - 1;
+    uint32_t flip = flip_of(coded);
     uint64_t at = ((uint64_t)line * (coded->rows / per_word) + first) * 4;
     phi_status status = reserve(buffer, (uint64_t)words * 4, err);
     status = status ? status : read_array(array, at, (uint64_t)words * 4, buffer->data, err);
@@ -168,18 +169,19 @@ static phi_status read_line(const phi_coded *coded, const phi_array *array, bool
         uint32_t in_word = (row + i) % per_word;
         memcpy(&word, (const uint8_t *)buffer->data + ((row + i) / per_word - first) * 4,
                sizeof word);
-        out[i * step] =
-            (uint8_t)(word >> (awq ? awq_shift(in_word) : in_word * coded->bits) & mask);
+        uint32_t shift = awq ? awq_shift(in_word) : in_word * coded->bits;
+        out[i * step] = (uint8_t)((word >> shift & mask) ^ flip);
     }
     return status;
 }
 
-static phi_status codes_awq(const phi_coded *coded, uint32_t row, uint32_t count,
-                            phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
+static phi_status codes_by_line(const phi_coded *coded, uint32_t row, uint32_t count,
+                                phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
 {
+    bool awq = coded->order == PHI_CODES_AWQ;
     phi_status status = PHI_OK;
     for (uint32_t col = 0; col < coded->cols && !status; col++) {
-        status = read_line(coded, &coded->codes, true, col, row, count, buffer, out + col,
+        status = read_line(coded, &coded->codes, awq, col, row, count, buffer, out + col,
                            coded->cols, err);
     }
     return status;
@@ -195,7 +197,8 @@ static phi_status read_q(const phi_coded *coded, uint32_t row, uint32_t count,
     case PHI_CODES_BY_COLUMN:
         return codes_by_column(coded, row, count, buffer, out, err);
     case PHI_CODES_AWQ:
-        return codes_awq(coded, row, count, buffer, out, err);
+    case PHI_CODES_BY_LINE:
+        return codes_by_line(coded, row, count, buffer, out, err);
     }
     PHI_UNREACHABLE();
 }
@@ -431,9 +434,10 @@ static phi_status check_shape(const phi_coded *coded, phi_err *err)
     if (coded->order == PHI_CODES_AWQ && (coded->bits != 4 || coded->rows % AWQ_ROWS != 0)) {
         return phi_fail(err, PHI_E_UNSUPPORTED, "only 4 bits and whole words are supported here");
     }
-    if ((coded->zeros_order == PHI_ZEROS_BY_GROUP || coded->zeros_order == PHI_ZEROS_AWQ) &&
-        coded->rows % (WORD_BITS / coded->bits) != 0) {
-        return phi_fail(err, PHI_E_UNSUPPORTED, "zero points of %u rows do not fill words",
+    bool lines = coded->order == PHI_CODES_BY_LINE || coded->zeros_order == PHI_ZEROS_BY_GROUP ||
+                 coded->zeros_order == PHI_ZEROS_AWQ;
+    if (lines && coded->rows % (WORD_BITS / coded->bits) != 0) {
+        return phi_fail(err, PHI_E_UNSUPPORTED, "codes or zero points of %u rows do not fill words",
                         coded->rows);
     }
     return PHI_OK;

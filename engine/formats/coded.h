@@ -11,11 +11,15 @@
  *
  * The value of column k of a row is (q - zero) * scale, or q * scale + offset, by its group, which
  * is k / group or what `group_index` says. Layouts:
- *   by row       codes [rows][ceil(cols * bits / 8)], element 0 in the lowest bits; codes of 3, 5
- * and 6 bits go on across bytes. MLX, compressed-tensors, MatMulNBits, OpenVINO. by column 32-bit
- * words [cols * bits / 32][rows], the first column in a word's lowest bits. GPTQ ("qweight"); bits
- * divide 32. AWQ          32-bit words [cols][rows / 8] of 4-bit codes; nibble i of a word is row
- *                8 c + (0, 2, 4, 6, 1, 3, 5, 7)[i]. AutoAWQ's "gemm" version.
+ *   by row     codes [rows][ceil(cols * bits / 8)], element 0 in the lowest bits; codes of 3, 5
+ *              and 6 bits go on across bytes. MLX, compressed-tensors, MatMulNBits, OpenVINO.
+ *   by column  32-bit words [cols * bits / 32][rows], the first column in a word's lowest bits.
+ *              GPTQ ("qweight"); bits divide 32.
+ *   AWQ        32-bit words [cols][rows / 8] of 4-bit codes; nibble i of a word is row
+ *              8 c + (0, 2, 4, 6, 1, 3, 5, 7)[i]. AutoAWQ's "gemm" version.
+ *   by line    32-bit words [cols][rows * bits / 32], the first row in a word's lowest bits.
+ *              ONNX's DequantizeLinear before a MatMul.
+ *
  * MXFP4 (OCP Microscaling Formats 1.0): an E2M1 code is 0, .5, 1, 1.5, 2, 3, 4 or 6 with its sign
  * in the top bit, a scale 2^(byte - 127); held as INT8 codes of twice the value.
  */
@@ -41,6 +45,7 @@ typedef enum phi_code_order {
     PHI_CODES_BY_ROW,
     PHI_CODES_BY_COLUMN,
     PHI_CODES_AWQ,
+    PHI_CODES_BY_LINE,
 } phi_code_order;
 
 typedef enum phi_zero_order {

@@ -9,7 +9,7 @@
  * Limits:  those of onnx_graph.h and of description.h.
  *
  * Matrices are MatMulNBits' of 2, 4 and 8 bits, MatMul's in fp32, fp16 and bf16, and such that
- * DequantizeLinear feeds to MatMul; the embedding is Gather's or GatherBlockQuantized's. Attention
+ * DequantizeLinear gives to MatMul by blocks of inputs; the embedding is Gather's or GatherBlockQuantized's. Attention
  * is GroupQueryAttention with the rotary embedding inside, as graphs for CPU (INT4, INT8, FP32) and
  * CUDA have it.
  *

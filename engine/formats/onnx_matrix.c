@@ -192,8 +192,10 @@ static bool is_transpose(const phi_onnx_node *node)
            (!order || (order->n_ints == 2 && order->ints[0] == 1 && order->ints[1] == 0));
 }
 
-/* DequantizeLinear of a [rows, cols] tensor of 4- or 8-bit codes, by blocks along the columns. */
-static phi_status read_dequantized(const onnx_walk *w, const phi_onnx_node *node, phi_stored *out)
+/* DequantizeLinear of a matrix of 4- or 8-bit codes by blocks of columns: of [rows, cols] that is
+ * transposed afterwards, or of [cols, rows] as MatMul takes it. */
+static phi_status read_dequantized(const onnx_walk *w, const phi_onnx_node *node, bool transposed,
+                                   phi_stored *out)
 {
     const phi_onnx_tensor *codes = NULL;
     phi_coded *coded = &out->coded;
@@ -205,23 +207,34 @@ static phi_status read_dequantized(const onnx_walk *w, const phi_onnx_node *node
     }
     bool is_signed = codes->type == PHI_ONNX_INT4 || codes->type == PHI_ONNX_INT8;
     bool known = is_signed || codes->type == PHI_ONNX_UINT4 || codes->type == PHI_ONNX_UINT8;
-    if (!known || codes->n_dims != 2 || (axis != 1 && axis != -1)) {
+    axis = axis < 0 ? axis + 2 : axis;
+    if (!known || codes->n_dims != 2 || axis != transposed) {
         return phi_onnx_refuse(w, node,
-                               "has codes of type %u and %u dimensions, axis %lld; a "
-                               "matrix of 4 or 8 bits whose blocks lie along its second "
-                               "axis is supported",
+                               "has codes of type %u and %u dimensions, axis %lld; a matrix of 4 "
+                               "or 8 bits by blocks of its inputs is supported",
                                codes->type, codes->n_dims, (long long)axis);
     }
-    status = set_shape(w, node, codes->dims[0], codes->dims[1], out);
+    status =
+        set_shape(w, node, codes->dims[transposed ? 0 : 1], codes->dims[transposed ? 1 : 0], out);
     *coded = (phi_coded){.rows = out->rows,
                          .cols = out->cols,
                          .bits = phi_onnx_type_bits(codes->type),
-                         .order = PHI_CODES_BY_ROW,
+                         .order = transposed ? PHI_CODES_BY_ROW : PHI_CODES_BY_LINE,
                          .is_signed = is_signed,
+                         .scales_by_group = !transposed,
                          .codes = codes->data};
     status = status ? status : set_group(w, node, coded);
     status = status ? status : set_scales(w, node, 1, coded);
-    return status ? status : set_zeros(w, node, 2, codes->type, coded);
+    status = status ? status : set_zeros(w, node, 2, codes->type, coded);
+    if (!status && !transposed && coded->zeros_order == PHI_ZEROS_BY_ROW) {
+        coded->zeros_order = PHI_ZEROS_BY_GROUP;
+    }
+    return status;
+}
+
+static bool is_dequantized(const onnx_source *source)
+{
+    return source->node && phi_onnx_is(source->node, "DequantizeLinear");
 }
 
 static phi_status read_plain(const onnx_walk *w, phi_onnx_node *node, phi_stored *out)
@@ -233,15 +246,19 @@ static phi_status read_plain(const onnx_walk *w, phi_onnx_node *node, phi_stored
         phi_status status = get_tensor(w, node, 1, &tensor);
         return status || !tensor ? status : set_floats(w, node, tensor, PHI_STORED_COLUMNS, 2, out);
     }
+    if (is_dequantized(&source)) {
+        source.node->used = true;
+        return read_dequantized(w, source.node, false, out);
+    }
     if (!is_transpose(source.node)) {
         return phi_onnx_refuse_source(w, name, "a matrix of weights, or one transposed");
     }
     phi_onnx_node *transpose = source.node;
     transpose->used = true;
     source = phi_onnx_source(w, phi_onnx_input(transpose, 0));
-    if (source.node && phi_onnx_is(source.node, "DequantizeLinear")) {
+    if (is_dequantized(&source)) {
         source.node->used = true;
-        return read_dequantized(w, source.node, out);
+        return read_dequantized(w, source.node, true, out);
     }
     phi_status status = get_tensor(w, transpose, 0, &tensor);
     return status || !tensor ? status : set_floats(w, node, tensor, PHI_STORED_ROWS, 2, out);
@@ -333,7 +350,6 @@ phi_status phi_onnx_read_embedding(const onnx_walk *w, const onnx_source *source
         table.node->used = true;
     }
     phi_status status = get_tensor(w, turned ? table.node : node, 0, &tensor);
-    return status
-               ? status
-               : set_floats(w, node, tensor, turned ? PHI_STORED_COLUMNS : PHI_STORED_ROWS, 2, out);
+    phi_stored_kind kind = turned ? PHI_STORED_COLUMNS : PHI_STORED_ROWS;
+    return status || !tensor ? status : set_floats(w, node, tensor, kind, 2, out);
 }

@@ -28,7 +28,7 @@ typedef struct tables {
     uint32_t half;
     double factor;
     double frequency[HALF_MAX];
-    double exact; /* what a frequency may be off */
+    double off[HALF_MAX]; /* what each may be off */
 } tables;
 
 static phi_status check_tables(const char *label, const phi_onnx_tensor *cos,
@@ -105,8 +105,9 @@ static phi_status measure(tables *t, phi_err *err)
             double angle = atan2((double)sin[i], (double)cos[i]);
             double turns = p == 1 ? 0 : round((p * t->frequency[i] - angle) / TURN);
             t->frequency[i] = (angle + turns * TURN) / p;
+            /* A small sine is as exact as its own size, down to where fp16 loses bits. */
+            t->off[i] = t->unit * fmin(1.0 / p, t->frequency[i]) + 1e-4 * t->unit / p;
         }
-        t->exact = t->unit / p;
     }
     for (uint32_t i = 0; i < t->half && !status; i++) {
         if (!(t->frequency[i] > 0.0) || !(t->factor > 0.0)) {
@@ -185,7 +186,7 @@ static bool fits(const tables *t, double theta)
 {
     for (uint32_t i = 0; i < t->half; i++) {
         double right = pow(theta, -(double)i / t->half);
-        if (!(fabs(t->frequency[i] - right) <= 2.0 * t->exact + 4e-6 * right)) {
+        if (!(fabs(t->frequency[i] - right) <= 2.0 * t->off[i] + 4e-6 * right)) {
             return false;
         }
     }
@@ -210,10 +211,21 @@ static bool find_theta(const tables *t, double *out)
     return false;
 }
 
+/* Each with as few digits as the table allows: files state them as decimal numbers. */
 static void set_factors(const tables *t, double theta, float *out)
 {
     for (uint32_t i = 0; i < t->half; i++) {
-        out[i] = (float)(1.0 / (t->frequency[i] * pow(theta, (double)i / t->half)));
+        double base = pow(theta, -(double)i / t->half);
+        double near = base / t->frequency[i];
+        out[i] = (float)near;
+        for (int digits = 1; digits <= 8; digits++) {
+            double step = pow(10.0, floor(log10(near)) + 1 - digits);
+            double simple = round(near / step) * step;
+            if (fabs(base / simple - t->frequency[i]) <= 0.5 * t->off[i]) {
+                out[i] = (float)simple;
+                break;
+            }
+        }
     }
 }
 

@@ -18,11 +18,12 @@
 #include "fixture.h"
 
 enum { E = 32, L = 2, H = 4, HKV = 2, D = 8, F = 64, V = 96, CTX = 128, HALF = D / 2, GROUP = 16 };
-enum { FLOAT = 1, UINT8 = 2, INT64 = 7, FLOAT16 = 10 };
+enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT64 = 7, FLOAT16 = 10, UINT4 = 21, INT4 = 22 };
 
 /* What kind of folder, and what is wrong with it ("": nothing). */
 typedef struct spec {
     uint32_t bits; /* 32, 16: MatMul; 8, 4, 2: MatMulNBits */
+    int qdq;       /* DequantizeLinear: 1 of [cols][rows], 2 of [rows][cols] and Transpose */
     bool apart;    /* q, k, v */
     bool fused_up; /* gate and up in one, and Split */
     bool tied;
@@ -290,14 +291,68 @@ static void add_node(const char *op, const char *name, const char *inputs, const
     end_node(&node);
 }
 
+/* The same as a matrix of its own type for DequantizeLinear: signed where there are no zero points.
+ */
+static void add_dequantized(const char *name, uint64_t rows, uint64_t cols)
+{
+    char full[3][128];
+    char inputs[400];
+    bool lines = now.qdq == 1;
+    uint64_t groups = cols / GROUP;
+    uint64_t count = rows * cols;
+    uint8_t flip = now.zeros ? 0 : (uint8_t)(1U << (now.bits - 1));
+    uint32_t type = now.bits == 4 ? (now.zeros ? UINT4 : INT4) : (now.zeros ? UINT8 : INT8);
+    uint8_t *codes = phi_alloc_zero(count, 1);
+    float *scales = phi_alloc(rows * groups * sizeof *scales);
+    uint8_t *zeros = phi_alloc_zero(rows * groups, 1);
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t at = lines ? i % cols * rows + i / cols : i;
+        pack(codes, at, now.bits, code_of(name, i, now.bits) ^ flip);
+    }
+    for (uint64_t i = 0; i < rows * groups; i++) {
+        uint64_t at = lines ? i % groups * rows + i / groups : i;
+        scales[at] = scale_of(name, i);
+        pack(zeros, at, now.bits, zero_of(name, i, now.bits));
+    }
+    (void)snprintf(full[0], sizeof full[0], "%s_Q4", name);
+    (void)snprintf(full[1], sizeof full[1], "%s_scales", name);
+    (void)snprintf(full[2], sizeof full[2], "%s_zeros", name);
+    add_tensor(full[0], type, lines ? cols : rows, lines ? rows : cols, codes,
+               (size_t)(count * now.bits / 8));
+    add_tensor(full[1], FLOAT, lines ? groups : rows, lines ? rows : groups, scales,
+               (size_t)(rows * groups) * sizeof *scales);
+    if (now.zeros) {
+        add_tensor(full[2], type, lines ? groups : rows, lines ? rows : groups, zeros,
+                   (size_t)(rows * groups * now.bits / 8));
+    }
+    (void)snprintf(inputs, sizeof inputs, now.zeros ? "%s %s %s" : "%s %s", full[0], full[1],
+                   full[2]);
+    (void)snprintf(full[0], sizeof full[0], lines ? "%s.w" : "%s.t", name);
+    phi_buf node = start_node("DequantizeLinear", full[0], inputs, full[0]);
+    put_int(&node, "axis", lines != lies("blocks of outputs") ? 0 : 1);
+    put_int(&node, "block_size", GROUP);
+    end_node(&node);
+    if (!lines) {
+        (void)snprintf(full[1], sizeof full[1], "%s.w", name);
+        add_node("Transpose", full[1], full[0], full[1]);
+    }
+    phi_free(codes);
+    phi_free(scales);
+    phi_free(zeros);
+}
+
 /* y = W x with the matrix `name`, as a node of the same name. */
 static void add_product(const char *name, const char *input, const char *output, uint64_t rows,
                         uint64_t cols)
 {
     char inputs[320];
-    if (now.bits >= 16) {
+    if (now.bits >= 16 || now.qdq) {
         (void)snprintf(inputs, sizeof inputs, "%s %s.w", input, name);
-        add_floats(name, rows, cols, true);
+        if (now.qdq) {
+            add_dequantized(name, rows, cols);
+        } else {
+            add_floats(name, rows, cols, true);
+        }
         add_node("MatMul", name, inputs, output);
         return;
     }
@@ -683,6 +738,11 @@ static void test_kinds(void **state)
         {.bits = 4, .tied = true, .long_rope = true, .fused_up = true},
         {.bits = 8, .tied = true, .inside = true},
         {.bits = 32, .tied = true},
+        {.bits = 4, .qdq = 1},
+        {.bits = 4, .qdq = 2, .inside = true},
+        {.bits = 4, .qdq = 1, .zeros = true, .apart = true},
+        {.bits = 8, .qdq = 1, .zeros = true},
+        {.bits = 8, .qdq = 2, .zeros = true},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         open_and_check(&specs[i]);
@@ -728,8 +788,8 @@ static void test_long_rope(void **state)
     assert_float_equal(d->rope_theta, 10000.0F, 0.0F);
     assert_float_equal(d->rope_attn_factor, sqrtf(1.0F + logf(4.0F) / logf(32.0F)), 1e-6F);
     for (int i = 0; i < HALF; i++) {
-        assert_float_equal(d->rope_short[i], 1.0F, 1e-5F);
-        assert_float_equal(d->rope_long[i], 1.0F + (float)i, 1e-4F);
+        assert_float_equal(d->rope_short[i], 1.0F, 0.0F);
+        assert_float_equal(d->rope_long[i], 1.0F + (float)i, 0.0F);
     }
 }
 
@@ -771,6 +831,7 @@ static void test_other_graphs(void **state)
         {{.bits = 32, .fused_up = true, .lie = "halves the other way round"}, "(Split)"},
         {{.bits = 4, .lie = "codes of 3 bits"}, "3 bits"},
         {{.bits = 4, .lie = "a block of 0"}, "block_size"},
+        {{.bits = 4, .qdq = 1, .lie = "blocks of outputs"}, "(DequantizeLinear)"},
         {{.bits = 4, .lie = "weights packed for a GPU"}, "weight_prepacked"},
         {{.bits = 32, .lie = "a table of zeros"}, "rising angles"},
         {{.bits = 32, .lie = "operators of its own"}, "operators of its own"},

@@ -36,8 +36,10 @@ const phi_stored *phi_openvino_at(const phi_openvino *openvino, size_t index);
 const phi_file *phi_openvino_file(const phi_openvino *openvino);
 
 /* Writes a folder that LLMPipeline runs, into `dir`, which is made: openvino_model.xml and .bin,
- * config.json, generation_config.json, and the tokenizer's files of export->source_dir. Tensors of
- * 4 and 8 bits become i4, i8 (symmetric), u4 and u8 codes, groups as they are. */
+ * config.json, generation_config.json, the tokenizer's files of export->source_dir, and
+ * openvino_tokenizer and openvino_detokenizer made of its tokenizer.json (without a source there
+ * are none of these). Tensors of 4 and 8 bits become i4, i8 (symmetric), u4 and u8 codes, groups as
+ * they are. */
 phi_status phi_openvino_write(const phi_export *export, const char *dir,
                               phi_err *err) PHI_MUST_CHECK;
 

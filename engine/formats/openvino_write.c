@@ -13,6 +13,7 @@ phi_status phi_openvino_write(const phi_export *export, const char *dir, phi_err
         status = phi_ov_out_finish(&w.out, err);
     }
     status = status ? status : phi_ov_write_configs(export, dir, err);
+    status = status ? status : phi_ov_write_tokenizers(export, dir, err);
     phi_ov_out_done(&w.out);
     return status;
 }

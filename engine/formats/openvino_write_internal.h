@@ -28,6 +28,11 @@ phi_ov_ref phi_ov_write_vector(phi_ov_writer *w, phi_part part, uint32_t layer);
 /* The whole decoder, from its inputs to the logits. */
 void phi_ov_write_decoder(phi_ov_writer *w);
 
+/* The models of the tokenizer and of its inverse, from tokenizer.json of export->source_dir; none
+ * when there is no such file. */
+phi_status phi_ov_write_tokenizers(const phi_export *export, const char *dir,
+                                   phi_err *err) PHI_MUST_CHECK;
+
 /* config.json and generation_config.json, and copies of the tokenizer's files. */
 phi_status phi_ov_write_configs(const phi_export *export, const char *dir,
                                 phi_err *err) PHI_MUST_CHECK;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "engine/quant/encode_blocks.h"
 #include "engine/quant/scale_search.h"
 #include "engine/tensor/half.h"
 
@@ -21,11 +22,11 @@ bool phi_encode_divides(const phi_encoding *encoding, uint32_t cols)
     switch (encoding->dtype) {
     case PHI_DTYPE_Q4_0:
     case PHI_DTYPE_Q4_1:
+    case PHI_DTYPE_Q5_0:
+    case PHI_DTYPE_Q5_1:
         return cols % encoding->group == 0;
-    case PHI_DTYPE_Q8_0:
-        return cols % PHI_BLOCK_ELEMENTS == 0;
     default:
-        return true;
+        return cols % phi_dtype_get(encoding->dtype)->block_elements == 0;
     }
 }
 
@@ -94,48 +95,94 @@ static bool encode_q8_0(const float *x, size_t cols, uint8_t *out)
 static void pack_nibbles(const uint8_t codes[PHI_BLOCK_ELEMENTS], uint8_t nibbles[16])
 {
     for (size_t k = 0; k < 16; k++) {
-        nibbles[k] = (uint8_t)(codes[k] | codes[k + 16] << 4);
+        nibbles[k] = (uint8_t)((codes[k] & 15) | (codes[k + 16] & 15) << 4);
     }
 }
 
-static bool encode_q4_0(const phi_encoding *encoding, const float *x, size_t cols, uint8_t *out)
+static void pack_fifths(const uint8_t codes[PHI_BLOCK_ELEMENTS], uint8_t fifths[4])
+{
+    memset(fifths, 0, 4);
+    for (size_t k = 0; k < PHI_BLOCK_ELEMENTS; k++) {
+        fifths[k / 8] = (uint8_t)(fifths[k / 8] | (codes[k] >> 4) << k % 8);
+    }
+}
+
+/* One block of a group's fit: head, the fifth bits if there are any, nibbles. */
+static uint8_t *put_block(const phi_group_fit *fit, const uint8_t *codes, bool offset, bool fifths,
+                          uint8_t *out)
+{
+    memcpy(out, &fit->d, sizeof fit->d);
+    out += sizeof fit->d;
+    if (offset) {
+        memcpy(out, &fit->m, sizeof fit->m);
+        out += sizeof fit->m;
+    }
+    if (fifths) {
+        pack_fifths(codes, out);
+        out += 4;
+    }
+    pack_nibbles(codes, out);
+    return out + 16;
+}
+
+/* Q4_0, Q4_1, Q5_0 and Q5_1: blocks of a group share scale and offset. */
+static bool encode_groups(const phi_encoding *encoding, const float *x, size_t cols, uint8_t *out)
 {
     bool fits = true;
+    bool offset = encoding->dtype == PHI_DTYPE_Q4_1 || encoding->dtype == PHI_DTYPE_Q5_1;
+    bool fifths = encoding->dtype == PHI_DTYPE_Q5_0 || encoding->dtype == PHI_DTYPE_Q5_1;
+    unsigned bits = fifths ? 5 : 4;
     phi_group_fit fit;
     for (size_t i = 0; i < cols; i += encoding->group) {
         if (encoding->search) {
-            phi_fit_search_symmetric(x + i, encoding->group, &fit);
+            (offset ? phi_fit_search_offset : phi_fit_search_symmetric)(bits, x + i,
+                                                                        encoding->group, &fit);
         } else {
-            phi_fit_plain_symmetric(x + i, encoding->group, &fit);
+            (offset ? phi_fit_plain_offset : phi_fit_plain_symmetric)(bits, x + i, encoding->group,
+                                                                      &fit);
         }
-        fits = fits && half_is_finite(fit.d);
+        fits = fits && half_is_finite(fit.d) && half_is_finite(fit.m);
         for (size_t k = 0; k < encoding->group; k += PHI_BLOCK_ELEMENTS) {
-            phi_block_q4_0 block = {.d = fit.d};
-            pack_nibbles(fit.codes + k, block.nibbles);
-            memcpy(out, &block, sizeof block);
-            out += sizeof block;
+            out = put_block(&fit, fit.codes + k, offset, fifths, out);
         }
     }
     return fits;
 }
 
-static bool encode_q4_1(const phi_encoding *encoding, const float *x, size_t cols, uint8_t *out)
+static bool encode_iq4_nl(const phi_encoding *encoding, const float *x, size_t cols, uint8_t *out)
 {
     bool fits = true;
-    phi_group_fit fit;
-    for (size_t i = 0; i < cols; i += encoding->group) {
-        if (encoding->search) {
-            phi_fit_search_offset(x + i, encoding->group, &fit);
+    for (size_t i = 0; i < cols; i += PHI_BLOCK_ELEMENTS) {
+        phi_block_iq4_nl block;
+        fits = phi_encode_iq4_nl(x + i, encoding->search, &block) && fits;
+        memcpy(out, &block, sizeof block);
+        out += sizeof block;
+    }
+    return fits;
+}
+
+/* Q4_K, Q5_K and Q6_K. */
+static bool encode_super_blocks(const phi_encoding *encoding, const float *x, size_t cols,
+                                uint8_t *out)
+{
+    bool fits = true;
+    union {
+        phi_block_q4_k q4;
+        phi_block_q5_k q5;
+        phi_block_q6_k q6;
+    } block;
+    for (size_t i = 0; i < cols; i += PHI_SUPER_BLOCK_ELEMENTS) {
+        bool fit = false;
+        if (encoding->dtype == PHI_DTYPE_Q4_K) {
+            fit = phi_encode_q4_k(x + i, encoding->search, &block.q4);
+        } else if (encoding->dtype == PHI_DTYPE_Q5_K) {
+            fit = phi_encode_q5_k(x + i, encoding->search, &block.q5);
         } else {
-            phi_fit_plain_offset(x + i, encoding->group, &fit);
+            fit = phi_encode_q6_k(x + i, encoding->search, &block.q6);
         }
-        fits = fits && half_is_finite(fit.d) && half_is_finite(fit.m);
-        for (size_t k = 0; k < encoding->group; k += PHI_BLOCK_ELEMENTS) {
-            phi_block_q4_1 block = {.d = fit.d, .m = fit.m};
-            pack_nibbles(fit.codes + k, block.nibbles);
-            memcpy(out, &block, sizeof block);
-            out += sizeof block;
-        }
+        fits = fits && fit;
+        memcpy(out, &block, phi_dtype_get(encoding->dtype)->block_bytes);
+        out += phi_dtype_get(encoding->dtype)->block_bytes;
     }
     return fits;
 }
@@ -160,9 +207,16 @@ bool phi_encode_row(const phi_encoding *encoding, const float *x, size_t cols, v
     case PHI_DTYPE_Q8_0:
         return encode_q8_0(x, cols, out);
     case PHI_DTYPE_Q4_0:
-        return encode_q4_0(encoding, x, cols, out);
     case PHI_DTYPE_Q4_1:
-        return encode_q4_1(encoding, x, cols, out);
+    case PHI_DTYPE_Q5_0:
+    case PHI_DTYPE_Q5_1:
+        return encode_groups(encoding, x, cols, out);
+    case PHI_DTYPE_IQ4_NL:
+        return encode_iq4_nl(encoding, x, cols, out);
+    case PHI_DTYPE_Q4_K:
+    case PHI_DTYPE_Q5_K:
+    case PHI_DTYPE_Q6_K:
+        return encode_super_blocks(encoding, x, cols, out);
     default:
         PHI_UNREACHABLE();
     }

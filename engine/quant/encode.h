@@ -1,9 +1,9 @@
 /*
- * Purpose: rows of floats to file rows of each type: elements, and GGUF's 32-element blocks.
+ * Purpose: rows of floats to file rows of the types that phid writes: elements, and GGUF's blocks.
  * Owns:    nothing.
  * Threads: any; functions are pure.
  * Errors:  false for a value that the type cannot hold: not finite, or beyond its range.
- * Limits:  groups of 32, 64 and 128 columns.
+ * Limits:  groups of 32, 64 and 128 columns. Not written: Q2_K, Q3_K, Q8_K, IQ4_XS, MXFP4.
  *
  * A group of 64 or 128 is 2 or 4 neighbouring blocks with the same scale (and offset): any reader
  * of GGUF reads it.
@@ -19,8 +19,9 @@
 
 typedef struct phi_encoding {
     phi_dtype dtype;
-    uint32_t group; /* columns that share a scale: 32, 64 or 128 for Q4_0 and Q4_1; else unused */
-    bool search;    /* Q4_0 and Q4_1: least squared error, not plain rounding */
+    uint32_t group; /* columns that share a scale: 32, 64 or 128 for Q4_0, Q4_1, Q5_0 and Q5_1;
+                       else unused */
+    bool search;    /* types of fewer than 8 bits: least squared error, not as ggml does it */
 } phi_encoding;
 
 /* True for the group sizes that can be asked for. */

@@ -215,9 +215,9 @@ bool phi_group_encode(const phi_code_target *target, const float *x, size_t n, u
         target->zero_rule != PHI_ZERO_INTEGER) {
         bool real = target->zero_rule == PHI_ZERO_REAL;
         if (real) {
-            phi_fit_search_offset(x, n, &fit);
+            phi_fit_search_offset(4, x, n, &fit);
         } else {
-            phi_fit_search_symmetric(x, n, &fit);
+            phi_fit_search_symmetric(4, x, n, &fit);
         }
         return from_fit(&fit, real, n, codes, scale, zero);
     }

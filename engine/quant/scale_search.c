@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "engine/quant/rounding.h"
 #include "engine/tensor/dtype.h"
 #include "engine/tensor/half.h"
 
@@ -17,21 +18,6 @@ typedef int32_t lane_mask __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 /* Rounds of encoding and fitting after the grid; most groups settle in two or three. */
 #define REFINE_MAX 8
-
-/* Adding and subtracting 1.5 * 2^23 pushes the fraction out: the nearest integer, halves to even,
- * for magnitudes below 2^22. */
-#define ROUNDER 12582912.0F
-
-static inline float nearest(float v)
-{
-    return (v + ROUNDER) - ROUNDER;
-}
-
-static inline float clamp(float v, float low, float high)
-{
-    v = v < low ? low : v;
-    return v > high ? high : v;
-}
 
 /* 0 for a scale so small that it has no finite inverse: its group is all zeros in fp16 anyway. */
 static float safe_inverse(float d)
@@ -94,33 +80,53 @@ static double fit_error(const float *x, size_t n, const phi_group_fit *fit, int 
     return error;
 }
 
-void phi_fit_plain_symmetric(const float *x, size_t n, phi_group_fit *out_fit)
+void phi_fit_plain_symmetric(unsigned bits, const float *x, size_t n, phi_group_fit *out_fit)
 {
-    float d = signed_peak(x, n) / -8.0F;
+    int zero = 1 << (bits - 1);
+    int top = 2 * zero - 1;
+    float d = signed_peak(x, n) / (float)-zero;
     float inverse = safe_inverse(d);
     out_fit->d = phi_half_of_float(d);
     out_fit->m = 0;
     for (size_t i = 0; i < n; i++) {
-        int code = (int)(x[i] * inverse + 8.5F);
-        out_fit->codes[i] = (uint8_t)(code > 15 ? 15 : code);
+        int code = (int)(x[i] * inverse + ((float)zero + 0.5F));
+        out_fit->codes[i] = (uint8_t)(code > top ? top : code);
     }
-    out_fit->error = fit_error(x, n, out_fit, 8);
+    out_fit->error = fit_error(x, n, out_fit, zero);
 }
 
-void phi_fit_plain_offset(const float *x, size_t n, phi_group_fit *out_fit)
+void phi_fit_plain_offset(unsigned bits, const float *x, size_t n, phi_group_fit *out_fit)
 {
+    int top = (1 << bits) - 1;
     float low = 0.0F;
     float high = 0.0F;
     extent(x, n, &low, &high);
-    float d = (high - low) / 15.0F;
+    float d = (high - low) / (float)top;
     float inverse = safe_inverse(d);
     out_fit->d = phi_half_of_float(d);
     out_fit->m = phi_half_of_float(low);
     for (size_t i = 0; i < n; i++) {
         int code = (int)((x[i] - low) * inverse + 0.5F);
-        out_fit->codes[i] = (uint8_t)(code > 15 ? 15 : code);
+        out_fit->codes[i] = (uint8_t)(code > top ? top : code);
     }
     out_fit->error = fit_error(x, n, out_fit, 0);
+}
+
+/* The least and the largest code of a kind. */
+typedef struct code_range {
+    float low;
+    float high;
+} code_range;
+
+static code_range symmetric_range(unsigned bits)
+{
+    float zero = (float)(1 << (bits - 1));
+    return (code_range){-zero, zero - 1.0F};
+}
+
+static code_range offset_range(unsigned bits)
+{
+    return (code_range){0.0F, (float)((1 << bits) - 1)};
 }
 
 /* Sums over a group under trial codes l = clamp(nearest((x - origin) * inverse), low, high). */
@@ -130,10 +136,10 @@ typedef struct code_sums {
     float xl; /* of codes times values */
 } code_sums;
 
-static code_sums sum_codes(const float *x, size_t n, float origin, float inverse, float low)
+static code_sums sum_codes(const float *x, size_t n, float origin, float inverse, code_range range)
 {
-    lanes low_lanes = spread(low);
-    lanes high_lanes = spread(low + 15.0F);
+    lanes low_lanes = spread(range.low);
+    lanes high_lanes = spread(range.high);
     lanes l = spread(0.0F);
     lanes ll = spread(0.0F);
     lanes xl = spread(0.0F);
@@ -143,7 +149,7 @@ static code_sums sum_codes(const float *x, size_t n, float origin, float inverse
         lanes code = (value - origin) * inverse;
         code = pick(code < low_lanes, low_lanes, code);
         code = pick(code > high_lanes, high_lanes, code);
-        code = (code + ROUNDER) - ROUNDER;
+        code = (code + PHI_ROUNDER) - PHI_ROUNDER;
         l += code;
         ll += code * code;
         xl += code * value;
@@ -152,14 +158,15 @@ static code_sums sum_codes(const float *x, size_t n, float origin, float inverse
 }
 
 /* Fills the codes for the fit's own d and m. */
-static void encode_codes(const float *x, size_t n, int zero, phi_group_fit *fit)
+static void encode_codes(const float *x, size_t n, code_range range, phi_group_fit *fit)
 {
     float m = phi_half_to_float(fit->m);
     float inverse = 1.0F / phi_half_to_float(fit->d);
-    float low = (float)-zero;
+    int zero = (int)-range.low;
     for (size_t i = 0; i < n; i++) {
         fit->codes[i] =
-            (uint8_t)((int)nearest(clamp((x[i] - m) * inverse, low, low + 15.0F)) + zero);
+            (uint8_t)((int)phi_nearest(phi_clampf((x[i] - m) * inverse, range.low, range.high)) +
+                      zero);
     }
     fit->error = fit_error(x, n, fit, zero);
 }
@@ -171,7 +178,8 @@ static bool scale_is_usable(uint16_t d)
     return value != 0.0F && isfinite(value);
 }
 
-static void refine_symmetric(const float *x, size_t n, float d, phi_group_fit *best)
+static void refine_symmetric(const float *x, size_t n, code_range range, float d,
+                             phi_group_fit *best)
 {
     phi_group_fit trial = {0};
     for (int round = 0; round < REFINE_MAX; round++) {
@@ -180,11 +188,11 @@ static void refine_symmetric(const float *x, size_t n, float d, phi_group_fit *b
             return;
         }
         trial.d = stored;
-        encode_codes(x, n, 8, &trial);
+        encode_codes(x, n, range, &trial);
         if (trial.error < best->error) {
             *best = trial;
         }
-        code_sums sums = sum_codes(x, n, 0.0F, 1.0F / phi_half_to_float(stored), -8.0F);
+        code_sums sums = sum_codes(x, n, 0.0F, 1.0F / phi_half_to_float(stored), range);
         if (sums.ll <= 0.0F) {
             return;
         }
@@ -192,23 +200,25 @@ static void refine_symmetric(const float *x, size_t n, float d, phi_group_fit *b
     }
 }
 
-void phi_fit_search_symmetric(const float *x, size_t n, phi_group_fit *out_fit)
+void phi_fit_search_symmetric(unsigned bits, const float *x, size_t n, phi_group_fit *out_fit)
 {
     PHI_ASSERT(n <= PHI_GROUP_MAX && n % PHI_BLOCK_ELEMENTS == 0);
-    phi_fit_plain_symmetric(x, n, out_fit);
+    const code_range range = symmetric_range(bits);
+    phi_fit_plain_symmetric(bits, x, n, out_fit);
     float peak = signed_peak(x, n);
     float unit = 1.0F / peak;
     if (peak == 0.0F || !isfinite(unit)) {
         return;
     }
-    /* The peak lands on code -t: from 6.25, wider than the codes need, to 10.75, where what lies
-     * beyond 3/4 of the peak is clipped; on either side, as the codes reach to -8 but only to 7. */
+    /* The peak lands on code -t: with 4 bits from 6.25, wider than the codes need, to 10.75, where
+     * what lies beyond 3/4 of the peak is clipped; on either side, as the codes reach to -8 but
+     * only to 7. */
     float best_gain = 0.0F;
     float best_d = 0.0F;
     for (int sign = -1; sign <= 1; sign += 2) {
         for (int step = 0; step <= 18; step++) {
-            float inverse = (float)sign * (6.25F + 0.25F * (float)step) * unit;
-            code_sums sums = sum_codes(x, n, 0.0F, inverse, -8.0F);
+            float inverse = (float)sign * (-range.low - 1.75F + 0.25F * (float)step) * unit;
+            code_sums sums = sum_codes(x, n, 0.0F, inverse, range);
             /* The error left by d = xl / ll is sum(x^2) - xl^2 / ll. */
             float gain = sums.ll > 0.0F ? sums.xl * (sums.xl / sums.ll) : 0.0F;
             if (gain > best_gain) {
@@ -217,7 +227,7 @@ void phi_fit_search_symmetric(const float *x, size_t n, phi_group_fit *out_fit)
             }
         }
     }
-    refine_symmetric(x, n, best_d, out_fit);
+    refine_symmetric(x, n, range, best_d, out_fit);
 }
 
 /* Least squares of x on the codes: x ~ d * l + m. */
@@ -233,7 +243,8 @@ static bool solve_offset(const code_sums *sums, float sum_x, float n, float *out
 }
 
 /* `x` are the group's values, d and m a first fit to them. */
-static void refine_offset(const float *x, size_t n, float d, float m, phi_group_fit *best)
+static void refine_offset(const float *x, size_t n, code_range range, float d, float m,
+                          phi_group_fit *best)
 {
     float sum_x = 0.0F;
     for (size_t i = 0; i < n; i++) {
@@ -249,12 +260,12 @@ static void refine_offset(const float *x, size_t n, float d, float m, phi_group_
         }
         trial.d = stored_d;
         trial.m = stored_m;
-        encode_codes(x, n, 0, &trial);
+        encode_codes(x, n, range, &trial);
         if (trial.error < best->error) {
             *best = trial;
         }
         code_sums sums =
-            sum_codes(x, n, phi_half_to_float(stored_m), 1.0F / phi_half_to_float(stored_d), 0.0F);
+            sum_codes(x, n, phi_half_to_float(stored_m), 1.0F / phi_half_to_float(stored_d), range);
         if (!solve_offset(&sums, sum_x, (float)n, &d, &m)) {
             return;
         }
@@ -263,10 +274,11 @@ static void refine_offset(const float *x, size_t n, float d, float m, phi_group_
     }
 }
 
-void phi_fit_search_offset(const float *x, size_t n, phi_group_fit *out_fit)
+void phi_fit_search_offset(unsigned bits, const float *x, size_t n, phi_group_fit *out_fit)
 {
     PHI_ASSERT(n <= PHI_GROUP_MAX && n % PHI_BLOCK_ELEMENTS == 0);
-    phi_fit_plain_offset(x, n, out_fit);
+    const code_range codes = offset_range(bits);
+    phi_fit_plain_offset(bits, x, n, out_fit);
     float low = 0.0F;
     float high = 0.0F;
     extent(x, n, &low, &high);
@@ -289,8 +301,8 @@ void phi_fit_search_offset(const float *x, size_t n, phi_group_fit *out_fit)
     for (int step = 0; step <= 16; step++) {
         float span = range * (0.7F + 0.025F * (float)step);
         for (int shift = -1; shift <= 1; shift++) {
-            float origin = -0.5F * span + (float)shift * (0.33F / 15.0F) * span;
-            code_sums sums = sum_codes(centred, n, origin, 15.0F / span, 0.0F);
+            float origin = -0.5F * span + (float)shift * (0.33F / codes.high) * span;
+            code_sums sums = sum_codes(centred, n, origin, codes.high / span, codes);
             float d = 0.0F;
             float m = 0.0F;
             if (!solve_offset(&sums, sum_x, (float)n, &d, &m)) {
@@ -305,6 +317,6 @@ void phi_fit_search_offset(const float *x, size_t n, phi_group_fit *out_fit)
         }
     }
     if (best_gain > 0.0F) {
-        refine_offset(x, n, best_d, best_m + middle, out_fit);
+        refine_offset(x, n, codes, best_d, best_m + middle, out_fit);
     }
 }

@@ -59,7 +59,7 @@ typedef struct lookup {
     phi_err *err;
 } lookup;
 
-static const char *label_of(const lookup *l, const stored *tensor)
+static const char *label_of(const stored *tensor)
 {
     return phi_path_label(tensor->file->path);
 }
@@ -202,10 +202,10 @@ static phi_status check_shape(const lookup *l, const stored *tensor, uint32_t ro
     format_shape(entry, has, sizeof has);
     if (vector) {
         return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u] is right",
-                        label_of(l, tensor), entry->name, has, cols);
+                        label_of(tensor), entry->name, has, cols);
     }
     return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u, %u] is right",
-                    label_of(l, tensor), entry->name, has, rows, cols);
+                    label_of(tensor), entry->name, has, rows, cols);
 }
 
 /* The plain dtypes, or all. */
@@ -232,7 +232,7 @@ static phi_status check_dtype(const lookup *l, const stored *tensor, bool vector
     char names[160];
     name_dtypes(l->naming == PHI_NAMING_GGUF && !vector, names, sizeof names);
     return phi_fail(l->err, PHI_E_UNSUPPORTED, "%s: tensor \"%s\" has dtype %s; supported here: %s",
-                    label_of(l, tensor), entry->name, entry->dtype_name, names);
+                    label_of(tensor), entry->name, entry->dtype_name, names);
 }
 
 /* A bias beside a weight would change every answer, so it is not ignored like other extras. */
@@ -249,7 +249,7 @@ static phi_status check_no_bias(const lookup *l, const stored *tensor)
     }
     return phi_fail(l->err, PHI_E_UNSUPPORTED,
                     "%s: tensor \"%s\" is not supported: phi3 models have no biases",
-                    label_of(l, bias), name);
+                    label_of(bias), name);
 }
 
 static phi_status add_piece(const lookup *l, const stored *tensor, uint32_t rows, bool vector,
@@ -283,9 +283,9 @@ static phi_status add_listed_piece(const lookup *l, const stored *tensor, uint32
 {
     const phi_stored *listed = tensor->listed;
     if (listed->n_dims != (vector ? 1U : 2U) || listed->rows != rows || listed->cols != out->cols) {
-        return phi_fail(
-            l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%u, %u]; [%u, %u] is right",
-            label_of(l, tensor), listed->name, listed->rows, listed->cols, rows, out->cols);
+        return phi_fail(l->err, PHI_E_FORMAT,
+                        "%s: tensor \"%s\" has shape [%u, %u]; [%u, %u] is right", label_of(tensor),
+                        listed->name, listed->rows, listed->cols, rows, out->cols);
     }
     uint32_t piece = out->n_pieces++;
     out->piece_rows[piece] = rows;

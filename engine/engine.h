@@ -80,7 +80,7 @@ typedef struct phi_model_options {
 typedef struct phi_model_info {
     const char *name;         /* as the file says; may be "" */
     const char *architecture; /* "phi3" */
-    const char *format;       /* "gguf", "safetensors", "pytorch" */
+    const char *format;       /* phi_checkpoint_format */
     uint32_t n_ctx;
     uint32_t n_vocab;
     uint32_t n_layer;

@@ -7,7 +7,8 @@
 
 bool phi_source_name_is_weights(const char *name)
 {
-    return phi_str_ends(name, ".safetensors") ||
+    return phi_str_ends(name, ".safetensors") || phi_str_ends(name, ".onnx") ||
+           strcmp(name, "openvino_model.bin") == 0 ||
            (phi_str_starts(name, "pytorch_model") && phi_str_ends(name, ".bin"));
 }
 

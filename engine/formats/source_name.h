@@ -11,7 +11,7 @@
 
 #include <stdbool.h>
 
-/* True for the files of a Hugging Face folder that hold its tensors. */
+/* True for the files of a model's folder that hold its tensors. */
 bool phi_source_name_is_weights(const char *name);
 /* NULL, or why a model cannot be read from a file of this name, and what to use instead. */
 const char *phi_source_name_refusal(const char *name);

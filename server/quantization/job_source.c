@@ -89,7 +89,8 @@ static phi_status check_files(const phi_store_source *sources, size_t count, phi
                                       "two of the source files are named '%.80s'", name);
             }
         }
-        config = config || strcmp(name, "config.json") == 0;
+        config = config || strcmp(name, "config.json") == 0 ||
+                 strcmp(name, "genai_config.json") == 0;
         tokenizer = tokenizer || strcmp(name, "tokenizer.json") == 0;
         weights = weights || phi_source_file_is_weights(name);
         refused = refused ? refused : phi_source_file_refusal(name) ? name : NULL;
@@ -101,8 +102,8 @@ static phi_status check_files(const phi_store_source *sources, size_t count, phi
     if (!config || !tokenizer || !weights) {
         return phi_fail_param(err, PHI_E_INVALID, "source.files",
                               "the source has no %s; name all of the model's files (config.json, "
-                              "*.safetensors or pytorch_model*.bin, tokenizer.json, ...), one .tar "
-                              "or one .gguf",
+                              "*.safetensors or pytorch_model*.bin, tokenizer.json, ...), or of an "
+                              "ONNX or OpenVINO folder, one .tar or one .gguf",
                               !config      ? "config.json"
                               : !tokenizer ? "tokenizer.json"
                                            : "*.safetensors or pytorch_model*.bin");

@@ -438,6 +438,13 @@ phi_status phi_engine_quantize(phi_engine *engine, const phi_quantize_options *o
     return phi_quantize(&compute, options, out_quality, err);
 }
 
+phi_status phi_engine_convert(phi_engine *engine, const phi_convert_options *options,
+                              phi_convert_report *out_report, phi_err *err)
+{
+    const phi_compute compute = {engine->kernels, engine->team, PHI_TEAM_BACKGROUND};
+    return phi_convert(&compute, options, out_report, err);
+}
+
 phi_status phi_engine_bench(phi_engine *engine, const phi_bench_options *options,
                             phi_bench **out_bench, phi_err *err)
 {

@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "engine/bench/bench.h"
 #include "engine/kernels/team.h"
+#include "engine/quant/convert.h"
 #include "engine/quant/quantize.h"
 #include "engine/runtime/generation.h"
 #include "engine/runtime/scheduler.h"
@@ -126,6 +127,9 @@ phi_status phi_engine_generate(phi_engine *engine, phi_model *model,
 /* ---- quantization: see quant/quantize.h ---- */
 
 /* [job] */
+/* See quant/convert.h. */
+phi_status phi_engine_convert(phi_engine *engine, const phi_convert_options *options,
+                              phi_convert_report *out_report, phi_err *err) PHI_MUST_CHECK;
 phi_status phi_engine_quantize(phi_engine *engine, const phi_quantize_options *options,
                                phi_quality *out_quality, phi_err *err) PHI_MUST_CHECK;
 

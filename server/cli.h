@@ -60,6 +60,7 @@ typedef struct phi_command {
 
 extern const phi_command phi_cmd_serve;
 extern const phi_command phi_cmd_quantize;
+extern const phi_command phi_cmd_convert;
 extern const phi_command phi_cmd_generate;
 extern const phi_command phi_cmd_inspect;
 extern const phi_command phi_cmd_bench;

@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const phi_command *const commands[] = {
-    &phi_cmd_serve,   &phi_cmd_quantize, &phi_cmd_generate,
+    &phi_cmd_serve,   &phi_cmd_quantize, &phi_cmd_convert, &phi_cmd_generate,
     &phi_cmd_inspect, &phi_cmd_bench,    &phi_cmd_config,
 };
 #define N_COMMANDS (sizeof commands / sizeof *commands)

@@ -1,0 +1,59 @@
+/*
+ * Purpose: a checkpoint of any format as a folder of another ecosystem: code for code where that
+ * can hold it, requantized where not, and told which. Owns:    nothing that outlives the call.
+ * Threads: [job]; arithmetic runs on the team at background priority.
+ * Errors:  the tensor, file or option is named; PHI_E_CANCELLED when the progress callback says
+ *          stop.
+ * Limits:  memory for some rows of one tensor. The source is a folder: a .gguf holds no
+ *          tokenizer.json.
+ *
+ * Without a precision each matrix keeps its own. A matrix of codes goes over exactly when the
+ * format has its width, its groups (or smaller ones, which repeat the scale) and its zero points:
+ * ONNX and OpenVINO store them as codes, so an offset that is no whole number of scales (Q4_1, the
+ * K-quants, MLX) has none, and such a matrix is coded anew from its values.
+ */
+#ifndef PHI_ENGINE_QUANT_CONVERT_H
+#define PHI_ENGINE_QUANT_CONVERT_H
+
+#include "base/status.h"
+#include "engine/kernels/matmul.h"
+#include "engine/quant/quantize.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum phi_convert_format {
+    PHI_CONVERT_ONNX,
+    PHI_CONVERT_OPENVINO,
+    PHI_CONVERT_FORMAT_COUNT,
+} phi_convert_format;
+
+const char *phi_convert_format_name(phi_convert_format format); /* "onnx" */
+bool phi_convert_format_parse(const char *name, phi_convert_format *out_format);
+
+typedef struct phi_convert_options {
+    const char *source;  /* what phi_checkpoint_open takes */
+    const char *out_dir; /* made where there is none */
+    phi_convert_format format;
+    bool keep;               /* each matrix's own precision; else: */
+    phi_precision precision; /* INT4: embedding and head get 8 bits */
+    uint32_t group_size;     /* INT4: 16 to 256, a power of two; others ignore it (INT8 is 32) */
+    bool symmetric;          /* INT4: without zero points */
+    bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
+    void *progress_user;
+} phi_convert_options;
+
+typedef struct phi_convert_report {
+    uint32_t matrices;
+    uint32_t exact;       /* of these, those whose values are the source's own */
+    uint32_t requantized; /* those that were coded anew; the rest are rounded to 16 bits */
+    double weight_rmse;   /* of those coded anew, relative to their root mean square */
+    char worst_tensor[64];
+    double worst_rmse;
+    double seconds;
+} phi_convert_report;
+
+phi_status phi_convert(const phi_compute *compute, const phi_convert_options *options,
+                       phi_convert_report *out_report, phi_err *err) PHI_MUST_CHECK;
+
+#endif

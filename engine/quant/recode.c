@@ -1,0 +1,312 @@
+#include "engine/quant/recode.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "engine/formats/tensor_rows.h"
+#include "engine/tensor/half.h"
+
+/* Elements that are read at a time while looking. */
+#define LOOK_ELEMENTS (1U << 20)
+
+/* ---- rows in their own form ---- */
+
+/* One row, in the terms of phi_weight_set_codes. */
+typedef struct own_row {
+    phi_form form;
+    uint8_t *codes; /* [cols] */
+    float *scales;  /* [cols / form.group] */
+    float *offsets; /* filled if the form has them */
+} own_row;
+
+static phi_form run_form(const phi_row_run *run)
+{
+    return run->coded ? run->coded->form : phi_form_of(run->dtype);
+}
+
+static void split(const phi_row_run *run, uint32_t cols, const uint8_t *src, own_row *out)
+{
+    out->form = run_form(run);
+    if (!run->coded) {
+        phi_dtype_codes(run->dtype, src, cols, out->codes, out->scales, out->offsets);
+        return;
+    }
+    size_t bytes = cols / out->form.group * sizeof(float);
+    memcpy(out->codes, src, cols);
+    memcpy(out->scales, src + cols, bytes);
+    if (out->form.has_offsets) {
+        memcpy(out->offsets, src + cols + bytes, bytes);
+    }
+}
+
+static bool alloc_row(uint32_t cols, own_row *out)
+{
+    /* Groups are of 16 columns at least. */
+    out->codes = phi_try_alloc(cols);
+    out->scales = phi_try_alloc((size_t)cols / 16 * 2 * sizeof(float));
+    out->offsets = out->scales ? out->scales + cols / 16 : NULL;
+    return out->codes && out->scales;
+}
+
+static void free_row(own_row *row)
+{
+    phi_free(row->codes);
+    phi_free(row->scales);
+}
+
+/* The zero point of group g for codes as the target has them: unsigned, INT8's plus 128. An offset
+ * that came from a zero point was rounded on its way. */
+static float zero_of(const own_row *row, size_t g)
+{
+    float base = row->form.kind == PHI_WEIGHT_INT4 ? 0.0F : 128.0F;
+    if (!row->form.has_offsets) {
+        return row->form.kind == PHI_WEIGHT_INT4 ? 8.0F : base;
+    }
+    if (row->scales[g] == 0.0F) {
+        return base;
+    }
+    float zero = base - row->offsets[g] / row->scales[g];
+    float nearest = rintf(zero);
+    return (base - nearest) * row->scales[g] == row->offsets[g] ? nearest : zero;
+}
+
+/* True when the zero point is a code and gives the offset back. */
+static bool is_whole(const own_row *row, size_t g, float most)
+{
+    float zero = zero_of(row, g);
+    float base = row->form.kind == PHI_WEIGHT_INT4 ? 0.0F : 128.0F;
+    if (!row->form.has_offsets) {
+        return true;
+    }
+    return zero == rintf(zero) && zero >= 0.0F && zero <= most &&
+           (base - zero) * row->scales[g] == row->offsets[g];
+}
+
+/* ---- looking ---- */
+
+static void look_at(const own_row *row, uint32_t cols, phi_recode_scan *scan)
+{
+    bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
+    float most = is_int4 ? 15.0F : 255.0F;
+    for (size_t g = 0; g < cols / row->form.group; g++) {
+        scan->whole_zeros = scan->whole_zeros && is_whole(row, g, most);
+        scan->centred = scan->centred && zero_of(row, g) == (is_int4 ? 8.0F : 128.0F);
+        scan->halves =
+            scan->halves && phi_half_to_float(phi_half_of_float(row->scales[g])) == row->scales[g];
+    }
+}
+
+phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                           phi_recode_scan *out_scan, phi_err *err)
+{
+    phi_form form = phi_tensor_form(tensor);
+    phi_recode_scan scan = {.whole_zeros = true, .centred = true, .halves = true};
+    PHI_ASSERT(form.group);
+    if (!form.has_offsets && !form.wide) {
+        *out_scan = scan;
+        return PHI_OK;
+    }
+    uint32_t step = LOOK_ELEMENTS / tensor->cols + 1;
+    own_row row = {0};
+    uint8_t *data = phi_try_alloc((size_t)phi_tensor_row_bytes_max(tensor) * step);
+    phi_status status = data && alloc_row(tensor->cols, &row)
+                            ? PHI_OK
+                            : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for rows");
+    for (uint32_t at = 0; at < tensor->rows && !status;) {
+        phi_row_run run = phi_tensor_run(tensor, at);
+        uint32_t count = run.rows < step ? run.rows : step;
+        status = phi_checkpoint_read_rows(checkpoint, tensor, at, count, data, err);
+        for (uint32_t r = 0; r < count && !status; r++) {
+            split(&run, tensor->cols, data + r * run.row_bytes, &row);
+            look_at(&row, tensor->cols, &scan);
+        }
+        at += count;
+    }
+    phi_free(data);
+    free_row(&row);
+    if (!status) {
+        *out_scan = scan;
+    }
+    return status;
+}
+
+bool phi_recode_is_exact(const phi_form *form, const phi_recode_scan *scan,
+                         const phi_code_target *target)
+{
+    bool fits = form->group && (form->kind == PHI_WEIGHT_INT4 || target->bits == 8) &&
+                form->group % target->group == 0;
+    bool scales = target->scale_dtype == PHI_DTYPE_F32 ||
+                  (target->scale_dtype == PHI_DTYPE_F16 && scan->halves);
+    switch (target->zero_rule) {
+    case PHI_ZERO_CENTRE:
+        return fits && scales && scan->centred && scan->whole_zeros;
+    case PHI_ZERO_INTEGER:
+        return fits && scales && scan->whole_zeros;
+    case PHI_ZERO_REAL:
+        return fits && scales && target->scale_dtype == PHI_DTYPE_F32;
+    }
+    PHI_UNREACHABLE();
+}
+
+/* ---- exact ---- */
+
+static void move_row(const own_row *row, const phi_code_target *target, uint32_t cols,
+                     uint8_t *codes, float *scales, float *zeros)
+{
+    bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
+    /* INT4 without offsets in 8 bits: the middle moves from 8 to 128. */
+    uint8_t add = !is_int4 ? 128 : target->bits == 8 && !row->form.has_offsets ? 120 : 0;
+    for (uint32_t k = 0; k < cols; k++) {
+        codes[k] = (uint8_t)(row->codes[k] + add);
+    }
+    for (size_t g = 0; g < cols / target->group; g++) {
+        size_t from = g * target->group / row->form.group;
+        scales[g] = row->scales[from];
+        if (target->zero_rule == PHI_ZERO_INTEGER) {
+            zeros[g] = zero_of(row, from) + (is_int4 ? add : 0);
+        } else if (target->zero_rule == PHI_ZERO_REAL) {
+            float offset = row->form.has_offsets ? row->offsets[from] : 0.0F;
+            float centre = row->form.has_offsets || !is_int4 ? 0.0F : 8.0F;
+            zeros[g] = offset - (centre + (float)add) * row->scales[from];
+        }
+    }
+}
+
+static phi_status move_rows(const phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
+                            float *scales, float *zeros, phi_err *err)
+{
+    const phi_tensor *tensor = self->tensor;
+    size_t groups = tensor->cols / self->target.group;
+    own_row own = {0};
+    uint8_t *data = phi_try_alloc((size_t)phi_tensor_rows_bytes(tensor, row, count));
+    phi_status status =
+        data && alloc_row(tensor->cols, &own)
+            ? phi_checkpoint_read_rows(self->checkpoint, tensor, row, count, data, err)
+            : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for rows");
+    const uint8_t *from = data;
+    for (uint32_t r = 0; r < count && !status; r++) {
+        phi_row_run run = phi_tensor_run(tensor, row + r);
+        split(&run, tensor->cols, from, &own);
+        move_row(&own, &self->target, tensor->cols, codes + (size_t)r * tensor->cols,
+                 scales + r * groups, zeros ? zeros + r * groups : NULL);
+        from += run.row_bytes;
+    }
+    phi_free(data);
+    free_row(&own);
+    return status;
+}
+
+/* ---- anew ---- */
+
+typedef struct coding {
+    const phi_code_target *target;
+    const float *values;
+    uint32_t cols;
+    uint8_t *codes;
+    float *scales;
+    float *zeros;
+    double *errors; /* [rows] */
+    _Atomic uint32_t bad_row;
+} coding;
+
+static double group_error(const phi_code_target *target, const float *x, const uint8_t *codes,
+                          float scale, float zero)
+{
+    float centre = target->zero_rule == PHI_ZERO_INTEGER  ? zero
+                   : target->zero_rule == PHI_ZERO_CENTRE ? (float)(1U << (target->bits - 1))
+                                                          : 0.0F;
+    float offset = target->zero_rule == PHI_ZERO_REAL ? zero : 0.0F;
+    double error = 0.0;
+    for (uint32_t k = 0; k < target->group; k++) {
+        double value = (double)(scale * ((float)codes[k] - centre) + offset);
+        error += (value - (double)x[k]) * (value - (double)x[k]);
+    }
+    return error;
+}
+
+static void code_rows(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    coding *self = arg;
+    uint32_t group = self->target->group;
+    size_t groups = self->cols / group;
+    (void)worker;
+    for (size_t r = begin; r < end; r++) {
+        self->errors[r] = 0.0;
+        for (size_t g = 0; g < groups; g++) {
+            const float *x = self->values + r * self->cols + g * group;
+            uint8_t *codes = self->codes + r * self->cols + g * group;
+            float scale = 0.0F;
+            float zero = 0.0F;
+            if (!phi_group_encode(self->target, x, group, codes, &scale, &zero)) {
+                atomic_store(&self->bad_row, (uint32_t)r);
+                return;
+            }
+            self->errors[r] += group_error(self->target, x, codes, scale, zero);
+            self->scales[r * groups + g] = scale;
+            if (self->target->zero_rule != PHI_ZERO_CENTRE) {
+                self->zeros[r * groups + g] = zero;
+            }
+        }
+    }
+}
+
+static phi_status code_anew(phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
+                            float *scales, float *zeros, phi_err *err)
+{
+    size_t elements = (size_t)count * self->tensor->cols;
+    float *values = phi_try_alloc(elements * sizeof *values);
+    double *errors = phi_try_alloc_zero(count, sizeof *errors);
+    phi_status status =
+        values && errors
+            ? phi_recode_floats(self->checkpoint, self->tensor, row, count, values, err)
+            : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for rows");
+    if (!status) {
+        coding work = {.target = &self->target,
+                       .values = values,
+                       .cols = self->tensor->cols,
+                       .codes = codes,
+                       .scales = scales,
+                       .zeros = zeros,
+                       .errors = errors};
+        atomic_init(&work.bad_row, UINT32_MAX);
+        phi_team_run(self->compute->team, self->compute->priority, count, 1, code_rows, &work);
+        uint32_t bad = atomic_load(&work.bad_row);
+        if (bad != UINT32_MAX) {
+            status = phi_fail(err, PHI_E_UNSUPPORTED,
+                              "tensor '%s', row %u: a weight is not a finite number, or too large "
+                              "for a scale of %s",
+                              self->tensor->name, row + bad,
+                              phi_dtype_get(self->target.scale_dtype)->name);
+        }
+        for (size_t i = 0; i < elements && !status; i++) {
+            self->weight += (double)values[i] * (double)values[i];
+        }
+        for (uint32_t r = 0; r < count && !status; r++) {
+            self->error += errors[r];
+        }
+    }
+    phi_free(values);
+    phi_free(errors);
+    return status;
+}
+
+phi_status phi_recode_rows(phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
+                           float *scales, float *zeros, phi_err *err)
+{
+    return self->exact ? move_rows(self, row, count, codes, scales, zeros, err)
+                       : code_anew(self, row, count, codes, scales, zeros, err);
+}
+
+phi_status phi_recode_floats(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                             uint32_t row, uint32_t count, float *out, phi_err *err)
+{
+    void *scratch = phi_try_alloc((size_t)phi_tensor_rows_bytes(tensor, row, count));
+    phi_status status =
+        scratch ? phi_checkpoint_read_rows_f32(checkpoint, tensor, row, count, scratch, out, err)
+                : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for rows");
+    phi_free(scratch);
+    return status;
+}

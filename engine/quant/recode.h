@@ -1,0 +1,49 @@
+/*
+ * Purpose: rows of a checkpoint's matrix in the codes that a target format holds.
+ * Owns:    phi_recode owns its buffers.
+ * Threads: one caller; coding anew runs on the team.
+ * Errors:  the tensor, row and what is wrong with a value that cannot be coded.
+ * Limits:  memory for the rows of one call.
+ */
+#ifndef PHI_ENGINE_QUANT_RECODE_H
+#define PHI_ENGINE_QUANT_RECODE_H
+
+#include "engine/formats/checkpoint.h"
+#include "engine/kernels/matmul.h"
+#include "engine/quant/group_codes.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What a matrix of codes is like, beyond its form. */
+typedef struct phi_recode_scan {
+    bool whole_zeros; /* every zero point is a code: 0..15, or 0..255 */
+    bool centred;     /* and is the middle one */
+    bool halves;      /* every scale is one that fp16 has */
+} phi_recode_scan;
+
+/* Reads the matrix's scales and offsets; its form must be INT4 or INT8. */
+phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                           phi_recode_scan *out_scan, phi_err *err) PHI_MUST_CHECK;
+/* True when a matrix of this form and these zero points and scales is in the target what it is. */
+bool phi_recode_is_exact(const phi_form *form, const phi_recode_scan *scan,
+                         const phi_code_target *target);
+
+typedef struct phi_recode {
+    const phi_compute *compute;
+    const phi_checkpoint *checkpoint;
+    const phi_tensor *tensor;
+    phi_code_target target;
+    bool exact;
+    double error; /* of rows coded anew: sums of squared differences and of squares */
+    double weight;
+} phi_recode;
+
+/* As phi_export's read_codes. */
+phi_status phi_recode_rows(phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
+                           float *scales, float *zeros, phi_err *err) PHI_MUST_CHECK;
+/* As its read_f32. */
+phi_status phi_recode_floats(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
+                             uint32_t row, uint32_t count, float *out, phi_err *err) PHI_MUST_CHECK;
+
+#endif

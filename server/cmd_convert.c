@@ -1,0 +1,185 @@
+/* phid convert: a model's folder in the format of another ecosystem. */
+#include "base/clock.h"
+#include "engine/engine.h"
+#include "server/cli.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Between two lines of progress: on a terminal, and elsewhere. */
+#define TTY_LINE_NS 200000000U
+#define PLAIN_LINE_NS 5000000000U
+
+typedef struct shown {
+    bool tty;
+    uint64_t started_ns;
+    uint64_t last_ns;
+} shown;
+
+typedef struct arguments {
+    const char *format;
+    const char *precision;
+    const char *group_size;
+    const char *threads;
+    bool asymmetric;
+    bool json;
+    phi_cli_args args;
+} arguments;
+
+static void help(void)
+{
+    (void)printf(
+        "phid convert: a model as a folder of another ecosystem.\n"
+        "\n"
+        "  phid convert SRC OUT --format onnx\n"
+        "  phid convert SRC OUT --format openvino --precision int4 --group-size 64\n"
+        "\n"
+        "SRC is any folder that phid quantize reads; OUT is the folder to write. Without\n"
+        "a precision each matrix keeps its own: codes go over as they are where the\n"
+        "format can hold them, and the report says where it cannot.\n"
+        "\n"
+        "  --format F        onnx: model.onnx and genai_config.json, for ONNX Runtime\n"
+        "                    GenAI's CPU provider; openvino: openvino_model.xml and .bin,\n"
+        "                    for OpenVINO GenAI\n"
+        "  --precision P     int4, int8, fp16 or fp32\n"
+        "  --group-size N    INT4: weights that share a scale: 16, 32 (default), 64, 128\n"
+        "                    or 256\n"
+        "  --asymmetric      INT4: groups have a zero point: larger, more exact\n"
+        "  --threads N       compute threads; default: one for each core\n"
+        "  --json            the report as JSON\n"
+        "\n"
+        "Progress goes to standard error, the report to standard output.\n");
+}
+
+static bool on_progress(void *user, uint64_t bytes_done, uint64_t bytes_total)
+{
+    shown *self = user;
+    uint64_t now_ns = phi_clock_ns();
+    if (now_ns - self->last_ns >= (self->tty ? TTY_LINE_NS : PLAIN_LINE_NS) && bytes_total > 0) {
+        double share = 100.0 * (double)bytes_done / (double)bytes_total;
+        self->last_ns = now_ns;
+        (void)fprintf(stderr, self->tty ? "\r%3.0f%% written, %.0f s\033[K" : "%3.0f%% %6.1f s\n",
+                      share, (double)(now_ns - self->started_ns) / 1e9);
+    }
+    return !phi_cli_interrupted();
+}
+
+static phi_status take_options(const arguments *args, uint64_t group, phi_convert_options *options,
+                               phi_err *err)
+{
+    if (args->args.count != 2) {
+        return phi_fail(err, PHI_E_INVALID,
+                        "name a source and a folder: phid convert SRC OUT --format F");
+    }
+    if (!args->format || !phi_convert_format_parse(args->format, &options->format)) {
+        return phi_fail(err, PHI_E_INVALID, "--format is %s%.40s%s; it must be onnx or openvino",
+                        args->format ? "'" : "missing", args->format ? args->format : "",
+                        args->format ? "'" : "");
+    }
+    options->keep = !args->precision;
+    if (args->precision && !phi_precision_parse(args->precision, &options->precision)) {
+        return phi_fail(err, PHI_E_INVALID,
+                        "--precision is '%.40s'; it must be int4, int8, fp16 or fp32",
+                        args->precision);
+    }
+    bool is_int4 = !options->keep && options->precision == PHI_PRECISION_INT4;
+    if (!is_int4 && (args->group_size || args->asymmetric)) {
+        return phi_fail(err, PHI_E_INVALID, "%s applies to --precision int4 only",
+                        args->group_size ? "--group-size" : "--asymmetric");
+    }
+    options->source = args->args.items[0];
+    options->out_dir = args->args.items[1];
+    options->group_size = (uint32_t)group;
+    options->symmetric = !args->asymmetric;
+    return PHI_OK;
+}
+
+static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *threads,
+                        phi_convert_options *options, phi_err *err)
+{
+    const phi_cli_flag flags[] = {
+        {"--format", &out->format, NULL},         {"--precision", &out->precision, NULL},
+        {"--group-size", &out->group_size, NULL}, {"--threads", &out->threads, NULL},
+        {"--asymmetric", NULL, &out->asymmetric}, {"--json", NULL, &out->json},
+    };
+    uint64_t group = 32;
+    phi_status status =
+        phi_cli_parse(argc, argv, flags, sizeof flags / sizeof *flags, &out->args, err);
+    status =
+        status ? status : phi_cli_number("--group-size", out->group_size, 16, 256, &group, err);
+    status =
+        status ? status
+               : phi_cli_number("--threads", out->threads, 1, PHI_LIMIT_TEAM_THREADS, threads, err);
+    return status ? status : take_options(out, group, options, err);
+}
+
+static void report(const phi_convert_options *options, const phi_convert_report *r, bool json)
+{
+    if (json) {
+        json_t *body = json_pack(
+            "{s:s, s:s, s:i, s:i, s:i, s:f, s:{s:s, s:f}, s:f}", "out", options->out_dir, "format",
+            phi_convert_format_name(options->format), "matrices", (int)r->matrices, "exact",
+            (int)r->exact, "requantized", (int)r->requantized, "weight_rmse", r->weight_rmse,
+            "worst_tensor", "name", r->worst_tensor, "rmse", r->worst_rmse, "seconds", r->seconds);
+        (void)json_dumpf(body, stdout, JSON_INDENT(2));
+        (void)printf("\n");
+        json_decref(body);
+        return;
+    }
+    (void)printf("%s: %s, %" PRIu32 " matrices, %" PRIu32 " exactly as they were, %" PRIu32
+                 " coded anew, %" PRIu32 " rounded to fp16, %.1f s\n",
+                 options->out_dir, phi_convert_format_name(options->format), r->matrices, r->exact,
+                 r->requantized, r->matrices - r->exact - r->requantized, r->seconds);
+    if (r->requantized > 0) {
+        (void)printf("weights coded anew: relative error %.4f; largest %.4f in %s\n",
+                     r->weight_rmse, r->worst_rmse, r->worst_tensor);
+    }
+}
+
+static phi_status convert(unsigned threads, const phi_convert_options *options,
+                          phi_convert_report *out_report, phi_err *err)
+{
+    phi_engine *engine = NULL;
+    phi_engine_options engine_options = {.threads = threads, .isa = phi_cli_isa()};
+    phi_status status = phi_engine_create(&engine_options, &engine, err);
+    if (!status) {
+        status = phi_engine_convert(engine, options, out_report, err);
+        phi_engine_destroy(engine);
+    }
+    return status;
+}
+
+static int run(int argc, char *const *argv)
+{
+    arguments args = {0};
+    phi_convert_options options = {0};
+    phi_convert_report result = {0};
+    phi_err err = {0};
+    uint64_t threads = 0;
+    if (parse(argc, argv, &args, &threads, &options, &err)) {
+        return phi_cli_fail("convert", &err, PHI_CLI_USAGE);
+    }
+    shown progress = {.tty = isatty(STDERR_FILENO) == 1, .started_ns = phi_clock_ns()};
+    progress.last_ns = progress.started_ns;
+    options.progress = on_progress;
+    options.progress_user = &progress;
+    phi_status status = phi_cli_catch_signals(&err);
+    status = status ? status : convert((unsigned)threads, &options, &result, &err);
+    if (progress.tty) {
+        (void)fputs("\r\033[K", stderr);
+    }
+    if (status == PHI_E_CANCELLED && phi_cli_interrupted()) {
+        (void)fputs("phid convert: interrupted; the folder is not whole\n", stderr);
+        return PHI_CLI_INTERRUPTED;
+    }
+    if (status) {
+        return phi_cli_fail("convert", &err, PHI_CLI_FAILED);
+    }
+    report(&options, &result, args.json);
+    return PHI_CLI_OK;
+}
+
+const phi_command phi_cmd_convert = {"convert", "write another ecosystem's format", run, help};

@@ -638,7 +638,7 @@ static phi_status open_spec(const spec *wanted, phi_err *err)
     }
     (void)fixture_write(&f, "model.onnx", model.data,
                         lies("half a file") ? model.length_bytes / 2 : model.length_bytes);
-    (void)fixture_write(&f, "model.onnx.data", values.data, values.length_bytes);
+    (void)fixture_write(&f, "model.onnx.data", phi_buf_text(&values), values.length_bytes);
     phi_buf_done(&model);
     phi_onnx_close(onnx);
     onnx = NULL;

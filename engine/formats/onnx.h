@@ -9,9 +9,9 @@
  * Limits:  those of onnx_graph.h and of description.h.
  *
  * Matrices are MatMulNBits' of 2, 4 and 8 bits, MatMul's in fp32, fp16 and bf16, and such that
- * DequantizeLinear gives to MatMul by blocks of inputs; the embedding is Gather's or GatherBlockQuantized's. Attention
- * is GroupQueryAttention with the rotary embedding inside, as graphs for CPU (INT4, INT8, FP32) and
- * CUDA have it.
+ * DequantizeLinear gives to MatMul by blocks of inputs; the embedding is Gather's or
+ * GatherBlockQuantized's. Attention is GroupQueryAttention with the rotary embedding inside, as
+ * graphs for CPU (INT4, INT8, FP32) and CUDA have it.
  *
  * Rotary settings are in no field of these files, only the tables of cosines and sines. Where the
  * folder has a config.json, its settings are taken and have to give these tables; else they are

@@ -93,6 +93,28 @@ static phi_status read_position(const tables *t, uint32_t position, float *cos, 
     return status;
 }
 
+/* A table that begins anew somewhere is two: that is how LongRoPE is laid out for processors that
+ * choose by position. Its end tells. */
+static phi_status check_end(const tables *t, phi_err *err)
+{
+    float cos_row[HALF_MAX];
+    float sin_row[HALF_MAX];
+    uint32_t last = t->rows - 1;
+    phi_status status = read_position(t, last, cos_row, sin_row, err);
+    for (uint32_t i = 0; i < t->half && !status; i++) {
+        double angle = last * t->frequency[i];
+        double off = 2.0 * t->unit + last * t->off[i] + angle * 4e-7;
+        double off_cos = fabs(t->factor * cos(angle) - (double)cos_row[i]);
+        double off_sin = fabs(t->factor * sin(angle) - (double)sin_row[i]);
+        if (off < 0.5 && fmax(off_cos, off_sin) > off * t->factor) {
+            status = phi_fail(err, PHI_E_UNSUPPORTED,
+                              "%s: tensors \"%s\" and \"%s\" do not rise evenly to their end",
+                              t->label, t->cos->name, t->sin->name);
+        }
+    }
+    return status;
+}
+
 static phi_status measure(tables *t, phi_err *err)
 {
     float cos[HALF_MAX];
@@ -116,7 +138,7 @@ static phi_status measure(tables *t, phi_err *err)
                               t->cos->name);
         }
     }
-    return status;
+    return status ? status : check_end(t, err);
 }
 
 /* ---- with config.json ---- */

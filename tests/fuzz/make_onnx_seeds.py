@@ -59,8 +59,8 @@ def tables(rows):
 
 
 class Graph:
-    def __init__(self, bits, external):
-        self.bits, self.external, self.out = bits, external, b""
+    def __init__(self, bits, external, qdq):
+        self.bits, self.external, self.qdq, self.out = bits, external, qdq, b""
 
     def floats(self, name, *dims):
         count = math.prod(dims)
@@ -68,7 +68,27 @@ class Graph:
         raw = struct.pack(f"<{count}{'e' if half else 'f'}", *((i % 13 - 6) / 8 for i in range(count)))
         self.out += data(5, tensor(name, 10 if half else 1, dims, raw, self.external))
 
+    def dequantized(self, name, rows, cols):
+        """Signed codes [cols][rows], or [rows][cols] and a Transpose."""
+        lines = self.qdq == 1
+        dims, groups = ([cols, rows], [cols // GROUP, rows]) if lines else ([rows, cols], [rows, cols // GROUP])
+        kind, size = (22, rows * cols // 2) if self.bits == 4 else (3, rows * cols)
+        codes = bytes(i * 7 & 255 for i in range(size))
+        self.out += data(5, tensor(name + ".q", kind, dims, codes, self.external))
+        bits, self.bits = self.bits, 32
+        self.floats(name + ".s", *groups)
+        self.bits = bits
+        out = name + (".w" if lines else ".d")
+        self.out += node("DequantizeLinear", name + ".dq", [name + ".q", name + ".s"], [out],
+                         axis=0 if lines else 1, block_size=GROUP)
+        if not lines:
+            self.out += node("Transpose", name + ".t", [out], [name + ".w"])
+        self.out += node("MatMul", name, [name + ".in", name + ".w"], [name])
+
     def product(self, name, source, rows, cols):
+        if self.qdq:
+            self.out += node("Identity", name + ".id", [source], [name + ".in"])
+            return self.dequantized(name, rows, cols)
         if self.bits >= 16:
             self.floats(name + ".w", cols, rows)
             self.out += node("MatMul", name, [source, name + ".w"], [name])
@@ -108,8 +128,9 @@ def rope(graph, long_rope):
     graph.out += node("If", "if", ["is_long"], ["cos", "sin"], **branches)
 
 
-def model(bits, external=False, apart=False, long_rope=False, fused=False, tied=False):
-    g = Graph(bits, external)
+def model(bits, external=False, apart=False, long_rope=False, fused=False, tied=False,
+          qdq=0):
+    g = Graph(bits, external, qdq)
     g.out += node("Shape", "shape", ["attention_mask"], ["total"])
     rope(g, long_rope)
     if tied:
@@ -149,6 +170,7 @@ for seed, options in {
     "fp32": dict(bits=32), "fp16": dict(bits=16, apart=True), "int8": dict(bits=8, fused=True),
     "int4": dict(bits=4, external=True), "int4-long": dict(bits=4, long_rope=True, tied=True),
     "int2": dict(bits=2, external=True, apart=True),
+    "int4-qdq": dict(bits=4, qdq=1, external=True), "int8-qdq": dict(bits=8, qdq=2),
 }.items():
     with open(os.path.join(ROOT, seed), "wb") as out:
         out.write(model(**options))

@@ -300,14 +300,14 @@ static void add_dequantized(const char *name, uint64_t rows, uint64_t cols)
     bool lines = now.qdq == 1;
     uint64_t groups = cols / GROUP;
     uint64_t count = rows * cols;
-    uint8_t flip = now.zeros ? 0 : (uint8_t)(1U << (now.bits - 1));
+    uint8_t flip = (uint8_t)(now.zeros ? 0U : 1U << (now.bits - 1));
     uint32_t type = now.bits == 4 ? (now.zeros ? UINT4 : INT4) : (now.zeros ? UINT8 : INT8);
     uint8_t *codes = phi_alloc_zero(count, 1);
     float *scales = phi_alloc(rows * groups * sizeof *scales);
     uint8_t *zeros = phi_alloc_zero(rows * groups, 1);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t at = lines ? i % cols * rows + i / cols : i;
-        pack(codes, at, now.bits, code_of(name, i, now.bits) ^ flip);
+        pack(codes, at, now.bits, (uint8_t)(code_of(name, i, now.bits) ^ flip));
     }
     for (uint64_t i = 0; i < rows * groups; i++) {
         uint64_t at = lines ? i % groups * rows + i / groups : i;
@@ -395,6 +395,11 @@ static void fill_table(float *cos_table, float *sin_table, uint32_t rows, bool i
             cos_table[p * HALF + i] = (float)(cos(angle) * factor);
             sin_table[p * HALF + i] = (float)(sin(angle) * factor);
         }
+    }
+    if (lies("two tables in one")) {
+        size_t at = (size_t)3 * CTX / 4 * HALF;
+        memcpy(cos_table + at, cos_table, (size_t)CTX / 4 * HALF * sizeof *cos_table);
+        memcpy(sin_table + at, sin_table, (size_t)CTX / 4 * HALF * sizeof *sin_table);
     }
     if (lies("a table of zeros")) {
         memset(sin_table, 0, rows * HALF * sizeof *sin_table);
@@ -633,7 +638,7 @@ static phi_status open_spec(const spec *wanted, phi_err *err)
     }
     (void)fixture_write(&f, "model.onnx", model.data,
                         lies("half a file") ? model.length_bytes / 2 : model.length_bytes);
-    (void)fixture_write(&f, "model.onnx.data", values.data, values.length_bytes);
+    (void)fixture_write(&f, "model.onnx.data", phi_buf_text(&values), values.length_bytes);
     phi_buf_done(&model);
     phi_onnx_close(onnx);
     onnx = NULL;
@@ -834,6 +839,7 @@ static void test_other_graphs(void **state)
         {{.bits = 4, .qdq = 1, .lie = "blocks of outputs"}, "(DequantizeLinear)"},
         {{.bits = 4, .lie = "weights packed for a GPU"}, "weight_prepacked"},
         {{.bits = 32, .lie = "a table of zeros"}, "rising angles"},
+        {{.bits = 32, .lie = "two tables in one"}, "do not rise evenly"},
         {{.bits = 32, .lie = "operators of its own"}, "operators of its own"},
         {{.bits = 32, .lie = "a sparse tensor"}, "sparse"},
     };

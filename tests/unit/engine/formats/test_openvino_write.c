@@ -166,8 +166,8 @@ static uint8_t *bytes_of(const phi_array *array)
 /* Unsigned code i of packed ones. */
 static uint8_t code_at(const uint8_t *data, uint32_t bits, bool is_signed, size_t i)
 {
-    uint8_t code = bits == 4 ? data[i / 2] >> i % 2 * 4 & 15U : data[i];
-    return is_signed ? code ^ (uint8_t)(1U << (bits - 1)) : code;
+    uint32_t code = bits == 4 ? (uint32_t)data[i / 2] >> i % 2 * 4 & 15U : data[i];
+    return (uint8_t)(is_signed ? code ^ 1U << (bits - 1) : code);
 }
 
 static void check_codes(const phi_stored *stored, const phi_export_tensor *t,

@@ -37,6 +37,9 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32",
          "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 CODED = [("int8", 0), ("int8-sym", 0), ("int8", 64), ("int4", 0), ("int4", 32), ("int4", 64),
          ("int4", 128), ("int4-sym", 0), ("int4-sym", 32), ("int4-sym", 128)]
+# phid rounds activations to 8 bits where weights are codes: how far apart, in logits, the two best
+# tokens may be where it takes the other one.
+MARGIN = {"int8": 0.05, "int4": 0.25}
 # The values of codes are fp16 in the graph, as nncf has it: half a unit of its eleven bits.
 ERROR_MAX = 2e-3
 
@@ -71,8 +74,8 @@ def folder(tmp_path_factory):
     return make
 
 
-def continued_by_phid(prompt):
-    done = subprocess.run([PHID, "generate", str(SAMPLE), prompt, "--raw", "--temperature", "0",
+def continued_by_phid(prompt, source=SAMPLE):
+    done = subprocess.run([PHID, "generate", str(source), prompt, "--raw", "--temperature", "0",
                            "--max-tokens", str(TOKENS), "--json"],
                           capture_output=True, text=True, timeout=300, check=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -122,6 +125,19 @@ def test_openvino_multiplies_codes_out_as_we_do(folder, kind, group):
     found = logits_of(coded, ids)
     wanted = logits_of(folder(coded, "fp32"), ids)
     assert np.abs(found - wanted).max() <= ERROR_MAX * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind,group", CODED)
+def test_phid_says_what_openvino_says(folder, kind, group):
+    """phid loads the folder, and takes the tokens that OpenVINO finds likeliest in it."""
+    path = folder(SAMPLE, kind, group)
+    tokenizer = genai.Tokenizer(str(path))
+    for prompt in PROMPTS:
+        tokens = continued_by_phid(prompt, path)
+        head = tokenizer.encode(prompt).input_ids.data[0].tolist()
+        logits = logits_of(path, head + tokens)[len(head) - 1:]
+        for token, row in zip(tokens, logits):
+            assert row.max() - row[token] <= MARGIN[kind.removesuffix("-sym")]
 
 
 @pytest.mark.parametrize("case", sorted(path.parent.name for path in GOLDEN.glob("*/expected.json")))

@@ -410,6 +410,9 @@ static phi_status read_added(phi_ov_tokenizer *t, phi_err *err)
     for (int sides = 0; sides < 4 && !status; sides++) {
         status = add_group(t, sides & 1, sides & 2, err);
     }
+    if (!t->split.length_bytes) {
+        (void)phi_buf_append_str(&t->split, "((?!))"); /* nothing */
+    }
     return status;
 }
 

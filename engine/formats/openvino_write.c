@@ -7,13 +7,14 @@ phi_status phi_openvino_write(const phi_export *export, const char *dir, phi_err
     phi_ov_writer w = {.export = export};
     phi_status status = phi_ov_check_export(&w, err);
     status = status ? status : phi_file_make_dirs(dir, err);
+    /* First what may turn out not to be writable, and is small. */
+    status = status ? status : phi_ov_write_tokenizers(export, dir, err);
     status = status ? status : phi_ov_out_init(&w.out, dir, "openvino_model", err);
     if (!status) {
         phi_ov_write_decoder(&w);
         status = phi_ov_out_finish(&w.out, err);
     }
     status = status ? status : phi_ov_write_configs(export, dir, err);
-    status = status ? status : phi_ov_write_tokenizers(export, dir, err);
     phi_ov_out_done(&w.out);
     return status;
 }

@@ -73,11 +73,13 @@ static json_t *describe(const phi_description *d)
 
 static phi_status write_json(const json_t *object, const char *dir, const char *name, phi_err *err)
 {
-    char *path = phi_strfmt("%s/%s", dir, name);
     char *text = json_dumps(object, JSON_INDENT(2));
+    if (!text) {
+        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", name);
+    }
+    char *path = phi_strfmt("%s/%s", dir, name);
     phi_file_writer *file = NULL;
-    phi_status status = text ? phi_file_writer_create(path, &file, err)
-                             : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", name);
+    phi_status status = phi_file_writer_create(path, &file, err);
     phi_free(path);
     if (!status) {
         status = phi_file_writer_append(file, text, strlen(text), err);
@@ -88,11 +90,9 @@ static phi_status write_json(const json_t *object, const char *dir, const char *
     } else {
         status = phi_file_writer_commit(file, err);
     }
-    if (text) {
-        json_free_t release;
-        json_get_alloc_funcs(NULL, &release);
-        release(text);
-    }
+    json_free_t release;
+    json_get_alloc_funcs(NULL, &release);
+    release(text);
     return status;
 }
 

@@ -222,7 +222,8 @@ static int norm(ov_model *m, int x, const char *name)
 {
     int power = layer(m, "Power", "pow", NULL, 1, 2, x, number(m, "two", 2.0F));
     int mean = layer(m, "ReduceMean", "mean", "keep_dims=\"true\"", 1, 2, power, ints(m, 1, -1));
-    int sum = layer(m, "Add", "add_eps", NULL, 1, 2, mean, number(m, "eps", 1e-5F));
+    int sum = layer(m, "Add", "add_eps", NULL, 1, 2, mean,
+                    number(m, "eps", m->options.eps > 0.0F ? m->options.eps : 1e-5F));
     int root = layer(m, "Sqrt", "sqrt", NULL, 1, 1, sum);
     int inverse = layer(m, "Divide", "divide", NULL, 1, 2, number(m, "one", 1.0F), root);
     int normed = layer(m, "Multiply", "normed", NULL, 1, 2, x, inverse);
@@ -257,7 +258,8 @@ static void make_tables(ov_model *m, shared *s)
     float factors[2][D / 2];
     char shape[24];
     for (uint32_t i = 0; i < r / 2; i++) {
-        powers[i] = powf(10000.0F, 2.0F * (float)i / (float)r);
+        powers[i] =
+            powf(m->options.theta > 0.0F ? m->options.theta : 10000.0F, 2.0F * (float)i / (float)r);
         inverse[i] = 1.0F / powers[i];
         factors[0][i] = 1.0F + 0.25F * (float)i; /* short */
         factors[1][i] = 2.0F + 0.5F * (float)i;  /* long */
@@ -267,7 +269,8 @@ static void make_tables(ov_model *m, shared *s)
     if (m->options.long_rope) {
         int longest = layer(m, "ReduceMax", "max", NULL, 1, 2, s->positions, ints(m, 2, 0, 1));
         int length = layer(m, "Add", "length", NULL, 1, 2, longest, ints(m, 1, 1));
-        int is_long = layer(m, "Greater", "is_long", NULL, 1, 2, length, ints(m, 1, ORIGINAL));
+        int is_long = layer(m, "Greater", "is_long", NULL, 1, 2, length,
+                            ints(m, 1, m->options.original ? m->options.original : ORIGINAL));
         int far = constant(m, "long", "f32", shape, factors[1], r / 2 * sizeof(float));
         int near = constant(m, "short", "f32", shape, factors[0], r / 2 * sizeof(float));
         int chosen = layer(m, "Select", "select_factors", NULL, 1, 3, is_long, far, near);
@@ -324,8 +327,9 @@ static int rotate(ov_model *m, const shared *s, int x)
     int part = slice(m, x, "rot", 0, r, 3);
     int minus = layer(m, "Multiply", "minus", NULL, 1, 2,
                       slice(m, part, "x2", r / 2, 2147483647, 3), number(m, "m1", -1.0F));
-    int turned =
-        layer(m, "Concat", "turned", "axis=\"-1\"", 1, 2, minus, slice(m, part, "x1", 0, r / 2, 3));
+    int turned = layer(
+        m, "Concat", "turned", "axis=\"-1\"", 1, 2, minus,
+        slice(m, part, "x1", m->options.other_turn ? 1 : 0, r / 2 + m->options.other_turn, 3));
     int sum = layer(m, "Add", "rotated", NULL, 1, 2,
                     layer(m, "Multiply", "by_cos", NULL, 1, 2, part, s->cos),
                     layer(m, "Multiply", "by_sin", NULL, 1, 2, turned, s->sin));
@@ -398,6 +402,10 @@ static void chunk(ov_model *m, int x, int *gate, int *up)
     int lengths = layer(m, "Concat", "lengths", "axis=\"0\"", 1, 2, first, ints(m, 1, -1));
     *gate = layer(m, "VariadicSplit", "chunks", NULL, 2, 3, x, ints(m, 1, -1), lengths);
     *up = *gate + 1;
+    if (m->options.up_first) {
+        *up = *gate;
+        *gate = *up + 1;
+    }
 }
 
 static int ffn(ov_model *m, int x, int number_of)

@@ -31,6 +31,12 @@ typedef struct ov_options {
     int layers;               /* 0: 2 */
     bool ones;                /* norms without weights */
     float scale_of_attention; /* 0: right */
+    /* What config.json does not say: */
+    bool up_first;   /* gate and up change places */
+    bool other_turn; /* pairs of neighbours are rotated, not halves */
+    float theta;     /* 0: 10000 */
+    int original;    /* 0: right */
+    float eps;       /* 0: 1e-5 */
 } ov_options;
 
 typedef struct ov_tensor {

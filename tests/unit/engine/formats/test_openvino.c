@@ -278,13 +278,27 @@ static void test_lies(void **state)
 static void test_other_arithmetic(void **state)
 {
     (void)state;
-    ov_model model;
-    ov_model_make(&model, &(ov_options){.scale_of_attention = 1.0F});
-    ov_model_write(&model, &f);
-    char *xml = ov_model_xml(&model, NULL, NULL);
-    check_refused(xml, PHI_E_UNSUPPORTED, "scales by something else than 0.353553");
-    phi_free(xml);
-    ov_model_done(&model);
+    static const struct {
+        ov_options options;
+        const char *names;
+    } others[] = {
+        {{.scale_of_attention = 1.0F}, "scales by something else than 0.353553"},
+        {{.up_first = true}, "layer \"chunks\" (VariadicSplit) is not elements 0 to 64"},
+        {{.other_turn = true}, "is not the rotation of 8 dimensions"},
+        {{.theta = 9000.0F}, "the rotary frequencies that config.json asks for"},
+        {{.long_rope = true, .original = 17}, "the rotary frequencies that config.json asks for"},
+        {{.eps = 1e-6F}, "norm with epsilon 1e-05"},
+    };
+    char *xml;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        ov_model model;
+        ov_model_make(&model, &others[i].options);
+        ov_model_write(&model, &f);
+        xml = ov_model_xml(&model, NULL, NULL);
+        check_refused(xml, PHI_E_UNSUPPORTED, others[i].names);
+        phi_free(xml);
+        ov_model_done(&model);
+    }
     /* A window in the graph that config.json does not have, and the other way about. */
     ov_model with;
     ov_model without;

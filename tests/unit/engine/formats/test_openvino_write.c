@@ -166,8 +166,8 @@ static uint8_t *bytes_of(const phi_array *array)
 /* Unsigned code i of packed ones. */
 static uint8_t code_at(const uint8_t *data, uint32_t bits, bool is_signed, size_t i)
 {
-    uint8_t code = bits == 4 ? data[i / 2] >> i % 2 * 4 & 15U : data[i];
-    return is_signed ? code ^ (uint8_t)(1U << (bits - 1)) : code;
+    uint32_t code = bits == 4 ? (uint32_t)data[i / 2] >> i % 2 * 4 & 15U : data[i];
+    return (uint8_t)(is_signed ? code ^ 1U << (bits - 1) : code);
 }
 
 static void check_codes(const phi_stored *stored, const phi_export_tensor *t,
@@ -385,6 +385,86 @@ static void test_source(void **state)
     fixture_done(&source);
 }
 
+static bool holds(const char *name, const char *what)
+{
+    char *data;
+    size_t bytes;
+    phi_err err;
+    assert_int_equal(phi_file_read_text(fixture_path(&f, name), 1 << 22, &data, &bytes, &err),
+                     PHI_OK);
+    bool found = memmem(data, bytes, what, strlen(what)) != NULL;
+    phi_free(data);
+    return found;
+}
+
+/* The chains of operations for both kinds of tokenizer, and what is in their constants. What the
+ * operations make of texts is tests/peers/test_openvino.py's. */
+static void test_tokenizer(void **state)
+{
+    (void)state;
+    static const char sentence_piece[] =
+        "{\"added_tokens\":[{\"id\":3,\"content\":\"<|end|>\",\"rstrip\":true,\"special\":true}],"
+        "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","
+        "\"prepend\":\"_\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":"
+        "\"_\"}]},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":0,\"b\":1,"
+        "\"ab\":2},\"merges\":[[\"a\",\"b\"]]}}";
+    fixture source;
+    phi_err err;
+    fixture_tiny_description(&m.description);
+    make(&(phi_export_tensor){.bits = 8, .scale_dtype = PHI_DTYPE_F16});
+    m.export.source_dir = PHID_SOURCE_DIR "/models/phi-sample";
+    assert_int_equal(phi_openvino_write(&m.export, f.dir, &err), PHI_OK);
+    assert_true(holds("openvino_tokenizer.xml", "type=\"RegexSplit\" version=\"extension\""));
+    assert_true(holds("openvino_tokenizer.xml", "byte_fallback=\"false\""));
+    assert_true(holds("openvino_tokenizer.bin", "\\p{L}+| ?\\p{N}+"));
+    assert_true(holds("openvino_tokenizer.bin", "\\<\\|assistant\\|\\>"));
+    assert_false(holds("openvino_tokenizer.bin", "\\s"));
+    assert_true(holds("openvino_detokenizer.xml", "type=\"VocabDecoder\""));
+    fixture_init(&source);
+    m.export.source_dir = source.dir;
+    (void)fixture_write_text(&source, "tokenizer.json", sentence_piece);
+    m.bytes_done = 0;
+    assert_int_equal(phi_openvino_write(&m.export, f.dir, &err), PHI_OK);
+    assert_true(holds("openvino_tokenizer.xml", "name=\"normalizer.1\""));
+    assert_true(holds("openvino_tokenizer.xml", "byte_fallback=\"true\""));
+    assert_true(holds("openvino_detokenizer.xml", "type=\"ByteFallback\""));
+    assert_true(holds("openvino_tokenizer.bin", "(\\<\\|end\\|\\>)(?:["));
+    /* A vocabulary by id, then merges. */
+    assert_true(holds("openvino_tokenizer.bin", "abab<|end|>"));
+    fixture_done(&source);
+}
+
+static void test_other_tokenizers(void **state)
+{
+    (void)state;
+    static const char *const refused[][2] = {
+        {"\"normalizer\":{\"type\":\"NFC\"}", "the normalizer \"NFC\""},
+        {"\"pre_tokenizer\":{\"type\":\"Whitespace\"}", "the pre-tokenizer \"Whitespace\""},
+        {"\"decoder\":{\"type\":\"WordPiece\"}", "the decoder \"WordPiece\""},
+        {"\"post_processor\":{\"type\":\"BertProcessing\"}", "\"BertProcessing\""},
+        {"\"added_tokens\":[{\"id\":2,\"content\":\"x\",\"single_word\":true}]", "\"x\""},
+        {"\"added_tokens\":[{\"id\":-2,\"content\":\"x\"}]", "\"x\" has no usable id"},
+    };
+    fixture source;
+    phi_err err;
+    fixture_init(&source);
+    fixture_tiny_description(&m.description);
+    make(&(phi_export_tensor){.bits = 8, .scale_dtype = PHI_DTYPE_F16});
+    m.export.source_dir = source.dir;
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        char text[400];
+        (void)snprintf(text, sizeof text,
+                       "{%s,\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}",
+                       refused[i][0]);
+        (void)fixture_write_text(&source, "tokenizer.json", text);
+        phi_status status = phi_openvino_write(&m.export, f.dir, &err);
+        assert_true(status == PHI_E_UNSUPPORTED || status == PHI_E_FORMAT);
+        assert_non_null(strstr(err.message, refused[i][1]));
+        assert_false(phi_file_exists(fixture_path(&f, "openvino_model.bin")));
+    }
+    fixture_done(&source);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +474,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_source, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tokenizer, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_other_tokenizers, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -34,3 +34,6 @@ phid_test(engine.formats.openvino ${TEST_DIR}/test_openvino.c
     LIBS test_formats_ov_model ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.openvino_write ${TEST_DIR}/test_openvino_write.c
     LIBS ${FORMATS_TEST_LIBS})
+# For tests/peers/test_openvino.py.
+add_executable(openvino_folder ${PROJECT_SOURCE_DIR}/tests/tools/openvino_folder.c)
+target_link_libraries(openvino_folder PRIVATE phi_options phi_quant phi_formats)

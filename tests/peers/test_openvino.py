@@ -1,0 +1,183 @@
+"""OpenVINO runs the folders that phid writes, and says the same tokens; texts become the same ids
+as with the Python `tokenizers` package.
+
+Needs the program openvino_folder (PHID_OPENVINO_FOLDER, or build/*/tests/unit/openvino_folder).
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+np = pytest.importorskip("numpy")
+openvino = pytest.importorskip("openvino")
+genai = pytest.importorskip("openvino_genai")
+pytest.importorskip("openvino_tokenizers")
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+texts_of = importlib.import_module("test_tokenizers")
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "models" / "phi-sample"
+GOLDEN = ROOT / "tests" / "golden"
+PHID = os.environ.get("PHID_BIN", str(ROOT / "build" / "release" / "server" / "phid"))
+
+TOKENS = 48
+PROMPTS = [
+    "Kate lived in a small house",
+    "One day a little dog",
+    "<|user|>What is 12 + 7?<|end|><|assistant|>",
+]
+# Everything in fp32, so that nothing but the files can differ.
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32",
+         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+CODED = [("int8", 0), ("int8-sym", 0), ("int8", 64), ("int4", 0), ("int4", 32), ("int4", 64),
+         ("int4", 128), ("int4-sym", 0), ("int4-sym", 32), ("int4-sym", 128)]
+# phid rounds activations to 8 bits where weights are codes: how far apart, in logits, the two best
+# tokens may be where it takes the other one.
+MARGIN = {"int8": 0.05, "int4": 0.25}
+# The values of codes are fp16 in the graph, as nncf has it: half a unit of its eleven bits.
+ERROR_MAX = 2e-3
+
+pytestmark = pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built")
+
+
+def program():
+    named = os.environ.get("PHID_OPENVINO_FOLDER")
+    found = ([pathlib.Path(named)] if named
+             else sorted(ROOT.glob("build/*/tests/unit/openvino_folder")))
+    if not found:
+        pytest.skip("openvino_folder is not built")
+    return str(found[0])
+
+
+def run(*arguments):
+    done = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True,
+                          timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("openvino")
+
+    def make(source, kind, group=0):
+        out = base / f"{source.parent.name}-{source.name}-{kind}-{group}"
+        if not out.exists():
+            run("write", source, out, kind, group)
+        return out
+    return make
+
+
+def continued_by_phid(prompt, source=SAMPLE):
+    done = subprocess.run([PHID, "generate", str(source), prompt, "--raw", "--temperature", "0",
+                           "--max-tokens", str(TOKENS), "--json"],
+                          capture_output=True, text=True, timeout=300, check=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return [event["token"] for event in events if "token" in event]
+
+
+@pytest.mark.parametrize("backend", ["SDPA", "PA"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_the_pipeline_says_what_phid_says(folder, kind, backend):
+    pipeline = genai.LLMPipeline(str(folder(SAMPLE, kind)), "CPU", ATTENTION_BACKEND=backend,
+                                 INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32")
+    config = genai.GenerationConfig()
+    config.max_new_tokens = TOKENS
+    config.do_sample = False
+    ends = json.loads((SAMPLE / "generation_config.json").read_text())["eos_token_id"]
+    config.set_eos_token_id(ends if isinstance(ends, int) else ends[0])
+    config.stop_token_ids = set(ends if isinstance(ends, list) else [ends])
+    tokenizer = pipeline.get_tokenizer()
+    for prompt in PROMPTS:
+        found = list(pipeline.generate(tokenizer.encode(prompt), config).tokens[0])
+        wanted = continued_by_phid(prompt)
+        assert found[:len(wanted)] == wanted
+        assert set(found[len(wanted):]) <= config.stop_token_ids
+
+
+def logits_of(path, ids, steps=8):
+    """Of a prompt and of some tokens after it, one at a time, so that the states are used."""
+    request = openvino.Core().compile_model(path / "openvino_model.xml", "CPU",
+                                            EXACT).create_infer_request()
+    found = []
+    past = 0
+    head = len(ids) - steps
+    for part in [ids[:head], *[[token] for token in ids[head:]]]:
+        request.infer({"input_ids": np.array([part], np.int64),
+                       "attention_mask": np.ones((1, past + len(part)), np.int64),
+                       "position_ids": np.arange(past, past + len(part), dtype=np.int64)[None],
+                       "beam_idx": np.zeros(1, np.int32)})
+        found.append(request.get_tensor("logits").data[0].copy())
+        past += len(part)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("kind,group", CODED)
+def test_openvino_multiplies_codes_out_as_we_do(folder, kind, group):
+    coded = folder(SAMPLE, kind, group)
+    ids = np.random.default_rng(3).integers(0, 1000, 60).tolist()
+    found = logits_of(coded, ids)
+    wanted = logits_of(folder(coded, "fp32"), ids)
+    assert np.abs(found - wanted).max() <= ERROR_MAX * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind,group", CODED)
+def test_phid_says_what_openvino_says(folder, kind, group):
+    """phid loads the folder, and takes the tokens that OpenVINO finds likeliest in it."""
+    path = folder(SAMPLE, kind, group)
+    tokenizer = genai.Tokenizer(str(path))
+    for prompt in PROMPTS:
+        tokens = continued_by_phid(prompt, path)
+        head = tokenizer.encode(prompt).input_ids.data[0].tolist()
+        logits = logits_of(path, head + tokens)[len(head) - 1:]
+        for token, row in zip(tokens, logits):
+            assert row.max() - row[token] <= MARGIN[kind.removesuffix("-sym")]
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in GOLDEN.glob("*/expected.json")))
+def test_logits_of_the_reference(folder, case):
+    """Grouped heads, windows, partial rotation, LongRoPE on both sides of its original context."""
+    expected = json.loads((GOLDEN / case / "expected.json").read_text())
+    path = folder(GOLDEN / case, "fp32")
+    for wanted in expected["runs"]:
+        found = logits_of(path, wanted["prompt"], steps=0)
+        for entry in wanted["logits"]:
+            right = np.array(entry["values"])
+            error = np.abs(found[entry["position"]] - right).max() / np.abs(right).max()
+            assert error <= 1e-4
+
+
+@pytest.mark.parametrize("source", texts_of.tokenizer_dirs(), ids=lambda path: path.name)
+def test_texts_become_the_same_ids(folder, source, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    mixed = tmp_path / source.name
+    mixed.mkdir()
+    for path in [*SAMPLE.glob("model.safetensors"), *SAMPLE.glob("*config.json"),
+                 *source.glob("token*.json")]:
+        link = mixed / path.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+    path = folder(mixed, "fp16")
+    core = openvino.Core()
+    encode = core.compile_model(path / "openvino_tokenizer.xml", "CPU")
+    decode = core.compile_model(path / "openvino_detokenizer.xml", "CPU")
+    reference = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    with open(source / "tokenizer.json", encoding="utf-8") as text:
+        added = {token["content"]: token["id"] for token in json.load(text)["added_tokens"]}
+    wrong = []
+    # The library takes text that spells a byte piece for that piece.
+    for text in [line for line in texts_of.texts()[:2000] if line and "<0x" not in line]:
+        wanted = texts_of.reference_ids(reference, added, text)
+        found = encode([text])["input_ids"][0].tolist()
+        said = decode(np.array([wanted], np.int64))["string_output"].tolist()[0] if wanted else ""
+        right = reference.decode(reference.encode(text, add_special_tokens=False).ids,
+                                 skip_special_tokens=True)
+        if found != wanted or said != right:
+            wrong.append((text, wanted, found, right, said))
+    assert not wrong, f"{len(wrong)} differ, such as {wrong[0]!r}"

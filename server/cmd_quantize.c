@@ -30,12 +30,16 @@ static void help(void)
     (void)printf("phid quantize: makes a GGUF of another precision and measures what that costs.\n"
                  "\n"
                  "  phid quantize SRC --precision int4 --out model-int4.gguf\n"
+                 "  phid quantize SRC --type q4_k_m --out model-q4_k_m.gguf\n"
                  "\n"
                  "SRC is a folder with a Hugging Face checkpoint (config.json, tokenizer.json and\n"
                  "safetensors files or pytorch_model.bin), with a model of ONNX Runtime GenAI or\n"
                  "of OpenVINO, or a .gguf file.\n"
                  "\n"
                  "  --precision P     int4, int8, fp16 or fp32\n"
+                 "  --type T          instead: a GGUF type or llama.cpp's mix of that name:\n"
+                 "                    q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, q4_k_s, q4_k_m,\n"
+                 "                    q5_k_s, q5_k_m or q6_k\n"
                  "  --out FILE        the GGUF to write; it appears whole or not at all\n"
                  "  --group-size N    INT4: weights that share a scale: 32 (default), 64 or 128\n"
                  "  --asymmetric      INT4: groups have an offset too: larger, more exact\n"
@@ -105,16 +109,23 @@ static json_t *quality_json(const phi_quality *quality)
                      (int)quality->eval_tokens);
 }
 
+/* What was asked for. */
+static const char *wanted_name(const phi_quantize_options *options)
+{
+    return options->type ? options->type : phi_precision_name(options->precision);
+}
+
 static void report_json(const phi_quantize_options *options, const phi_quality *quality)
 {
     json_t *body = json_pack(
         "{s:s, s:s, s:I, s:I, s:i, s:i, s:f, s:{s:s, s:f}, s:{s:s, s:s, s:s}, s:f, s:o}", "out",
-        options->out_path, "precision", phi_precision_name(options->precision), "source_bytes",
-        (json_int_t)quality->source_bytes, "result_bytes", (json_int_t)quality->result_bytes,
-        "tensors", (int)quality->tensors, "tensors_quantized", (int)quality->tensors_quantized,
-        "weight_rmse", quality->weight_rmse, "worst_tensor", "name", quality->worst_tensor, "rmse",
-        quality->worst_rmse, "types", "matrices", quality->matrix_type ? quality->matrix_type : "",
-        "embedding", quality->embedding_type ? quality->embedding_type : "", "head",
+        options->out_path, options->type ? "type" : "precision", wanted_name(options),
+        "source_bytes", (json_int_t)quality->source_bytes, "result_bytes",
+        (json_int_t)quality->result_bytes, "tensors", (int)quality->tensors, "tensors_quantized",
+        (int)quality->tensors_quantized, "weight_rmse", quality->weight_rmse, "worst_tensor",
+        "name", quality->worst_tensor, "rmse", quality->worst_rmse, "types", "matrices",
+        quality->matrix_type ? quality->matrix_type : "", "embedding",
+        quality->embedding_type ? quality->embedding_type : "", "head",
         quality->head_type ? quality->head_type : "", "seconds", quality->seconds, "quality",
         quality->measured ? quality_json(quality) : json_null());
     char *text = body ? json_dumps(body, JSON_INDENT(2)) : NULL;
@@ -127,9 +138,9 @@ static void report_text(const phi_quantize_options *options, const phi_quality *
 {
     (void)printf("%s: %s, %.1f MiB (source %.1f MiB), %" PRIu32 " tensors, %" PRIu32
                  " quantized, %.1f s\n",
-                 options->out_path, phi_precision_name(options->precision),
-                 (double)quality->result_bytes / 1048576, (double)quality->source_bytes / 1048576,
-                 quality->tensors, quality->tensors_quantized, quality->seconds);
+                 options->out_path, wanted_name(options), (double)quality->result_bytes / 1048576,
+                 (double)quality->source_bytes / 1048576, quality->tensors,
+                 quality->tensors_quantized, quality->seconds);
     (void)printf("types: matrices %s, embedding %s, head %s\n",
                  quality->matrix_type ? quality->matrix_type : "-",
                  quality->embedding_type ? quality->embedding_type : "-",
@@ -149,6 +160,7 @@ static void report_text(const phi_quantize_options *options, const phi_quality *
 
 typedef struct arguments {
     const char *precision;
+    const char *type;
     const char *out;
     const char *group_size;
     const char *eval_text;
@@ -163,10 +175,15 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
                         phi_quantize_options *options, phi_err *err)
 {
     const phi_cli_flag flags[] = {
-        {"--precision", &out->precision, NULL},   {"--out", &out->out, NULL},
-        {"--group-size", &out->group_size, NULL}, {"--eval-text", &out->eval_text, NULL},
-        {"--threads", &out->threads, NULL},       {"--asymmetric", NULL, &out->asymmetric},
-        {"--no-quality", NULL, &out->no_quality}, {"--json", NULL, &out->json},
+        {"--precision", &out->precision, NULL},
+        {"--out", &out->out, NULL},
+        {"--group-size", &out->group_size, NULL},
+        {"--eval-text", &out->eval_text, NULL},
+        {"--threads", &out->threads, NULL},
+        {"--asymmetric", NULL, &out->asymmetric},
+        {"--no-quality", NULL, &out->no_quality},
+        {"--json", NULL, &out->json},
+        {"--type", &out->type, NULL},
     };
     uint64_t group = 32;
     phi_status status =
@@ -184,10 +201,15 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
                         "name one source: phid quantize SRC --precision P "
                         "--out FILE");
     }
-    if (!out->out || !out->precision) {
-        return phi_fail(err, PHI_E_INVALID, "%s is missing", out->out ? "--precision" : "--out");
+    if (!out->out) {
+        return phi_fail(err, PHI_E_INVALID, "--out is missing");
     }
-    if (!phi_precision_parse(out->precision, &options->precision)) {
+    if (!out->precision == !out->type) {
+        return phi_fail(err, PHI_E_INVALID, "%s",
+                        out->type ? "--precision and --type exclude each other; give one"
+                                  : "--precision is missing, or --type");
+    }
+    if (out->precision && !phi_precision_parse(out->precision, &options->precision)) {
         return phi_fail(err, PHI_E_INVALID,
                         "--precision is '%.40s'; it must be int4, int8, fp16 or fp32",
                         out->precision);
@@ -196,10 +218,13 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
         return phi_fail(err, PHI_E_INVALID, "--group-size is %" PRIu64 "; it must be 32, 64 or 128",
                         group);
     }
-    if (options->precision != PHI_PRECISION_INT4 && (out->group_size || out->asymmetric)) {
+    bool int4 = out->precision && options->precision == PHI_PRECISION_INT4;
+    if (!int4 && (out->group_size || out->asymmetric)) {
         return phi_fail(err, PHI_E_INVALID, "%s applies to int4 only; leave it out for %s",
-                        out->group_size ? "--group-size" : "--asymmetric", out->precision);
+                        out->group_size ? "--group-size" : "--asymmetric",
+                        out->type ? out->type : out->precision);
     }
+    options->type = out->type;
     options->source = out->args.items[0];
     options->out_path = out->out;
     options->group_size = (uint32_t)group;

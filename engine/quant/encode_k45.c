@@ -257,7 +257,8 @@ static void suit_group(const float *x, kblock *b, size_t g)
     float at = spread > 0 ? (GROUP * sums.xl - sums.x * sums.l) / spread / d : b->scales[g];
     float best = error_with(&sums, d * (float)b->scales[g], dmin * (float)b->mins[g]);
     float first = phi_clampf(floorf(at) - 1, 0, SCALE_MAX);
-    for (float scale = first; scale <= phi_clampf(first + 3, 0, SCALE_MAX); scale++) {
+    for (int step = 0; step < 4; step++) {
+        float scale = phi_clampf(first + (float)step, 0, SCALE_MAX);
         float min = dmin > 0 ? (d * scale * sums.l - sums.x) / GROUP / dmin : 0;
         min = phi_nearest(phi_clampf(min, 0, SCALE_MAX));
         float error = error_with(&sums, d * scale, dmin * min);

@@ -153,10 +153,12 @@ static float suit_block(const float *x, const kblock *b)
 {
     double ss = 0;
     double xs = 0;
-    for (int i = 0; i < GROUPS * GROUP; i++) {
-        double product = (double)b->scales[i / GROUP] * b->codes[i];
-        ss += product * product;
-        xs += product * (double)x[i];
+    for (size_t g = 0; g < GROUPS; g++) {
+        for (size_t i = g * GROUP; i < (g + 1) * GROUP; i++) {
+            double product = (double)b->scales[g] * b->codes[i];
+            ss += product * product;
+            xs += product * (double)x[i];
+        }
     }
     return ss > 0 ? (float)(xs / ss) : 0;
 }

@@ -41,7 +41,7 @@ static const char *type_name(const quantize_call *call, const char *tensor_name)
 
 static void fill_types(quantize_call *call)
 {
-    call->quality.matrix_type = type_name(call, "blk.0.attn_qkv.weight");
+    call->quality.matrix_type = type_name(call, "blk.0.ffn_up.weight");
     call->quality.embedding_type = type_name(call, "token_embd.weight");
     const char *head = type_name(call, "output.weight");
     call->quality.head_type = head ? head : call->quality.embedding_type;
@@ -56,6 +56,9 @@ static uint32_t file_type(const quantize_call *call)
     } FILE_TYPES[] = {
         {"F32", 0}, {"F16", 1}, {"Q4_0", 2}, {"Q4_1", 3}, {"Q8_0", 7}, {"BF16", 32},
     };
+    if (call->recipe.mix) {
+        return phi_mix_file_type(call->recipe.mix);
+    }
     for (size_t i = 0; i < sizeof FILE_TYPES / sizeof FILE_TYPES[0]; i++) {
         if (strcmp(call->quality.matrix_type, FILE_TYPES[i].name) == 0) {
             return FILE_TYPES[i].number;
@@ -133,7 +136,7 @@ static phi_status put_metadata(quantize_call *call, const phi_description *descr
     phi_gguf_put_u32(writer, "general.file_type", file_type(call));
     phi_gguf_put_u32(writer, "general.quantization_version", 2);
     phi_gguf_put_string(writer, "general.quantized_by", quantized_by, sizeof quantized_by - 1);
-    if (call->recipe.precision == PHI_PRECISION_INT4) {
+    if (!call->recipe.mix && call->recipe.precision == PHI_PRECISION_INT4) {
         phi_gguf_put_u32(writer, "phid.quantization.group_size", call->recipe.group);
     }
     return phi_tokenizer_put_gguf(call->tokenizer, description->n_vocab, writer, err);

@@ -53,6 +53,7 @@ typedef struct phi_quantize_options {
     const char *out_path; /* the GGUF to write */
     const char *name;     /* general.name; NULL: the source's */
     phi_precision precision;
+    const char *type;      /* a GGUF type or mix ("q4_k_m"), in the place of a precision; or NULL */
     uint32_t group_size;   /* INT4: 32, 64 or 128; others ignore it (INT8 is 32) */
     bool symmetric;        /* INT4: codes around 8 (Q4_0), else with offset (Q4_1) */
     bool measure;          /* make the quality report */
@@ -77,7 +78,7 @@ typedef struct phi_quality {
                                    their root mean square */
     char worst_tensor[64];      /* largest relative error of one tensor, and the error */
     double worst_rmse;
-    const char *matrix_type;    /* GGUF type of the layers' matrices: "Q4_0" */
+    const char *matrix_type;    /* GGUF type of most of the layers' matrices: "Q4_0" */
     const char *embedding_type; /* of the embedding and of the head, */
     const char *head_type;      /* which may be kept at a higher precision */
     uint64_t source_bytes;

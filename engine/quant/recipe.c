@@ -69,11 +69,15 @@ static phi_dtype half_of(const phi_tensor *source)
 phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tensor)
 {
     phi_encoding encoding = {.dtype = PHI_DTYPE_F32, .group = PHI_BLOCK_ELEMENTS, .search = true};
-    if (tensor->n_dims < 2 || recipe->precision == PHI_PRECISION_FP32) {
+    if (tensor->n_dims < 2 || (!recipe->mix && recipe->precision == PHI_PRECISION_FP32)) {
         return encoding;
     }
     bool blocks = tensor->cols % PHI_BLOCK_ELEMENTS == 0;
-    if (recipe->precision == PHI_PRECISION_FP16 || !blocks) {
+    if (recipe->mix && blocks) {
+        encoding.dtype = phi_mix_choose(recipe->mix, recipe->description, tensor);
+        return encoding;
+    }
+    if (!blocks || recipe->precision == PHI_PRECISION_FP16) {
         encoding.dtype = half_of(tensor);
     } else if (recipe->precision == PHI_PRECISION_INT8 || !is_layer_matrix(tensor)) {
         encoding.dtype = PHI_DTYPE_Q8_0;
@@ -92,11 +96,15 @@ phi_status phi_recipe_check_options(const phi_quantize_options *options, phi_err
     if (!options->out_path || options->out_path[0] == '\0') {
         return phi_fail_param(err, PHI_E_INVALID, "out", "no output file is given");
     }
+    if (options->type && !phi_mix_find(options->type)) {
+        return phi_fail_param(err, PHI_E_INVALID, "type", "type is '%.40s'; it must be %s",
+                              options->type, phi_mix_names());
+    }
     if ((unsigned)options->precision >= PHI_PRECISION_COUNT) {
         return phi_fail_param(err, PHI_E_INVALID, "precision",
                               "precision must be int4, int8, fp16 or fp32");
     }
-    if (options->precision == PHI_PRECISION_INT4 &&
+    if (!options->type && options->precision == PHI_PRECISION_INT4 &&
         !phi_encode_group_is_valid(options->group_size)) {
         return phi_fail_param(err, PHI_E_INVALID, "group_size",
                               "group_size is %u; int4 has groups of 32, 64 or 128",
@@ -133,8 +141,10 @@ phi_status phi_recipe_make(const phi_quantize_options *options, const phi_checkp
         .precision = options->precision,
         .group = PHI_BLOCK_ELEMENTS,
         .symmetric = options->symmetric,
+        .mix = options->type ? phi_mix_find(options->type) : NULL,
+        .description = phi_checkpoint_description(checkpoint),
     };
-    if (options->precision == PHI_PRECISION_INT4) {
+    if (!recipe.mix && options->precision == PHI_PRECISION_INT4) {
         recipe.group = options->group_size;
         const phi_tensor *undivided = find_undivided(checkpoint, recipe.group);
         if (undivided) {

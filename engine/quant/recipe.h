@@ -1,6 +1,6 @@
 /*
  * Purpose: which type each tensor of the result gets, and whether the options can be met at all.
- * Owns:    nothing.
+ * Owns:    nothing; a recipe's description is the checkpoint's.
  * Threads: any; functions are pure.
  * Errors:  PHI_E_INVALID with the option as `param`; a tensor that the group does not divide is
  *          named, with the sizes that work.
@@ -9,7 +9,7 @@
  * INT4: the layers' matrices in Q4_0 or Q4_1, embedding and head in Q8_0, because an error there
  * reaches every token. INT8: all matrices in Q8_0. FP16: all matrices in F16, or BF16 where the
  * source has BF16, so that nothing is lost. FP32: all in F32. Vectors are F32 always. A matrix
- * whose columns are not whole blocks of 32 stays at 16 bits.
+ * whose columns are not whole blocks of 32 stays at 16 bits. A named type or mix: mix.h.
  */
 #ifndef PHI_ENGINE_QUANT_RECIPE_H
 #define PHI_ENGINE_QUANT_RECIPE_H
@@ -17,12 +17,15 @@
 #include "base/status.h"
 #include "engine/formats/checkpoint.h"
 #include "engine/quant/encode.h"
+#include "engine/quant/mix.h"
 #include "engine/quant/quantize.h"
 
 typedef struct phi_recipe {
     phi_precision precision;
     uint32_t group;
     bool symmetric;
+    const phi_mix *mix; /* in the place of a precision; or NULL */
+    const phi_description *description;
 } phi_recipe;
 
 /* From the options, and checks them against every tensor of the checkpoint. */

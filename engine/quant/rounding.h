@@ -17,10 +17,11 @@ static inline float phi_nearest(float v)
     return (v + PHI_ROUNDER) - PHI_ROUNDER;
 }
 
+/* `low` for what is not a number, so that the result is always one that an integer takes. */
 static inline float phi_clampf(float v, float low, float high)
 {
-    v = v < low ? low : v;
-    return v > high ? high : v;
+    v = v > low ? v : low;
+    return v < high ? v : high;
 }
 
 #endif

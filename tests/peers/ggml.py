@@ -54,15 +54,19 @@ def decoded(kind, raw):
     return out
 
 
-def encoded(kind, values):
-    """What ggml's plain encoder makes of the values."""
+_quantize = _declare("ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p,
+                     ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
+                     ctypes.c_void_p)
+
+
+def encoded(kind, values, cols):
+    """What llama-quantize makes of rows of `cols` values, without an importance matrix."""
     values = np.ascontiguousarray(values, np.float32)
     elements, size = BLOCKS[kind]
-    out = ctypes.create_string_buffer(values.size // elements * size)
-    function = _declare(f"quantize_row_{kind}_ref", None, ctypes.c_void_p, ctypes.c_void_p,
-                        ctypes.c_int64)
-    function(values.ctypes.data, ctypes.addressof(out), values.size)
-    return out.raw
+    out = np.empty(values.size // elements * size, np.uint8)
+    number = getattr(llama_cpp, f"GGML_TYPE_{kind.upper()}")
+    _quantize(number, values.ctypes.data, out.ctypes.data, 0, values.size // cols, cols, None)
+    return out.tobytes()
 
 
 def tensors(path):

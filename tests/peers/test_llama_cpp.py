@@ -34,12 +34,19 @@ PROMPTS = [
 MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25, "k": 0.25}
 
 KINDS = {
-    "fp32": ("fp32", []),
-    "fp16": ("fp16", []),
-    "int8": ("int8", []),
-    "int4": ("int4", []),
-    "int4-offset": ("int4", ["--asymmetric"]),
-    "int4-128": ("int4", ["--group-size", "128"]),
+    "fp32": ("fp32", ["--precision", "fp32"]),
+    "fp16": ("fp16", ["--precision", "fp16"]),
+    "int8": ("int8", ["--precision", "int8"]),
+    "int4": ("int4", ["--precision", "int4"]),
+    "int4-offset": ("int4", ["--precision", "int4", "--asymmetric"]),
+    "int4-128": ("int4", ["--precision", "int4", "--group-size", "128"]),
+    "q5_0": ("k", ["--type", "q5_0"]),
+    "q5_1": ("k", ["--type", "q5_1"]),
+    "iq4_nl": ("k", ["--type", "iq4_nl"]),
+    "q4_k_s": ("k", ["--type", "q4_k_s"]),
+    "q4_k_m": ("k", ["--type", "q4_k_m"]),
+    "q5_k_m": ("k", ["--type", "q5_k_m"]),
+    "q6_k": ("k", ["--type", "q6_k"]),
 }
 
 # llama.cpp's own quantizer: file type, and the type of embedding and head where all matrices of
@@ -84,8 +91,7 @@ def folder(tmp_path_factory):
 def quantized(folder, kind):
     path = folder / f"phid-{kind}.gguf"
     if not path.exists():
-        precision, flags = KINDS[kind]
-        phid("quantize", SAMPLE, "--precision", precision, *flags, "--no-quality", "--out", path)
+        phid("quantize", SAMPLE, *KINDS[kind][1], "--no-quality", "--out", path)
     return path
 
 

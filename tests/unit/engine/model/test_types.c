@@ -32,7 +32,8 @@
 #define N_TOKENS 24U
 
 static phi_team *team;
-static const phi_kernels *kernels;
+static const phi_kernels *sets[8];
+static size_t n_sets;
 static char dir[64];
 static uint64_t state = 88172645463325252ULL;
 
@@ -40,10 +41,8 @@ static int setup(void **unused)
 {
     (void)unused;
     (void)snprintf(dir, sizeof dir, "/tmp/phid-types-XXXXXX");
-    return mkdtemp(dir) && phi_team_create(2, &team, NULL) == PHI_OK &&
-                   phi_kernels_select("portable", &kernels, NULL) == PHI_OK
-               ? 0
-               : -1;
+    n_sets = phi_kernels_available(sets, sizeof sets / sizeof sets[0]);
+    return mkdtemp(dir) && phi_team_create(2, &team, NULL) == PHI_OK ? 0 : -1;
 }
 
 static int teardown(void **unused)
@@ -284,7 +283,8 @@ static void check_values(const phi_weights *weights, const phi_weights *right)
     }
 }
 
-static void check_logits(const phi_weights *weights, const phi_weights *right, const char *name)
+static void check_logits(const phi_weights *weights, const phi_weights *right,
+                         const phi_kernels *kernels, const char *name)
 {
     runner runs[2];
     int32_t tokens[N_TOKENS];
@@ -303,7 +303,8 @@ static void check_logits(const phi_weights *weights, const phi_weights *right, c
     }
     /* Activations are rounded to 8 bits on the way. */
     if (!(sqrt(error / size) < 0.1)) {
-        fail_msg("%s: logits differ by %g of their size", name, sqrt(error / size));
+        fail_msg("%s, %s: logits differ by %g of their size", kernels->name, name,
+                 sqrt(error / size));
     }
     runner_done(&runs[0]);
     runner_done(&runs[1]);
@@ -325,7 +326,9 @@ static void check_model(const types *t, const char *name)
                                          : i == 1 ? PHI_WEIGHTS_CACHE_BUILT
                                                   : PHI_WEIGHTS_CACHE_MAPPED);
         check_values(weights, right);
-        check_logits(weights, right, name);
+        for (size_t s = 0; s < (i == 0 ? n_sets : 1); s++) {
+            check_logits(weights, right, sets[s], name);
+        }
         phi_weights_destroy(weights);
     }
     phi_weights_destroy(right);

@@ -309,6 +309,11 @@ static void test_wrong_options_are_named(void **state)
     assert_non_null(strstr(b.err.message, "blk.0.ffn_down.weight"));
     assert_non_null(strstr(b.err.message, "160"));
     assert_non_null(strstr(b.err.message, "takes a group_size of 32"));
+    b.options.type = "q4_k_x";
+    assert_int_equal(bench_run(&b), PHI_E_INVALID);
+    assert_string_equal(b.err.param, "type");
+    assert_non_null(strstr(b.err.message, "q4_k_m"));
+    b.options.type = NULL;
     b.options.precision = PHI_PRECISION_COUNT;
     assert_int_equal(bench_run(&b), PHI_E_INVALID);
     assert_string_equal(b.err.param, "precision");
@@ -398,6 +403,60 @@ static void test_a_quantized_source(void **state)
     bench_done(&b);
 }
 
+/* The file's general.file_type. */
+static uint32_t file_type_of(const phi_checkpoint *checkpoint)
+{
+    uint32_t number = 0;
+    assert_true(phi_gguf_get_u32(phi_checkpoint_gguf(checkpoint), "general.file_type", &number));
+    return number;
+}
+
+/* A mix is written as named, is copied where it is asked for again, and can be a source. */
+static void test_a_mix(void **state)
+{
+    (void)state;
+    random_model model = RANDOM_MODEL_SMALL;
+    model.n_embd = 256;
+    model.n_ffn = 512;
+    bench b;
+    bench_init(&b, &model, PHI_PRECISION_INT4);
+    b.options.type = "q4_k_m";
+    b.options.measure = true;
+    bench_must_run(&b);
+    assert_string_equal(b.quality.matrix_type, "Q4_K");
+    assert_string_equal(b.quality.embedding_type, "Q4_K");
+    assert_string_equal(b.quality.head_type, "Q6_K");
+    assert_true(b.quality.measured && b.quality.kl_mean < 0.05);
+    phi_checkpoint *source = must_open(b.source.dir);
+    phi_checkpoint *mix = must_open(b.out);
+    assert_int_equal(file_type_of(mix), 15);
+    assert_int_equal(phi_checkpoint_find(mix, "blk.0.attn_qkv.weight")->dtype, PHI_DTYPE_Q5_K);
+    /* Of two layers, the last is in the outer eighth. */
+    assert_int_equal(phi_checkpoint_find(mix, "blk.0.ffn_down.weight")->dtype, PHI_DTYPE_Q4_K);
+    assert_int_equal(phi_checkpoint_find(mix, "blk.1.ffn_down.weight")->dtype, PHI_DTYPE_Q6_K);
+    assert_true(relative_error(source, mix, "blk.0.ffn_up.weight") < 0.08);
+    assert_true(relative_error(source, mix, "blk.0.attn_qkv.weight") < 0.04);
+    assert_true(relative_error(source, mix, "output.weight") < 0.02);
+    char again[200];
+    (void)snprintf(again, sizeof again, "%s/again.gguf", b.target.dir);
+    b.options.measure = false;
+    b.options.source = b.out;
+    b.options.out_path = again;
+    static const char *const types[] = {"Q4_K_M", "q6_k", NULL};
+    static const double errors[] = {0.0, 0.03, 0.12};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        b.options.type = types[i];
+        bench_must_run(&b);
+        phi_checkpoint *second = must_open(again);
+        double error = relative_error(mix, second, "blk.0.ffn_up.weight");
+        assert_true(error <= errors[i] && (error > 0) == (i > 0));
+        phi_checkpoint_close(second);
+    }
+    phi_checkpoint_close(mix);
+    phi_checkpoint_close(source);
+    bench_done(&b);
+}
+
 typedef struct watch {
     int calls;
     int stop_at; /* the call that says stop; 0: none */
@@ -465,6 +524,7 @@ int main(void)
         cmocka_unit_test(test_weights_that_do_not_fit_are_named),
         cmocka_unit_test(test_a_source_without_tokenizer_is_refused),
         cmocka_unit_test(test_a_quantized_source),
+        cmocka_unit_test(test_a_mix),
         cmocka_unit_test(test_progress_rises_and_a_stop_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, start_team, stop_team);

@@ -12,3 +12,4 @@ phid_test(engine.quant.quantize ${TEST_DIR}/test_quantize.c LIBS ${QUANT_TEST_LI
 phid_test(engine.quant.resources ${TEST_DIR}/test_resources.c LIBS ${QUANT_TEST_LIBS})
 phid_test(engine.quant.quality ${TEST_DIR}/test_quality.c LIBS ${QUANT_TEST_LIBS})
 phid_test(engine.quant.group_codes ${TEST_DIR}/test_group_codes.c LIBS phi_quant phi_tensor)
+phid_test(engine.quant.mix ${TEST_DIR}/test_mix.c LIBS phi_quant phi_formats)

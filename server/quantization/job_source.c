@@ -89,8 +89,8 @@ static phi_status check_files(const phi_store_source *sources, size_t count, phi
                                       "two of the source files are named '%.80s'", name);
             }
         }
-        config = config || strcmp(name, "config.json") == 0 ||
-                 strcmp(name, "genai_config.json") == 0;
+        config =
+            config || strcmp(name, "config.json") == 0 || strcmp(name, "genai_config.json") == 0;
         tokenizer = tokenizer || strcmp(name, "tokenizer.json") == 0;
         weights = weights || phi_source_file_is_weights(name);
         refused = refused ? refused : phi_source_file_refusal(name) ? name : NULL;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tier that compares phid with software we did not write: the OpenAI SDK, Hugging Face
-# tokenizers and transformers, llama.cpp, ONNX Runtime GenAI. Everything comes from PyPI into a
-# virtual environment that is kept between runs (PHID_PEERS_DIR, default build/peers).
+# tokenizers and transformers, llama.cpp, ONNX Runtime GenAI, OpenVINO. Everything comes from PyPI
+# into a virtual environment that is kept between runs (PHID_PEERS_DIR, default build/peers).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

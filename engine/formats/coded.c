@@ -51,6 +51,14 @@ void phi_coded_buffer_done(phi_coded_buffer *buffer)
     }
 }
 
+/* Says its status plainly, so that a reader (and an analyser) sees that nothing goes on. */
+static phi_status no_memory(phi_err *err, const char *what)
+{
+    phi_status status = phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", what);
+    PHI_ASSERT(status == PHI_E_NO_MEMORY);
+    return PHI_E_NO_MEMORY;
+}
+
 static phi_status reserve(phi_coded_buffer *buffer, uint64_t bytes, phi_err *err)
 {
     if (bytes <= buffer->bytes) {
@@ -59,8 +67,7 @@ static phi_status reserve(phi_coded_buffer *buffer, uint64_t bytes, phi_err *err
     phi_coded_buffer_done(buffer);
     buffer->data = bytes <= SIZE_MAX ? phi_try_alloc_aligned((size_t)bytes) : NULL;
     if (!buffer->data) {
-        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %llu bytes",
-                        (unsigned long long)bytes);
+        return no_memory(err, "rows as they are stored");
     }
     buffer->bytes = (size_t)bytes;
     return PHI_OK;
@@ -150,9 +157,15 @@ static uint32_t awq_shift(uint32_t row)
     PHI_UNREACHABLE();
 }
 
+/* Lines of words along the rows, in plain order or in AWQ's. */
+typedef struct word_lines {
+    const phi_array *array;
+    bool is_awq;
+} word_lines;
+
 /* One line of words along the rows (a column's codes, or a group's zero points), each word being
  * `per_word` rows: row `row + i` goes to out[i * step]. */
-static phi_status read_line(const phi_coded *coded, const phi_array *array, bool awq, uint32_t line,
+static phi_status read_line(const phi_coded *coded, const word_lines *lines, uint32_t line,
                             uint32_t row, uint32_t count, phi_coded_buffer *buffer, uint8_t *out,
                             size_t step, phi_err *err)
 {
@@ -163,13 +176,13 @@ static phi_status read_line(const phi_coded *coded, const phi_array *array, bool
     uint32_t flip = flip_of(coded);
     uint64_t at = ((uint64_t)line * (coded->rows / per_word) + first) * 4;
     phi_status status = reserve(buffer, (uint64_t)words * 4, err);
-    status = status ? status : read_array(array, at, (uint64_t)words * 4, buffer->data, err);
+    status = status ? status : read_array(lines->array, at, (uint64_t)words * 4, buffer->data, err);
     for (uint32_t i = 0; i < count && !status; i++) {
         uint32_t word;
         uint32_t in_word = (row + i) % per_word;
         memcpy(&word, (const uint8_t *)buffer->data + ((row + i) / per_word - first) * 4,
                sizeof word);
-        uint32_t shift = awq ? awq_shift(in_word) : in_word * coded->bits;
+        uint32_t shift = lines->is_awq ? awq_shift(in_word) : in_word * coded->bits;
         out[i * step] = (uint8_t)((word >> shift & mask) ^ flip);
     }
     return status;
@@ -178,11 +191,10 @@ static phi_status read_line(const phi_coded *coded, const phi_array *array, bool
 static phi_status codes_by_line(const phi_coded *coded, uint32_t row, uint32_t count,
                                 phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
 {
-    bool awq = coded->order == PHI_CODES_AWQ;
+    const word_lines lines = {.array = &coded->codes, .is_awq = coded->order == PHI_CODES_AWQ};
     phi_status status = PHI_OK;
     for (uint32_t col = 0; col < coded->cols && !status; col++) {
-        status = read_line(coded, &coded->codes, awq, col, row, count, buffer, out + col,
-                           coded->cols, err);
+        status = read_line(coded, &lines, col, row, count, buffer, out + col, coded->cols, err);
     }
     return status;
 }
@@ -286,9 +298,10 @@ static phi_status read_zero_codes(const phi_coded *coded, uint32_t row, uint32_t
         }
         return status;
     }
+    const word_lines lines = {.array = &coded->zeros,
+                              .is_awq = coded->zeros_order == PHI_ZEROS_AWQ};
     for (uint32_t g = 0; g < groups && !status; g++) {
-        status = read_line(coded, &coded->zeros, coded->zeros_order == PHI_ZEROS_AWQ, g, row, count,
-                           buffer, out + g, groups, err);
+        status = read_line(coded, &lines, g, row, count, buffer, out + g, groups, err);
     }
     return status;
 }
@@ -336,7 +349,7 @@ static phi_status read_params(const phi_coded *coded, uint32_t row, uint32_t cou
     }
     codes = phi_try_alloc(n);
     status = codes ? read_zero_codes(coded, row, count, buffer, codes, err)
-                   : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for zero points");
+                   : no_memory(err, "zero points");
     for (size_t i = 0; i < n && !status; i++) {
         offsets[i] = (float)(base - ((int32_t)codes[i] + coded->zero)) * scales[i];
     }
@@ -369,8 +382,7 @@ phi_status phi_coded_read_f32(const phi_coded *coded, uint32_t row, uint32_t cou
     uint8_t *q = phi_try_alloc(count * cols);
     float *params = phi_try_alloc(2 * count * groups * sizeof *params);
     phi_status status =
-        q && params ? read_q(coded, row, count, buffer, q, err)
-                    : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %u rows", count);
+        q && params ? read_q(coded, row, count, buffer, q, err) : no_memory(err, "rows");
     if (!status) {
         status = read_params(coded, row, count, 0, buffer, params, params + count * groups, err);
     }
@@ -489,8 +501,8 @@ static phi_status read_group_index(phi_coded *coded, phi_err *err)
         return PHI_OK;
     }
     uint32_t *index = phi_try_alloc(bytes);
-    phi_status status = index ? read_array(&coded->group_index, 0, bytes, index, err)
-                              : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for groups");
+    phi_status status =
+        index ? read_array(&coded->group_index, 0, bytes, index, err) : no_memory(err, "groups");
     for (uint32_t k = 0; k < coded->cols && !status; k++) {
         if (index[k] >= groups_of(coded)) {
             status = phi_fail(err, PHI_E_FORMAT, "its group index of column %u is %d; it has %u", k,
@@ -515,8 +527,7 @@ static phi_status join_zeros(phi_coded *coded, phi_err *err)
     uint8_t first = 0;
     size_t groups = groups_of(coded);
     uint8_t *codes = phi_try_alloc(ROWS_AT_ONCE * groups);
-    phi_status status =
-        codes ? PHI_OK : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for zero points");
+    phi_status status = codes ? PHI_OK : no_memory(err, "zero points");
     for (uint32_t row = 0; row < coded->rows && same && !status; row += ROWS_AT_ONCE) {
         uint32_t left = coded->rows - row;
         uint32_t count = left < ROWS_AT_ONCE ? left : ROWS_AT_ONCE;

@@ -244,6 +244,7 @@ static phi_status take_scales(const making *m, const char *suffix, uint64_t rows
 {
     const phi_tensor_entry *entry = NULL;
     phi_status status = take(m, suffix, NULL, rows, cols, out, &entry);
+    PHI_ASSERT(status || entry);
     if (!status && (!entry->readable || phi_dtype_get(entry->dtype)->block_elements != 1)) {
         status = phi_fail(m->err, PHI_E_UNSUPPORTED,
                           "tensor \"%s\" has dtype %s; F16, BF16 or F32 is right", entry->name,
@@ -285,6 +286,7 @@ static phi_status make_mlx(const making *m, bool *out_found)
     if (status) {
         return status;
     }
+    PHI_ASSERT(words);
     uint64_t bits = phi_tensor_entry_cols(words) * 32;
     if (bits % coded->cols != 0 || bits / coded->cols < 2 || bits / coded->cols > 8) {
         return phi_fail(m->err, PHI_E_FORMAT,
@@ -327,6 +329,7 @@ static phi_status make_gptq(const making *m, uint32_t bits, int32_t zero_point_a
     if (status) {
         return status;
     }
+    PHI_ASSERT(scales);
     uint64_t groups = phi_tensor_entry_rows(scales);
     status = set_groups(m, groups);
     if (!status) {

@@ -515,6 +515,7 @@ static void attend_few(const phi_attend *attend, uint32_t first, uint32_t n)
 {
     tile_run runs[FEW_PAGES];
     page_part parts[FEW_PAGES];
+    PHI_ASSERT(n > 0 && n <= FEW_PAGES);
     for (uint32_t p = 0; p < n; p++) {
         parts[p] = part_of(attend, first + p, FEW_PAGES);
         runs[p].attend = attend;

@@ -112,6 +112,7 @@ static phi_status plan_codes(conversion *c, const phi_tensor *tensor, phi_export
     }
     phi_code_target target =
         c->options->keep ? kept_target(c, &form, &scan) : asked_target(c, tensor);
+    PHI_ASSERT(target.group > 0);
     if (tensor->cols % target.group != 0) {
         return phi_fail_param(err, PHI_E_INVALID, "group_size",
                               "tensor '%s' has %u columns, which groups of %u do not divide",

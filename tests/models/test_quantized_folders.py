@@ -203,6 +203,16 @@ def test_answers(layout, sample, tmp_path):
     assert phid("generate", stored, *ask) == phid("generate", SAMPLE, *ask)
 
 
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("layout", ["gptq-4", "gptq-8", "awq", "compressed-4", "compressed-8"])
+def test_convert_is_exact(layout, form, sample, tmp_path):
+    stored, _ = build(sample, layout, tmp_path)
+    said = json.loads(phid("convert", stored, tmp_path / "model", "--format", form, "--json"))
+    assert (said["exact"], said["requantized"]) == (18, 0)
+    assert fp32(tmp_path / "model", tmp_path / "there.gguf")[-4096:] == \
+        fp32(stored, tmp_path / "here.gguf")[-4096:]
+
+
 def refusal(sample, tmp_path, change, **section):
     arrays = {name: weight for name, weight in sample.items() if ".layers." not in name}
     for name, weight in sample.items():

@@ -115,7 +115,7 @@ class Daemon:
     def upload_dir(self, directory):
         """Uploads a Hugging Face folder; returns the file ids."""
         names = [path for path in sorted(pathlib.Path(directory).iterdir())
-                 if path.suffix in (".json", ".safetensors", ".bin")]
+                 if path.suffix in (".json", ".safetensors", ".bin", ".onnx", ".data", ".xml")]
         return [self.upload(path.name, path)["id"] for path in names]
 
     def submit(self, model, files, precision="int4", **fields):

@@ -13,7 +13,8 @@ import time
 import pytest
 import requests
 
-from conftest import make_model, pickled_text, read_safetensors, write_safetensors, write_torch
+from conftest import (binary, make_model, pickled_text, read_safetensors, write_safetensors,
+                      write_torch)
 from test_files import blobs, error_of, incoming, small_disk, wait_until  # noqa: F401
 
 JOBS = "/v1/quantization/jobs"
@@ -417,6 +418,21 @@ def test_archive(daemon, tiny_dir, prefix):
     assert job["status"] == "succeeded", job
     events = daemon.get(f"{JOBS}/{job['id']}/events?limit=100").json()["data"]
     assert any(event["level"] == "warn" and "left out" in event["message"] for event in events)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_folders_of_other_runtimes(daemon, sample_dir, tmp_path, form):
+    """Uploaded file by file and as an archive."""
+    folder = tmp_path / form
+    subprocess.run([binary(), "convert", str(sample_dir), str(folder), "--format", form,
+                    "--precision", "int4"], check=True, capture_output=True)
+    archive = daemon.upload(f"{form}.tar", tar_of(model_members(folder)))["id"]
+    for name, files in ((f"{form}-files", daemon.upload_dir(folder)), (f"{form}-tar", [archive])):
+        job = daemon.quantize(name, files, "int4")
+        assert job["status"] == "succeeded", job
+        said = daemon.post("/v1/completions", json={"model": f"{name}:int4", "prompt": "the cat",
+                                                    "max_tokens": 8, "temperature": 0})
+        assert said.status_code == 200 and said.json()["choices"][0]["text"].strip()
 
 
 @pytest.mark.parametrize("bad, word", [

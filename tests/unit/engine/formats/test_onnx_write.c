@@ -285,7 +285,7 @@ static void write_and_check(const spec *s, bool with_config)
         read.pad_id = -1; /* genai_config.json cannot do without */
         assert_memory_equal(&read, &description, sizeof read);
     } else {
-        assert_float_equal(read.rope_theta, s->long_rope ? 10000.0F : 250000.0F, 0.0F);
+        assert_float_equal(read.rope_theta, (s->long_rope ? 10000.0F : 250000.0F), 0.0F);
         assert_float_equal(read.rope_attn_factor, description.rope_attn_factor, 1e-6F);
         assert_int_equal(read.n_rot, 16);
         assert_int_equal(read.n_ctx_original, description.n_ctx_original);

@@ -521,7 +521,7 @@ static void add_layer(int layer, const char *before, const char *branch)
 static void add_feed_forward(int layer)
 {
     char names[8][64];
-    char inputs[160];
+    char inputs[512];
     static const char *const parts[] = {"n2_",  "gate",    "up",   "sigmoid",
                                         "silu", "product", "down", "both"};
     for (int i = 0; i < 8; i++) {

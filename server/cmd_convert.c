@@ -41,9 +41,12 @@ static void help(void)
         "a precision each matrix keeps its own: codes go over as they are where the\n"
         "format can hold them, and the report says where it cannot.\n"
         "\n"
-        "  --format F        onnx: model.onnx and genai_config.json, for ONNX Runtime\n"
-        "                    GenAI's CPU provider; openvino: openvino_model.xml and .bin,\n"
-        "                    for OpenVINO GenAI\n"
+        "  --format F        onnx: for ONNX Runtime GenAI's CPU provider\n"
+        "                    openvino: for OpenVINO GenAI, tokenizer models included\n"
+        "                    safetensors: for transformers, in fp16, bf16 or fp32\n"
+        "                    mlx: for mlx-lm\n"
+        "                    gptq, compressed-tensors: for vLLM and transformers; codes in\n"
+        "                    the layers, embedding and head as floats\n"
         "  --precision P     int4, int8, fp16 or fp32\n"
         "  --group-size N    INT4: weights that share a scale: 16, 32 (default), 64, 128\n"
         "                    or 256\n"
@@ -75,7 +78,9 @@ static phi_status take_options(const arguments *args, uint64_t group, phi_conver
                         "name a source and a folder: phid convert SRC OUT --format F");
     }
     if (!args->format || !phi_convert_format_parse(args->format, &options->format)) {
-        return phi_fail(err, PHI_E_INVALID, "--format is %s%.40s%s; it must be onnx or openvino",
+        return phi_fail(err, PHI_E_INVALID,
+                        "--format is %s%.40s%s; it must be onnx, openvino, safetensors, mlx, gptq "
+                        "or compressed-tensors",
                         args->format ? "'" : "missing", args->format ? args->format : "",
                         args->format ? "'" : "");
     }

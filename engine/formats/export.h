@@ -37,6 +37,7 @@ typedef struct phi_export_tensor {
     uint32_t group; /* codes: columns that share a scale; cols for one a row */
     phi_zero_rule zero_rule;
     phi_dtype scale_dtype; /* what scales are exact in: F16, BF16 or F32 */
+    phi_dtype float_dtype; /* 16 bits: F16 or BF16, which the source has; vectors: what is exact */
 } phi_export_tensor;
 
 typedef struct phi_export {

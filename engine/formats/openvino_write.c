@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "engine/formats/hf_folder.h"
 #include "engine/formats/openvino.h"
 #include "engine/formats/openvino_write_internal.h"
 
@@ -14,7 +15,7 @@ phi_status phi_openvino_write(const phi_export *export, const char *dir, phi_err
         phi_ov_write_decoder(&w);
         status = phi_ov_out_finish(&w.out, err);
     }
-    status = status ? status : phi_ov_write_configs(export, dir, err);
+    status = status ? status : phi_hf_folder_write(export, dir, NULL, err);
     phi_ov_out_done(&w.out);
     return status;
 }

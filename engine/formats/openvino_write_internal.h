@@ -33,8 +33,4 @@ void phi_ov_write_decoder(phi_ov_writer *w);
 phi_status phi_ov_write_tokenizers(const phi_export *export, const char *dir,
                                    phi_err *err) PHI_MUST_CHECK;
 
-/* config.json and generation_config.json, and copies of the tokenizer's files. */
-phi_status phi_ov_write_configs(const phi_export *export, const char *dir,
-                                phi_err *err) PHI_MUST_CHECK;
-
 #endif

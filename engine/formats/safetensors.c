@@ -158,7 +158,8 @@ static phi_status check_metadata(json_t *metadata, const char *label, phi_err *e
 {
     const char *key;
     json_t *value;
-    bool strings = json_is_object(metadata);
+    /* The reference reader takes null, and MLX writes it. */
+    bool strings = json_is_object(metadata) || json_is_null(metadata);
     json_object_foreach(metadata, key, value)
     {
         strings = strings && json_is_string(value);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "engine/formats/hf_write.h"
 #include "engine/formats/onnx_write.h"
 #include "engine/formats/openvino.h"
 #include "engine/formats/tensor_rows.h"
@@ -17,10 +18,17 @@
 #define GROUP_INT8 32U
 /* MatMulNBits takes powers of two up to this. */
 #define ONNX_GROUP_MAX 256U
+/* What mlx.core.quantize takes. */
+#define MLX_GROUP_MIN 32U
+#define MLX_GROUP_MAX 128U
 
 static const char *const FORMAT_NAMES[PHI_CONVERT_FORMAT_COUNT] = {
     [PHI_CONVERT_ONNX] = "onnx",
     [PHI_CONVERT_OPENVINO] = "openvino",
+    [PHI_CONVERT_SAFETENSORS] = "safetensors",
+    [PHI_CONVERT_MLX] = "mlx",
+    [PHI_CONVERT_GPTQ] = "gptq",
+    [PHI_CONVERT_COMPRESSED] = "compressed-tensors",
 };
 
 const char *phi_convert_format_name(phi_convert_format format)
@@ -68,22 +76,56 @@ static bool is_layer_matrix(const phi_tensor *tensor)
     return phi_str_starts(tensor->name, "blk.");
 }
 
+/* What scales, and real zero points, are stored in: fp16 where that is exact. */
 static phi_dtype scale_dtype(const conversion *c, const phi_recode_scan *scan)
 {
-    /* ONNX's scales have the type that is computed in. */
-    return c->options->format == PHI_CONVERT_OPENVINO && scan->halves ? PHI_DTYPE_F16
-                                                                      : PHI_DTYPE_F32;
+    switch (c->options->format) {
+    case PHI_CONVERT_ONNX:
+        /* The type that is computed in. */
+        return PHI_DTYPE_F32;
+    case PHI_CONVERT_MLX:
+        return scan->halves && scan->half_offsets ? PHI_DTYPE_F16 : PHI_DTYPE_F32;
+    case PHI_CONVERT_GPTQ:
+        return PHI_DTYPE_F16;
+    default:
+        return scan->halves ? PHI_DTYPE_F16 : PHI_DTYPE_F32;
+    }
+}
+
+static phi_zero_rule zero_rule(const conversion *c, bool centred)
+{
+    switch (c->options->format) {
+    case PHI_CONVERT_MLX:
+        return PHI_ZERO_REAL;
+    case PHI_CONVERT_COMPRESSED:
+        return PHI_ZERO_CENTRE;
+    default:
+        return centred ? PHI_ZERO_CENTRE : PHI_ZERO_INTEGER;
+    }
+}
+
+/* The format's own group nearest to one that is there: a power of two that divides it. */
+static uint32_t fitting_group(const conversion *c, uint32_t group)
+{
+    switch (c->options->format) {
+    case PHI_CONVERT_ONNX:
+        return power_group(group, ONNX_GROUP_MAX);
+    case PHI_CONVERT_MLX:
+        group = power_group(group, MLX_GROUP_MAX);
+        return group < MLX_GROUP_MIN ? MLX_GROUP_MIN : group;
+    default:
+        return group;
+    }
 }
 
 /* Of a matrix of codes that keeps its precision. */
 static phi_code_target kept_target(const conversion *c, const phi_form *form,
                                    const phi_recode_scan *scan)
 {
-    bool onnx = c->options->format == PHI_CONVERT_ONNX;
     return (phi_code_target){
         .bits = form->kind == PHI_WEIGHT_INT4 ? 4 : 8,
-        .group = onnx ? power_group(form->group, ONNX_GROUP_MAX) : form->group,
-        .zero_rule = scan->centred && scan->whole_zeros ? PHI_ZERO_CENTRE : PHI_ZERO_INTEGER,
+        .group = fitting_group(c, form->group),
+        .zero_rule = zero_rule(c, scan->centred && scan->whole_zeros),
         .scale_dtype = scale_dtype(c, scan),
     };
 }
@@ -91,12 +133,12 @@ static phi_code_target kept_target(const conversion *c, const phi_form *form,
 static phi_code_target asked_target(const conversion *c, const phi_tensor *tensor)
 {
     const phi_convert_options *options = c->options;
-    const phi_recode_scan halves = {.halves = true};
+    const phi_recode_scan halves = {.halves = true, .half_offsets = true};
     bool is_int4 = options->precision == PHI_PRECISION_INT4 && is_layer_matrix(tensor);
     return (phi_code_target){
         .bits = is_int4 ? 4 : 8,
         .group = is_int4 ? options->group_size : GROUP_INT8,
-        .zero_rule = is_int4 && !options->symmetric ? PHI_ZERO_INTEGER : PHI_ZERO_CENTRE,
+        .zero_rule = zero_rule(c, !is_int4 || options->symmetric),
         .scale_dtype = scale_dtype(c, &halves),
     };
 }
@@ -129,12 +171,35 @@ static phi_status plan_codes(conversion *c, const phi_tensor *tensor, phi_export
     return PHI_OK;
 }
 
-static uint32_t float_bits(const conversion *c, const phi_form *form)
+/* GPTQ and compressed-tensors have codes for the layers' matrices only, and plain files for none.
+ */
+static bool holds_codes(const conversion *c, const phi_tensor *tensor)
 {
-    if (!c->options->keep) {
-        return c->options->precision == PHI_PRECISION_FP16 ? 16 : 32;
+    switch (c->options->format) {
+    case PHI_CONVERT_SAFETENSORS:
+        return false;
+    case PHI_CONVERT_GPTQ:
+    case PHI_CONVERT_COMPRESSED:
+        return is_layer_matrix(tensor);
+    default:
+        return true;
     }
-    return form->kind == PHI_WEIGHT_FP32 ? 32 : 16;
+}
+
+static bool is_hugging_face(const conversion *c)
+{
+    return c->options->format != PHI_CONVERT_ONNX && c->options->format != PHI_CONVERT_OPENVINO;
+}
+
+/* 16 bits as the source has them, where the format has both kinds. */
+static void plan_floats(conversion *c, const phi_form *form, phi_export_tensor *out)
+{
+    bool asked_16 = !c->options->keep && c->options->precision != PHI_PRECISION_FP32;
+    bool is_bf16 = form->kind == PHI_WEIGHT_BF16 && is_hugging_face(c);
+    bool is_16 = form->kind == PHI_WEIGHT_FP16 || form->kind == PHI_WEIGHT_BF16;
+    out->bits = asked_16 || (c->options->keep && is_16) ? 16 : 32;
+    out->float_dtype = is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
+    c->report->exact += out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
 }
 
 static phi_status plan_tensor(conversion *c, const phi_tensor *tensor, phi_export_tensor *out,
@@ -146,20 +211,22 @@ static phi_status plan_tensor(conversion *c, const phi_tensor *tensor, phi_expor
                                .rows = tensor->rows,
                                .cols = tensor->cols,
                                .bits = 32,
-                               .scale_dtype = PHI_DTYPE_F32};
+                               .scale_dtype = PHI_DTYPE_F32,
+                               .float_dtype = PHI_DTYPE_F32};
     *recode = (phi_recode){.compute = c->compute, .checkpoint = c->checkpoint, .tensor = tensor};
     if (tensor->n_dims == 1) {
+        bool is_16 = tensor->dtype == PHI_DTYPE_F16 || tensor->dtype == PHI_DTYPE_BF16;
+        out->float_dtype = is_16 ? tensor->dtype : PHI_DTYPE_F32;
         return PHI_OK;
     }
     c->report->matrices++;
     bool is_int = c->options->keep ? form.group != 0
                                    : c->options->precision == PHI_PRECISION_INT4 ||
                                          c->options->precision == PHI_PRECISION_INT8;
-    if (is_int) {
+    if (is_int && holds_codes(c, tensor)) {
         return plan_codes(c, tensor, out, recode, err);
     }
-    out->bits = float_bits(c, &form);
-    c->report->exact += out->bits == 32 || form.kind == PHI_WEIGHT_FP16;
+    plan_floats(c, &form, out);
     return PHI_OK;
 }
 
@@ -223,6 +290,28 @@ static phi_status check_options(const phi_convert_options *options, phi_err *err
     return PHI_OK;
 }
 
+static phi_status write_format(const phi_convert_options *options, const phi_export *export,
+                               phi_err *err)
+{
+    switch (options->format) {
+    case PHI_CONVERT_ONNX:
+        return phi_onnx_write(export, options->out_dir, err);
+    case PHI_CONVERT_OPENVINO:
+        return phi_openvino_write(export, options->out_dir, err);
+    case PHI_CONVERT_SAFETENSORS:
+        return phi_hf_write(export, PHI_HF_PLAIN, options->out_dir, err);
+    case PHI_CONVERT_MLX:
+        return phi_hf_write(export, PHI_HF_MLX, options->out_dir, err);
+    case PHI_CONVERT_GPTQ:
+        return phi_hf_write(export, PHI_HF_GPTQ, options->out_dir, err);
+    case PHI_CONVERT_COMPRESSED:
+        return phi_hf_write(export, PHI_HF_COMPRESSED, options->out_dir, err);
+    case PHI_CONVERT_FORMAT_COUNT:
+        break;
+    }
+    PHI_UNREACHABLE();
+}
+
 static phi_status convert(conversion *c, phi_err *err)
 {
     size_t count = phi_checkpoint_count(c->checkpoint);
@@ -242,9 +331,7 @@ static phi_status convert(conversion *c, phi_err *err)
                                .read_f32 = read_f32,
                                .progress = progress};
     if (!status) {
-        status = c->options->format == PHI_CONVERT_ONNX
-                     ? phi_onnx_write(&export, c->options->out_dir, err)
-                     : phi_openvino_write(&export, c->options->out_dir, err);
+        status = write_format(c->options, &export, err);
     }
     sum_errors(c, count);
     return status;
@@ -259,7 +346,7 @@ phi_status phi_convert(const phi_compute *compute, const phi_convert_options *op
     phi_status status = check_options(options, err);
     status = status ? status : phi_checkpoint_open(options->source, &c.checkpoint, err);
     if (!status && !phi_checkpoint_dir(c.checkpoint)) {
-        /* Both ecosystems read tokenizer.json. */
+        /* All of them read tokenizer.json. */
         status = phi_fail(err, PHI_E_UNSUPPORTED,
                           "a .gguf has no tokenizer.json, which %s needs; convert from the model's "
                           "folder",

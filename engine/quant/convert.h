@@ -8,9 +8,11 @@
  *          tokenizer.json.
  *
  * Without a precision each matrix keeps its own. A matrix of codes goes over exactly when the
- * format has its width, its groups (or smaller ones, which repeat the scale) and its zero points:
- * ONNX and OpenVINO store them as codes, so an offset that is no whole number of scales (Q4_1, the
- * K-quants, MLX) has none, and such a matrix is coded anew from its values.
+ * format has its width, its groups (or smaller ones, which repeat the scale) and its zero points.
+ * ONNX, OpenVINO and GPTQ store them as codes, so an offset that is no whole number of scales
+ * (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its values; so is any
+ * that has zero points, for compressed-tensors. MLX stores offsets. GPTQ and compressed-tensors
+ * have the layers' matrices in codes; the embedding and the head are floats there.
  */
 #ifndef PHI_ENGINE_QUANT_CONVERT_H
 #define PHI_ENGINE_QUANT_CONVERT_H
@@ -25,6 +27,10 @@
 typedef enum phi_convert_format {
     PHI_CONVERT_ONNX,
     PHI_CONVERT_OPENVINO,
+    PHI_CONVERT_SAFETENSORS, /* floats */
+    PHI_CONVERT_MLX,
+    PHI_CONVERT_GPTQ,
+    PHI_CONVERT_COMPRESSED,
     PHI_CONVERT_FORMAT_COUNT,
 } phi_convert_format;
 

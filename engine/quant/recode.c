@@ -93,6 +93,21 @@ static bool is_whole(const own_row *row, size_t g, float most)
            (base - zero) * row->scales[g] == row->offsets[g];
 }
 
+/* The offset of group g for unsigned codes that are `add` more than the form's, or INT8's plus 128.
+ */
+static float real_of(const own_row *row, size_t g, uint8_t add)
+{
+    bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
+    float offset = row->form.has_offsets ? row->offsets[g] : 0.0F;
+    float centre = !is_int4 ? 128.0F : row->form.has_offsets ? 0.0F : 8.0F;
+    return offset - (centre + (float)add) * row->scales[g];
+}
+
+static bool is_half(float value)
+{
+    return phi_half_to_float(phi_half_of_float(value)) == value;
+}
+
 /* ---- looking ---- */
 
 static void look_at(const own_row *row, uint32_t cols, phi_recode_scan *scan)
@@ -102,8 +117,8 @@ static void look_at(const own_row *row, uint32_t cols, phi_recode_scan *scan)
     for (size_t g = 0; g < cols / row->form.group; g++) {
         scan->whole_zeros = scan->whole_zeros && is_whole(row, g, most);
         scan->centred = scan->centred && zero_of(row, g) == (is_int4 ? 8.0F : 128.0F);
-        scan->halves =
-            scan->halves && phi_half_to_float(phi_half_of_float(row->scales[g])) == row->scales[g];
+        scan->halves = scan->halves && is_half(row->scales[g]);
+        scan->half_offsets = scan->half_offsets && is_half(real_of(row, g, 0));
     }
 }
 
@@ -111,7 +126,8 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
                            phi_recode_scan *out_scan, phi_err *err)
 {
     phi_form form = phi_tensor_form(tensor);
-    phi_recode_scan scan = {.whole_zeros = true, .centred = true, .halves = true};
+    phi_recode_scan scan = {
+        .whole_zeros = true, .centred = true, .halves = true, .half_offsets = true};
     PHI_ASSERT(form.group);
     if (!form.has_offsets && !form.wide) {
         *out_scan = scan;
@@ -152,7 +168,7 @@ bool phi_recode_is_exact(const phi_form *form, const phi_recode_scan *scan,
     case PHI_ZERO_INTEGER:
         return fits && scales && scan->whole_zeros;
     case PHI_ZERO_REAL:
-        return fits && scales && target->scale_dtype == PHI_DTYPE_F32;
+        return fits && scales && (target->scale_dtype == PHI_DTYPE_F32 || scan->half_offsets);
     }
     PHI_UNREACHABLE();
 }
@@ -175,9 +191,7 @@ static void move_row(const own_row *row, const phi_code_target *target, uint32_t
         if (target->zero_rule == PHI_ZERO_INTEGER) {
             zeros[g] = zero_of(row, from) + (is_int4 ? add : 0);
         } else if (target->zero_rule == PHI_ZERO_REAL) {
-            float offset = row->form.has_offsets ? row->offsets[from] : 0.0F;
-            float centre = row->form.has_offsets || !is_int4 ? 0.0F : 8.0F;
-            zeros[g] = offset - (centre + (float)add) * row->scales[from];
+            zeros[g] = real_of(row, from, is_int4 ? add : 0);
         }
     }
 }

@@ -17,9 +17,10 @@
 
 /* What a matrix of codes is like, beyond its form. */
 typedef struct phi_recode_scan {
-    bool whole_zeros; /* every zero point is a code: 0..15, or 0..255 */
-    bool centred;     /* and is the middle one */
-    bool halves;      /* every scale is one that fp16 has */
+    bool whole_zeros;  /* every zero point is a code: 0..15, or 0..255 */
+    bool centred;      /* and is the middle one */
+    bool halves;       /* every scale is one that fp16 has */
+    bool half_offsets; /* so is every offset of the unsigned codes, as PHI_ZERO_REAL has it */
 } phi_recode_scan;
 
 /* Reads the matrix's scales and offsets; its form must be INT4 or INT8. */

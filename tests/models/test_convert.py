@@ -12,6 +12,13 @@ SAMPLE = ROOT / "models" / "phi-sample"
 PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
 ASK = ["--raw", "the cat", "--temperature", "0", "--max-tokens", "24"]
 FORMATS = ["onnx", "openvino"]
+# What a folder of each may hold, that it hands over whole.
+HUGGING_FACE = {
+    "safetensors": ["fp16", "fp32"],
+    "mlx": ["int4", "int4-offset", "int4-128", "int8", "fp16"],
+    "gptq": ["int4", "int4-offset", "int4-128", "int8"],
+    "compressed-tensors": ["int4", "int4-128", "int8"],
+}
 CODINGS = {
     "int4": ["--precision", "int4"],
     "int4-offset": ["--precision", "int4", "--asymmetric", "--group-size", "64"],
@@ -53,6 +60,38 @@ def test_there_and_onward(form, coding, tmp_path):
         assert values(folder, tmp_path / f"{onward}.gguf") == before
 
 
+@pytest.mark.parametrize("form, coding", [(form, coding) for form, codings in HUGGING_FACE.items()
+                                          for coding in codings])
+def test_hugging_face_there_and_again(form, coding, tmp_path):
+    """What is read of a folder is what was written, and it converts to itself without loss."""
+    convert(SAMPLE, tmp_path / "first", form, *CODINGS[coding])
+    said = phid("inspect", tmp_path / "first")
+    assert {"safetensors": "safetensors", "mlx": "" if coding == "fp16" else "MLX", "gptq": "GPTQ",
+            "compressed-tensors": "compressed-tensors"}[form] in said
+    before = values(tmp_path / "first", tmp_path / "first.gguf")
+    then = convert(tmp_path / "first", tmp_path / "second", form)
+    assert then["requantized"] == 0
+    assert values(tmp_path / "second", tmp_path / "second.gguf") == before
+    answer = phid("generate", tmp_path / "second", *ASK)
+    assert answer == phid("generate", tmp_path / "first", *ASK)
+    if coding in ("int8", "fp16", "fp32"):
+        assert answer == phid("generate", SAMPLE, *ASK)
+
+
+@pytest.mark.parametrize("source", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["mlx", "gptq", "compressed-tensors"])
+def test_codes_go_over(form, source, tmp_path):
+    convert(SAMPLE, tmp_path / "source", source, *CODINGS["int4"])
+    then = convert(tmp_path / "source", tmp_path / "then", form)
+    assert (then["matrices"], then["requantized"]) == (18, 0)
+    assert values(tmp_path / "then", tmp_path / "then.gguf") == \
+        values(tmp_path / "source", tmp_path / "source.gguf")
+    back = convert(tmp_path / "then", tmp_path / "back", source)
+    assert back["requantized"] == 0
+    assert values(tmp_path / "back", tmp_path / "back.gguf") == \
+        values(tmp_path / "source", tmp_path / "source.gguf")
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_answers(form, tmp_path):
     for coding in ("fp32", "int8"):
@@ -70,7 +109,7 @@ def test_more_bits_cost_less(tmp_path):
 @pytest.mark.parametrize("arguments, says", [
     ([SAMPLE, "out"], "--format is missing"),
     ([SAMPLE, "--format", "onnx"], "name a source and a folder"),
-    ([SAMPLE, "out", "--format", "tflite"], "it must be onnx or openvino"),
+    ([SAMPLE, "out", "--format", "tflite"], "it must be onnx, openvino, safetensors"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int5"], "it must be int4, int8, fp16 or fp32"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int4", "--group-size", "48"],
      "must be 16, 32, 64, 128 or 256"),

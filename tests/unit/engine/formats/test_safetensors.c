@@ -34,7 +34,7 @@ static void test_entries_in_file_order(void **state)
     (void)state;
     const char *path = fixture_safetensors(
         &f, "a.safetensors",
-        "{\"__metadata__\":{\"format\":\"pt\"},"
+        "{\"__metadata__\":null,"
         "\"b\":{\"dtype\":\"F16\",\"shape\":[2,3],\"data_offsets\":[16,28]},"
         "\"empty\":{\"dtype\":\"I64\",\"shape\":[0,4],\"data_offsets\":[16,16]},"
         "\"s\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[28,30]},"

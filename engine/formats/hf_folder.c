@@ -1,14 +1,15 @@
 /*
- * The JSON files beside the model: what the source had, without what it said of its own
- * quantization, or, where there was none, what the description says.
+ * The JSON files beside a model: what the source had, without what it said of its own quantization,
+ * or, where there was none, what the description says.
  */
-#include <jansson.h>
+#include "engine/formats/hf_folder.h"
+
 #include <math.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "engine/formats/json.h"
-#include "engine/formats/openvino_write_internal.h"
 
 #define COPY_BYTES (1U << 20)
 
@@ -43,6 +44,13 @@ static void set_ids(json_t *config, const phi_description *d)
     }
 }
 
+/* A factor that gives n_rot again when head_dim times it is cut to a whole number. */
+static double rotary_share(const phi_description *d)
+{
+    double share = (double)d->n_rot / d->head_dim;
+    return (uint32_t)(share * d->head_dim) < d->n_rot ? nextafter(share, 1.0) : share;
+}
+
 static json_t *describe(const phi_description *d)
 {
     json_t *config = json_pack(
@@ -54,8 +62,8 @@ static json_t *describe(const phi_description *d)
         (json_int_t)d->n_ffn, "vocab_size", (json_int_t)d->n_vocab, "max_position_embeddings",
         (json_int_t)d->n_ctx, "original_max_position_embeddings", (json_int_t)d->n_ctx_original,
         "rms_norm_eps", (double)d->norm_eps, "rope_theta", (double)d->rope_theta,
-        "partial_rotary_factor", (double)d->n_rot / d->head_dim, "tie_word_embeddings",
-        d->tied_head, "sliding_window", "rope_scaling");
+        "partial_rotary_factor", rotary_share(d), "tie_word_embeddings", d->tied_head,
+        "sliding_window", "rope_scaling");
     if (d->window) {
         (void)json_object_set_new(config, "sliding_window", json_integer(d->window));
     }
@@ -71,9 +79,10 @@ static json_t *describe(const phi_description *d)
     return config;
 }
 
-static phi_status write_json(const json_t *object, const char *dir, const char *name, phi_err *err)
+phi_status phi_hf_folder_write_json(const json_t *object, const char *dir, const char *name,
+                                    phi_err *err)
 {
-    char *text = json_dumps(object, JSON_INDENT(2));
+    char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
     if (!text) {
         return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", name);
     }
@@ -149,7 +158,8 @@ static phi_status load(const char *source_dir, const char *name, json_t **out, p
     return status;
 }
 
-phi_status phi_ov_write_configs(const phi_export *export, const char *dir, phi_err *err)
+phi_status phi_hf_folder_write(const phi_export *export, const char *dir, json_t *changes,
+                               phi_err *err)
 {
     static const char *const copied[] = {
         "tokenizer.json",  "tokenizer_config.json", "special_tokens_map.json",
@@ -165,14 +175,16 @@ phi_status phi_ov_write_configs(const phi_export *export, const char *dir, phi_e
     if (!status) {
         (void)json_object_del(config, "quantization_config");
         (void)json_object_del(config, "quantization");
-        status = write_json(config, dir, "config.json", err);
+        (void)json_object_update(config, changes);
+        status = phi_hf_folder_write_json(config, dir, "config.json", err);
     }
     status = status ? status : load(export->source_dir, "generation_config.json", &generation, err);
     if (!status && !generation) {
         generation = json_object();
         set_ids(generation, export->description);
     }
-    status = status ? status : write_json(generation, dir, "generation_config.json", err);
+    status =
+        status ? status : phi_hf_folder_write_json(generation, dir, "generation_config.json", err);
     for (size_t i = 0; i < sizeof copied / sizeof *copied && !status && export->source_dir; i++) {
         status = copy_file(export->source_dir, dir, copied[i], err);
     }

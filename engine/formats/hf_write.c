@@ -1,0 +1,221 @@
+#include "engine/formats/hf_write.h"
+
+#include <jansson.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "engine/formats/hf_folder.h"
+#include "engine/formats/hf_write_internal.h"
+
+/* ---- config.json ---- */
+
+static json_t *coding(const phi_export_tensor *tensor)
+{
+    return json_pack("{s:i, s:i}", "group_size", (int)tensor->group, "bits", (int)tensor->bits);
+}
+
+/* The first matrix of codes inside a layer, or else the first at all. */
+static const phi_export_tensor *typical(const phi_export *export)
+{
+    const phi_export_tensor *first = NULL;
+    for (uint32_t i = 0; i < export->count; i++) {
+        const phi_export_tensor *tensor = &export->tensors[i];
+        if (tensor->bits <= 8 && strncmp(tensor->name, "blk.", 4) == 0) {
+            return tensor;
+        }
+        first = !first && tensor->bits <= 8 ? tensor : first;
+    }
+    return first;
+}
+
+/* Layers whose coding is another one are named by their path. */
+static json_t *mlx_section(const phi_hf_writing *w, const phi_hf_arrays *plans)
+{
+    const phi_export_tensor *usual = typical(w->export);
+    PHI_ASSERT(usual);
+    json_t *section = coding(usual);
+    (void)json_object_set_new(section, "mode", json_string("affine"));
+    for (uint32_t i = 0; i < w->export->count; i++) {
+        const phi_export_tensor *tensor = &w->export->tensors[i];
+        char path[PHI_LIMIT_TENSOR_NAME_BYTES];
+        memcpy(path, plans[i].at[0].name, sizeof path);
+        path[strlen(path) - strlen(".weight")] = '\0';
+        if (tensor->bits <= 8 && (tensor->bits != usual->bits || tensor->group != usual->group)) {
+            (void)json_object_set_new(section, path, coding(tensor));
+        } else if (tensor->bits > 8 && tensor->n_dims == 2) {
+            (void)json_object_set_new(section, path, json_false());
+        }
+    }
+    return section;
+}
+
+/* "gptq" cannot hold a zero point of 0; "gptq_v2" holds each as it is. */
+static json_t *gptq_section(const phi_export_tensor *usual)
+{
+    bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
+    return json_pack("{s:s, s:i, s:i, s:b, s:b, s:s, s:b}", "quant_method", "gptq", "bits",
+                     (int)usual->bits, "group_size", (int)usual->group, "sym", centred ? 1 : 0,
+                     "desc_act", 0, "checkpoint_format", centred ? "gptq" : "gptq_v2", "lm_head",
+                     0);
+}
+
+static json_t *compressed_section(const phi_export_tensor *usual)
+{
+    json_t *weights = json_pack("{s:i, s:s, s:b, s:s, s:i, s:b}", "num_bits", (int)usual->bits,
+                                "type", "int", "symmetric", 1, "strategy", "group", "group_size",
+                                (int)usual->group, "dynamic", 0);
+    return json_pack("{s:s, s:s, s:s, s:{s:{s:[s], s:o}}, s:[s]}", "quant_method",
+                     "compressed-tensors", "format", "pack-quantized", "quantization_status",
+                     "compressed", "config_groups", "group_0", "targets", "Linear", "weights",
+                     weights, "ignore", "lm_head");
+}
+
+static const char *torch_dtype(const phi_export *export)
+{
+    for (uint32_t i = 0; i < export->count; i++) {
+        const phi_export_tensor *tensor = &export->tensors[i];
+        if (tensor->n_dims == 2 && tensor->bits > 8) {
+            return tensor->bits == 32                      ? "float32"
+                   : tensor->float_dtype == PHI_DTYPE_BF16 ? "bfloat16"
+                                                           : "float16";
+        }
+    }
+    return "float16";
+}
+
+static json_t *changes_of(const phi_hf_writing *w, const phi_hf_arrays *plans)
+{
+    const phi_export_tensor *usual = typical(w->export);
+    json_t *changes = json_pack("{s:s}", "torch_dtype", torch_dtype(w->export));
+    if (!usual) {
+        return changes;
+    }
+    if (w->method == PHI_HF_MLX) {
+        json_t *section = mlx_section(w, plans);
+        (void)json_object_set(changes, "quantization", section);
+        (void)json_object_set_new(changes, "quantization_config", section);
+    } else {
+        (void)json_object_set_new(changes, "quantization_config",
+                                  w->method == PHI_HF_GPTQ ? gptq_section(usual)
+                                                           : compressed_section(usual));
+    }
+    return changes;
+}
+
+/* ---- model.safetensors ---- */
+
+/* GPTQ and compressed-tensors state one width, one group and one kind of zero point for all. */
+static phi_status check_uniform(const phi_hf_writing *w)
+{
+    const phi_export_tensor *usual = typical(w->export);
+    if (!usual || w->method == PHI_HF_MLX) {
+        return PHI_OK;
+    }
+    for (uint32_t i = 0; i < w->export->count; i++) {
+        const phi_export_tensor *tensor = &w->export->tensors[i];
+        if (tensor->bits <= 8 && (tensor->bits != usual->bits || tensor->group != usual->group ||
+                                  tensor->zero_rule != usual->zero_rule)) {
+            return phi_fail(
+                w->err, PHI_E_UNSUPPORTED,
+                "tensor '%s' has %u bits by %u and '%s' %u by %u; %s has one coding for "
+                "all",
+                tensor->name, tensor->bits, tensor->group, usual->name, usual->bits, usual->group,
+                phi_hf_method_name(w->method));
+        }
+    }
+    return PHI_OK;
+}
+
+static json_t *entry_of(const phi_hf_array *array, uint64_t begin)
+{
+    json_t *shape = json_array();
+    for (uint32_t i = 0; i < array->n_dims; i++) {
+        (void)json_array_append_new(shape, json_integer((json_int_t)array->dims[i]));
+    }
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", array->dtype, "shape", shape, "data_offsets",
+                     (json_int_t)begin, (json_int_t)(begin + array->bytes));
+}
+
+/* Lays the arrays out and writes the header; the data's place is reserved. */
+static phi_status write_header(phi_hf_writing *w, phi_hf_arrays *plans)
+{
+    json_t *header =
+        json_pack("{s:{s:s}}", "__metadata__", "format", w->method == PHI_HF_MLX ? "mlx" : "pt");
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < w->export->count; i++) {
+        for (uint32_t k = 0; k < plans[i].count; k++) {
+            phi_hf_array *array = &plans[i].at[k];
+            (void)json_object_set_new(header, array->name, entry_of(array, at));
+            array->offset = at;
+            at += array->bytes;
+        }
+    }
+    w->bytes_total = at;
+    char *text = json_dumps(header, JSON_COMPACT);
+    json_decref(header);
+    if (!text) {
+        return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for a header");
+    }
+    /* Data begin at a multiple of 8. */
+    uint64_t text_bytes = strlen(text);
+    uint64_t length = (text_bytes + 7) / 8 * 8;
+    static const char spaces[] = "        ";
+    phi_status status = phi_file_writer_reserve(w->file, 8 + length + at, w->err);
+    status = status ? status : phi_file_writer_patch(w->file, 0, &length, sizeof length, w->err);
+    status = status ? status : phi_file_writer_patch(w->file, 8, text, (size_t)text_bytes, w->err);
+    status = status ? status
+                    : phi_file_writer_patch(w->file, 8 + text_bytes, spaces,
+                                            (size_t)(length - text_bytes), w->err);
+    for (uint32_t i = 0; i < w->export->count; i++) {
+        for (uint32_t k = 0; k < plans[i].count; k++) {
+            plans[i].at[k].offset += 8 + length;
+        }
+    }
+    json_free_t release;
+    json_get_alloc_funcs(NULL, &release);
+    release(text);
+    return status;
+}
+
+static phi_status write_weights(phi_hf_writing *w, phi_hf_arrays *plans, const char *dir)
+{
+    char *path = phi_strfmt("%s/model.safetensors", dir);
+    phi_status status = phi_file_writer_create(path, &w->file, w->err);
+    phi_free(path);
+    if (status) {
+        return status;
+    }
+    status = write_header(w, plans);
+    for (uint32_t i = 0; i < w->export->count && !status; i++) {
+        status = phi_hf_fill(w, &w->export->tensors[i], &plans[i]);
+    }
+    if (status) {
+        phi_file_writer_abort(w->file);
+        return status;
+    }
+    return phi_file_writer_commit(w->file, w->err);
+}
+
+phi_status phi_hf_write(const phi_export *export, phi_hf_method method, const char *dir,
+                        phi_err *err)
+{
+    phi_hf_writing w = {.export = export, .method = method, .err = err};
+    phi_hf_arrays *plans = phi_try_alloc_zero((size_t) export->count + 1, sizeof *plans);
+    if (!plans) {
+        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for tensors");
+    }
+    phi_status status = check_uniform(&w);
+    for (uint32_t i = 0; i < export->count && !status; i++) {
+        status = phi_hf_plan(&w, &export->tensors[i], &plans[i]);
+    }
+    status = status ? status : phi_file_make_dirs(dir, err);
+    status = status ? status : write_weights(&w, plans, dir);
+    if (!status) {
+        json_t *changes = changes_of(&w, plans);
+        status = phi_hf_folder_write(export, dir, changes, err);
+        json_decref(changes);
+    }
+    phi_free(plans);
+    return status;
+}

@@ -1,0 +1,338 @@
+#include "engine/formats/hf_write_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "engine/formats/hf_names.h"
+#include "engine/tensor/half.h"
+
+/* Elements that are read at a time. */
+#define CHUNK_ELEMENTS (1U << 20)
+
+enum { CODES = 0, SCALES = 1, ZEROS = 2 };
+
+/* ---- names ---- */
+
+/* Hugging Face's name of a canonical one, up to and with the last dot. */
+static void stem_of(const phi_export_tensor *tensor, char *out, size_t out_bytes)
+{
+    unsigned layer = 0;
+    (void)sscanf(tensor->name, "blk.%u.", &layer);
+    for (int part = 0; part < PHI_PART_COUNT; part++) {
+        char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+        phi_part_name((phi_part)part, PHI_NAMING_GGUF, layer, name, sizeof name);
+        if (strcmp(name, tensor->name) == 0) {
+            phi_part_name((phi_part)part, PHI_NAMING_HF, layer, out, out_bytes);
+            out[strlen(out) - strlen("weight")] = '\0';
+            return;
+        }
+    }
+    PHI_UNREACHABLE();
+}
+
+static void add(phi_hf_arrays *out, const char *stem, const char *suffix, const char *dtype,
+                uint64_t rows, uint64_t cols, uint32_t size)
+{
+    phi_hf_array *array = &out->at[out->count++];
+    int length = snprintf(array->name, sizeof array->name, "%s%s", stem, suffix);
+    PHI_ASSERT(length > 0 && (size_t)length < sizeof array->name);
+    array->dtype = dtype;
+    array->n_dims = rows ? 2 : 1;
+    array->dims[0] = rows ? rows : cols;
+    array->dims[1] = cols;
+    array->bytes = (rows ? rows : 1) * cols * size;
+}
+
+static const char *name_of(phi_dtype dtype)
+{
+    return phi_dtype_get(dtype)->name;
+}
+
+static uint32_t size_of(phi_dtype dtype)
+{
+    return phi_dtype_get(dtype)->block_bytes;
+}
+
+/* ---- planning ---- */
+
+static phi_status refuse(const phi_hf_writing *w, const phi_export_tensor *t, const char *why)
+{
+    return phi_fail(w->err, PHI_E_UNSUPPORTED, "tensor '%s': %s cannot hold %s", t->name,
+                    phi_hf_method_name(w->method), why);
+}
+
+static phi_status plan_mlx(const phi_hf_writing *w, const phi_export_tensor *t, const char *stem,
+                           phi_hf_arrays *out)
+{
+    uint64_t groups = t->cols / t->group;
+    if (t->group != 32 && t->group != 64 && t->group != 128) {
+        return refuse(w, t, "groups other than 32, 64 and 128");
+    }
+    if (t->zero_rule != PHI_ZERO_REAL) {
+        return refuse(w, t, "zero points, only offsets");
+    }
+    add(out, stem, "weight", "U32", t->rows, (uint64_t)t->cols * t->bits / 32, 4);
+    add(out, stem, "scales", name_of(t->scale_dtype), t->rows, groups, size_of(t->scale_dtype));
+    add(out, stem, "biases", name_of(t->scale_dtype), t->rows, groups, size_of(t->scale_dtype));
+    return PHI_OK;
+}
+
+static phi_status plan_gptq(const phi_hf_writing *w, const phi_export_tensor *t, const char *stem,
+                            phi_hf_arrays *out)
+{
+    uint64_t groups = t->cols / t->group;
+    uint64_t words = (uint64_t)t->rows * t->bits / 32;
+    if (t->zero_rule == PHI_ZERO_REAL || t->scale_dtype != PHI_DTYPE_F16 ||
+        t->rows % (32 / t->bits) != 0 || t->cols % (32 / t->bits) != 0) {
+        return refuse(w, t, "offsets, scales that are not fp16, or rows that do not fill words");
+    }
+    add(out, stem, "qweight", "I32", (uint64_t)t->cols * t->bits / 32, t->rows, 4);
+    add(out, stem, "scales", "F16", groups, t->rows, 2);
+    add(out, stem, "qzeros", "I32", groups, words, 4);
+    add(out, stem, "g_idx", "I32", 0, t->cols, 4);
+    return PHI_OK;
+}
+
+static phi_status plan_compressed(const phi_hf_writing *w, const phi_export_tensor *t,
+                                  const char *stem, phi_hf_arrays *out)
+{
+    if (t->zero_rule != PHI_ZERO_CENTRE) {
+        return refuse(w, t, "zero points here, only symmetric codes");
+    }
+    add(out, stem, "weight_packed", "I32", t->rows, (uint64_t)t->cols * t->bits / 32, 4);
+    add(out, stem, "weight_scale", name_of(t->scale_dtype), t->rows, t->cols / t->group,
+        size_of(t->scale_dtype));
+    add(out, stem, "weight_shape", "I64", 0, 2, 8);
+    return PHI_OK;
+}
+
+phi_status phi_hf_plan(const phi_hf_writing *w, const phi_export_tensor *tensor, phi_hf_arrays *out)
+{
+    char stem[PHI_LIMIT_TENSOR_NAME_BYTES];
+    *out = (phi_hf_arrays){0};
+    stem_of(tensor, stem, sizeof stem);
+    if (tensor->bits > 8) {
+        phi_dtype dtype =
+            tensor->n_dims == 1 || tensor->bits == 16 ? tensor->float_dtype : PHI_DTYPE_F32;
+        add(out, stem, "weight", name_of(dtype), tensor->n_dims == 2 ? tensor->rows : 0,
+            tensor->cols, size_of(dtype));
+        return PHI_OK;
+    }
+    switch (w->method) {
+    case PHI_HF_MLX:
+        return plan_mlx(w, tensor, stem, out);
+    case PHI_HF_GPTQ:
+        return plan_gptq(w, tensor, stem, out);
+    case PHI_HF_COMPRESSED:
+        return plan_compressed(w, tensor, stem, out);
+    case PHI_HF_PLAIN:
+    case PHI_HF_AWQ:
+        break;
+    }
+    return refuse(w, tensor, "codes");
+}
+
+/* ---- filling ---- */
+
+static phi_status put(phi_hf_writing *w, const phi_hf_array *array, uint64_t at, const void *data,
+                      uint64_t bytes)
+{
+    PHI_ASSERT(at + bytes <= array->bytes);
+    phi_status status =
+        phi_file_writer_patch(w->file, array->offset + at, data, (size_t)bytes, w->err);
+    w->bytes_done += bytes;
+    if (!status && w->export->progress &&
+        !w->export->progress(w->export->user, w->bytes_done, w->bytes_total)) {
+        return phi_fail(w->err, PHI_E_CANCELLED, "writing was cancelled");
+    }
+    return status;
+}
+
+/* `count` floats as they are stored, in place: narrower types take the front. */
+static void narrow(phi_dtype dtype, float *values, size_t count)
+{
+    uint8_t *to = (uint8_t *)values;
+    for (size_t i = 0; i < count && dtype != PHI_DTYPE_F32; i++) {
+        uint16_t half =
+            dtype == PHI_DTYPE_F16 ? phi_half_of_float(values[i]) : phi_bf16_of_float(values[i]);
+        memcpy(to + i * sizeof half, &half, sizeof half);
+    }
+}
+
+static phi_dtype dtype_of(const phi_hf_array *array)
+{
+    return strcmp(array->dtype, "F16") == 0    ? PHI_DTYPE_F16
+           : strcmp(array->dtype, "BF16") == 0 ? PHI_DTYPE_BF16
+                                               : PHI_DTYPE_F32;
+}
+
+static uint32_t rows_at_once(const phi_export_tensor *tensor)
+{
+    uint32_t rows = CHUNK_ELEMENTS / tensor->cols + 1;
+    return rows < tensor->rows ? rows : tensor->rows;
+}
+
+static phi_status fill_floats(phi_hf_writing *w, const phi_export_tensor *t,
+                              const phi_hf_array *array)
+{
+    uint32_t step = rows_at_once(t);
+    phi_dtype dtype = dtype_of(array);
+    uint64_t row_bytes = (uint64_t)t->cols * size_of(dtype);
+    float *values = phi_try_alloc((size_t)step * t->cols * sizeof *values);
+    phi_status status =
+        values ? PHI_OK : phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rows");
+    for (uint32_t row = 0; row < t->rows && !status; row += step) {
+        uint32_t count = t->rows - row < step ? t->rows - row : step;
+        status = w->export->read_f32(w->export->user, t, row, count, values, w->err);
+        if (!status) {
+            narrow(dtype, values, (size_t)count * t->cols);
+            status = put(w, array, row * row_bytes, values, count * row_bytes);
+        }
+    }
+    phi_free(values);
+    return status;
+}
+
+/* Codes in words of 32 bits, the first in the lowest; `step` apart. */
+static uint32_t word_of(const uint8_t *codes, size_t step, uint32_t bits)
+{
+    uint32_t word = 0;
+    for (uint32_t i = 0; i < 32 / bits; i++) {
+        word |= (uint32_t)codes[i * step] << i * bits;
+    }
+    return word;
+}
+
+/* A chunk of rows. */
+typedef struct chunk {
+    uint8_t *codes;
+    float *scales;
+    float *zeros;
+    uint32_t *words;
+} chunk;
+
+static bool alloc_chunk(const phi_export_tensor *t, uint32_t rows, chunk *out)
+{
+    size_t elements = (size_t)rows * t->cols;
+    size_t groups = elements / t->group;
+    out->codes = phi_try_alloc(elements);
+    out->scales = phi_try_alloc(groups * sizeof *out->scales);
+    out->zeros = phi_try_alloc(groups * sizeof *out->zeros);
+    out->words = phi_try_alloc(elements);
+    return out->codes && out->scales && out->zeros && out->words;
+}
+
+static void free_chunk(chunk *it)
+{
+    phi_free(it->codes);
+    phi_free(it->scales);
+    phi_free(it->zeros);
+    phi_free(it->words);
+}
+
+/* Arrays that lie row by row: MLX and compressed-tensors. */
+static phi_status fill_rows(phi_hf_writing *w, const phi_export_tensor *t,
+                            const phi_hf_arrays *arrays, chunk *it, uint32_t step)
+{
+    uint64_t groups = t->cols / t->group;
+    uint32_t per_word = 32 / t->bits;
+    uint64_t row_words = t->cols / per_word;
+    uint64_t scale_bytes = groups * size_of(t->scale_dtype);
+    phi_status status = PHI_OK;
+    for (uint32_t row = 0; row < t->rows && !status; row += step) {
+        uint32_t count = t->rows - row < step ? t->rows - row : step;
+        status = w->export->read_codes(w->export->user, t, row, count, it->codes, it->scales,
+                                       it->zeros, w->err);
+        for (size_t i = 0; i < count * row_words && !status; i++) {
+            it->words[i] = word_of(it->codes + i * per_word, 1, t->bits);
+        }
+        if (!status) {
+            status =
+                put(w, &arrays->at[CODES], row * row_words * 4, it->words, count * row_words * 4);
+        }
+        narrow(t->scale_dtype, it->scales, count * groups);
+        if (!status) {
+            status =
+                put(w, &arrays->at[SCALES], row * scale_bytes, it->scales, count * scale_bytes);
+        }
+        if (!status && t->zero_rule == PHI_ZERO_REAL) {
+            narrow(t->scale_dtype, it->zeros, count * groups);
+            status = put(w, &arrays->at[ZEROS], row * scale_bytes, it->zeros, count * scale_bytes);
+        }
+    }
+    return status;
+}
+
+static phi_status put_shape(phi_hf_writing *w, const phi_export_tensor *t,
+                            const phi_hf_array *array)
+{
+    const int64_t shape[2] = {t->rows, t->cols};
+    return put(w, array, 0, shape, sizeof shape);
+}
+
+/* GPTQ: words of the same columns of all rows lie side by side; so do scales of one group. */
+static phi_status fill_gptq(phi_hf_writing *w, const phi_export_tensor *t,
+                            const phi_hf_arrays *arrays, chunk *it)
+{
+    size_t groups = t->cols / t->group;
+    uint32_t per_word = 32 / t->bits;
+    bool centred = t->zero_rule == PHI_ZERO_CENTRE;
+    uint32_t *line = it->words;
+    phi_status status = w->export->read_codes(w->export->user, t, 0, t->rows, it->codes, it->scales,
+                                              it->zeros, w->err);
+    for (uint32_t k = 0; k < t->cols && !status; k += per_word) {
+        for (uint32_t r = 0; r < t->rows; r++) {
+            line[r] = word_of(it->codes + (size_t)r * t->cols + k, 1, t->bits);
+        }
+        status = put(w, &arrays->at[CODES], (uint64_t)(k / per_word) * t->rows * 4, line,
+                     (uint64_t)t->rows * 4);
+    }
+    for (size_t g = 0; g < groups && !status; g++) {
+        uint16_t *halves = (uint16_t *)(void *)line;
+        for (uint32_t r = 0; r < t->rows; r++) {
+            halves[r] = phi_half_of_float(it->scales[r * groups + g]);
+        }
+        status = put(w, &arrays->at[SCALES], g * t->rows * 2, halves, (uint64_t)t->rows * 2);
+        /* The codes' memory is free now: a group's zero points. */
+        for (uint32_t r = 0; r < t->rows; r++) {
+            it->codes[r] =
+                centred ? (uint8_t)((1U << (t->bits - 1)) - 1) : (uint8_t)it->zeros[r * groups + g];
+        }
+        for (uint32_t i = 0; i < t->rows / per_word; i++) {
+            line[i] = word_of(it->codes + i * per_word, 1, t->bits);
+        }
+        uint64_t bytes = (uint64_t)t->rows / per_word * 4;
+        status = status ? status : put(w, &arrays->at[ZEROS], g * bytes, line, bytes);
+    }
+    for (uint32_t k = 0; k < t->cols; k++) {
+        line[k] = k / t->group;
+    }
+    return status ? status : put(w, &arrays->at[3], 0, line, (uint64_t)t->cols * 4);
+}
+
+phi_status phi_hf_fill(phi_hf_writing *w, const phi_export_tensor *tensor,
+                       const phi_hf_arrays *arrays)
+{
+    if (tensor->bits > 8) {
+        return fill_floats(w, tensor, &arrays->at[0]);
+    }
+    bool gptq = w->method == PHI_HF_GPTQ;
+    uint32_t step = gptq ? tensor->rows : rows_at_once(tensor);
+    chunk it = {0};
+    phi_status status = PHI_OK;
+    if (!alloc_chunk(tensor, step, &it)) {
+        status = phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rows");
+    } else if (gptq) {
+        status = fill_gptq(w, tensor, arrays, &it);
+    } else {
+        status = fill_rows(w, tensor, arrays, &it, step);
+    }
+    free_chunk(&it);
+    if (!status && w->method == PHI_HF_COMPRESSED) {
+        status = put_shape(w, tensor, &arrays->at[2]);
+    }
+    return status;
+}

@@ -281,6 +281,8 @@ static phi_status fill_gptq(phi_hf_writing *w, const phi_export_tensor *t,
     uint32_t per_word = 32 / t->bits;
     bool centred = t->zero_rule == PHI_ZERO_CENTRE;
     uint32_t *line = it->words;
+    /* "gptq" stores one less. */
+    float middle = (float)((1U << (t->bits - 1)) - 1);
     phi_status status = w->export->read_codes(w->export->user, t, 0, t->rows, it->codes, it->scales,
                                               it->zeros, w->err);
     for (uint32_t k = 0; k < t->cols && !status; k += per_word) {
@@ -298,8 +300,8 @@ static phi_status fill_gptq(phi_hf_writing *w, const phi_export_tensor *t,
         status = put(w, &arrays->at[SCALES], g * t->rows * 2, halves, (uint64_t)t->rows * 2);
         /* The codes' memory is free now: a group's zero points. */
         for (uint32_t r = 0; r < t->rows; r++) {
-            it->codes[r] =
-                centred ? (uint8_t)((1U << (t->bits - 1)) - 1) : (uint8_t)it->zeros[r * groups + g];
+            float zero = centred ? middle : it->zeros[r * groups + g];
+            it->codes[r] = (uint8_t)zero;
         }
         for (uint32_t i = 0; i < t->rows / per_word; i++) {
             line[i] = word_of(it->codes + i * per_word, 1, t->bits);

@@ -1,7 +1,7 @@
 """OpenVINO runs the folders that phid writes, and says the same tokens; texts become the same ids
 as with the Python `tokenizers` package.
 
-Needs the program openvino_folder (PHID_OPENVINO_FOLDER, or build/*/tests/unit/openvino_folder).
+Needs the program openvino_folder of tests/unit.
 """
 
 import importlib
@@ -20,6 +20,7 @@ pytest.importorskip("openvino_tokenizers")
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 texts_of = importlib.import_module("test_tokenizers")
+unit_program = importlib.import_module("programs").unit_program
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
@@ -46,17 +47,8 @@ ERROR_MAX = 2e-3
 pytestmark = pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built")
 
 
-def program():
-    named = os.environ.get("PHID_OPENVINO_FOLDER")
-    found = ([pathlib.Path(named)] if named
-             else sorted(ROOT.glob("build/*/tests/unit/openvino_folder")))
-    if not found:
-        pytest.skip("openvino_folder is not built")
-    return str(found[0])
-
-
 def run(*arguments):
-    done = subprocess.run([program(), *map(str, arguments)], capture_output=True, text=True,
+    done = subprocess.run([unit_program("openvino_folder"), *map(str, arguments)], capture_output=True, text=True,
                           timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

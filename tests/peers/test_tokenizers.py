@@ -1,29 +1,25 @@
 """Token ids against the Python `tokenizers` package, over texts of many scripts and random ones.
 
-Needs the program tokenize_lines (PHID_TOKENIZE_LINES, or build/*/tests/unit/tokenize_lines) and
-tokenizer.json files: models/phi-sample always, ../shared/data/tokenizers where it is there.
+Needs the program tokenize_lines of tests/unit, and tokenizer.json files: models/phi-sample always,
+../shared/data/tokenizers where it is there.
 """
 
+import importlib
 import json
 import os
 import pathlib
 import random
 import subprocess
+import sys
 
 import pytest
 
 tokenizers = pytest.importorskip("tokenizers")
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+unit_program = importlib.import_module("programs").unit_program
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("PHID_SHARED_DIR", ROOT.parent / "shared"))
-
-
-def find_program():
-    named = os.environ.get("PHID_TOKENIZE_LINES")
-    found = [pathlib.Path(named)] if named else sorted(ROOT.glob("build/*/tests/unit/tokenize_lines"))
-    if not found:
-        pytest.skip("tokenize_lines is not built")
-    return found[0]
 
 
 def tokenizer_dirs():
@@ -73,7 +69,7 @@ def texts():
 
 def ours(directory, lines, *options):
     data = b"".join(line.encode("utf-8") + b"\0" for line in lines)
-    answer = subprocess.run([find_program(), directory, *options], input=data, check=True,
+    answer = subprocess.run([unit_program("tokenize_lines"), directory, *options], input=data, check=True,
                             stdout=subprocess.PIPE).stdout.decode("ascii").split("\n")[:-1]
     assert len(answer) == len(lines)
     return answer

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -300,6 +301,23 @@ phi_status phi_file_make_dirs(const char *path, phi_err *err)
         return phi_fail(err, PHI_E_INVALID, "%s is not a directory", path);
     }
     return status;
+}
+
+static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *walk)
+{
+    (void)info;
+    (void)kind;
+    (void)walk;
+    return remove(path) == 0 || errno == ENOENT ? 0 : -1;
+}
+
+phi_status phi_file_remove_tree(const char *path, phi_err *err)
+{
+    /* Physical: a link is removed, never followed. */
+    if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT) {
+        return fail_errno(err, "remove", path);
+    }
+    return PHI_OK;
 }
 
 bool phi_file_is_dir(const char *path)

@@ -64,6 +64,9 @@ void phi_file_writer_abort(phi_file_writer *writer);
 
 /* mkdir -p with mode 0750. */
 phi_status phi_file_make_dirs(const char *path, phi_err *err) PHI_MUST_CHECK;
+/* Removes a directory with all that is in it; links are removed, never followed. One that is not
+ * there is no failure. */
+phi_status phi_file_remove_tree(const char *path, phi_err *err) PHI_MUST_CHECK;
 bool phi_file_is_dir(const char *path);
 bool phi_file_exists(const char *path);
 /* fsync of a directory, so that names in it survive a power cut. */

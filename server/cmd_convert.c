@@ -37,9 +37,9 @@ static void help(void)
         "  phid convert SRC OUT --format onnx\n"
         "  phid convert SRC OUT --format openvino --precision int4 --group-size 64\n"
         "\n"
-        "SRC is any folder that phid quantize reads; OUT is the folder to write. Without\n"
-        "a precision each matrix keeps its own: codes go over as they are where the\n"
-        "format can hold them, and the report says where it cannot.\n"
+        "SRC is any folder or .gguf that phid quantize reads; OUT is the folder to write,\n"
+        "new or empty. Without a precision each matrix keeps its own: codes go over as\n"
+        "they are where the format can hold them, and the report says where it cannot.\n"
         "\n"
         "  --format F        onnx: for ONNX Runtime GenAI's CPU provider\n"
         "                    openvino: for OpenVINO GenAI, tokenizer models included\n"
@@ -177,7 +177,7 @@ static int run(int argc, char *const *argv)
         (void)fputs("\r\033[K", stderr);
     }
     if (status == PHI_E_CANCELLED && phi_cli_interrupted()) {
-        (void)fputs("phid convert: interrupted; the folder is not whole\n", stderr);
+        (void)fputs("phid convert: interrupted; nothing was written\n", stderr);
         return PHI_CLI_INTERRUPTED;
     }
     if (status) {

@@ -140,6 +140,15 @@ void phi_description_add_eos(phi_description *description, int32_t id)
     }
 }
 
+float phi_description_attn_factor(uint32_t n_ctx, uint32_t n_ctx_original)
+{
+    if (n_ctx <= n_ctx_original || n_ctx_original < 2) {
+        return 1.0F;
+    }
+    double ratio = (double)n_ctx / (double)n_ctx_original;
+    return (float)sqrt(1.0 + log(ratio) / log((double)n_ctx_original));
+}
+
 const char *phi_arch_name(phi_arch arch)
 {
     switch (arch) {

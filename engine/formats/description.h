@@ -65,6 +65,9 @@ phi_status phi_description_check(const phi_description *description, const char 
                                  phi_err *err) PHI_MUST_CHECK;
 /* Adds an eos id if it is new and there is room. */
 void phi_description_add_eos(phi_description *description, int32_t id);
+/* LongRoPE's attention factor where a file states none: sqrt(1 + ln f / ln orig) with
+ * f = context / orig (transformers, _compute_longrope_parameters). */
+float phi_description_attn_factor(uint32_t n_ctx, uint32_t n_ctx_original);
 const char *phi_arch_name(phi_arch arch); /* "phi3" */
 
 #endif

@@ -1,6 +1,5 @@
 #include "engine/formats/hf_config.h"
 
-#include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -183,17 +182,6 @@ static phi_status read_rope_kind(const phi_fields *rope, phi_description *d, phi
                     rope->path, field, kind);
 }
 
-/* The attention factor of LongRoPE when the file does not state it: sqrt(1 + ln f / ln orig) with
- * f = context / orig (transformers, _compute_longrope_parameters). */
-static float attention_factor(uint32_t n_ctx, uint32_t n_ctx_original)
-{
-    if (n_ctx <= n_ctx_original || n_ctx_original < 2) {
-        return 1.0F;
-    }
-    double ratio = (double)n_ctx / (double)n_ctx_original;
-    return (float)sqrt(1.0 + log(ratio) / log((double)n_ctx_original));
-}
-
 static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi_err *err)
 {
     static const char *const refused[] = {"short_mscale", "long_mscale"};
@@ -212,7 +200,7 @@ static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi
     if (d->n_ctx_original == 0) {
         d->n_ctx_original = DEFAULT_CONTEXT;
     }
-    d->rope_attn_factor = attention_factor(d->n_ctx, d->n_ctx_original);
+    d->rope_attn_factor = phi_description_attn_factor(d->n_ctx, d->n_ctx_original);
     if (!status) {
         status = phi_fields_positive(rope, "attention_factor", &d->rope_attn_factor, err);
     }

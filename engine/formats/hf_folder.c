@@ -70,12 +70,24 @@ static json_t *describe(const phi_description *d)
     if (d->rope == PHI_ROPE_LONG) {
         json_t *rope = json_object();
         (void)json_object_set_new(rope, "type", json_string("longrope"));
-        (void)json_object_set_new(rope, "attention_factor", json_real((double)d->rope_attn_factor));
+        /* Older versions of transformers refuse a fourth field, so only where it says something. */
+        if (d->rope_attn_factor != phi_description_attn_factor(d->n_ctx, d->n_ctx_original)) {
+            (void)json_object_set_new(rope, "attention_factor",
+                                      json_real((double)d->rope_attn_factor));
+        }
         (void)json_object_set_new(rope, "short_factor", floats(d->rope_short, d->n_rot / 2));
         (void)json_object_set_new(rope, "long_factor", floats(d->rope_long, d->n_rot / 2));
         (void)json_object_set_new(config, "rope_scaling", rope);
     }
+    /* Phi3Config has ids of its own for those that are not stated. */
+    static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        (void)json_object_set_new(config, ids[i], json_null());
+    }
     set_ids(config, d);
+    if (*d->name) {
+        (void)json_object_set_new(config, "_name_or_path", json_string(d->name));
+    }
     return config;
 }
 

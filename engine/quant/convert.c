@@ -12,7 +12,9 @@
 #include "engine/formats/onnx_write.h"
 #include "engine/formats/openvino.h"
 #include "engine/formats/tensor_rows.h"
+#include "engine/quant/out_folder.h"
 #include "engine/quant/recode.h"
+#include "engine/tokenizer/tokenizer.h"
 
 /* Of the embedding, the head and INT8. */
 #define GROUP_INT8 32U
@@ -48,13 +50,14 @@ bool phi_convert_format_parse(const char *name, phi_convert_format *out_format)
     return false;
 }
 
-/* A call: tensors[i] is made from recodes[i]. */
+/* A call: tensors[i] is made from recodes[i], whose matrix is like scans[i]. */
 typedef struct conversion {
     const phi_compute *compute;
     const phi_convert_options *options;
     phi_checkpoint *checkpoint;
     phi_export_tensor *tensors;
     phi_recode *recodes;
+    phi_recode_scan *scans;
     phi_convert_report *report;
 } conversion;
 
@@ -143,31 +146,100 @@ static phi_code_target asked_target(const conversion *c, const phi_tensor *tenso
     };
 }
 
-static phi_status plan_codes(conversion *c, const phi_tensor *tensor, phi_export_tensor *out,
-                             phi_recode *recode, phi_err *err)
+static phi_status plan_codes(conversion *c, size_t index, phi_err *err)
 {
+    phi_recode *recode = &c->recodes[index];
+    const phi_tensor *tensor = recode->tensor;
     phi_form form = phi_tensor_form(tensor);
-    phi_recode_scan scan = {0};
-    phi_status status = form.group ? phi_recode_look(c->checkpoint, tensor, &scan, err) : PHI_OK;
+    phi_recode_scan *scan = &c->scans[index];
+    phi_status status = form.group ? phi_recode_look(c->checkpoint, tensor, scan, err) : PHI_OK;
     if (status) {
         return status;
     }
-    phi_code_target target =
-        c->options->keep ? kept_target(c, &form, &scan) : asked_target(c, tensor);
-    PHI_ASSERT(target.group > 0);
-    if (tensor->cols % target.group != 0) {
-        return phi_fail_param(err, PHI_E_INVALID, "group_size",
-                              "tensor '%s' has %u columns, which groups of %u do not divide",
-                              tensor->name, tensor->cols, target.group);
+    recode->target = c->options->keep ? kept_target(c, &form, scan) : asked_target(c, tensor);
+    c->tensors[index].bits = recode->target.bits;
+    return PHI_OK;
+}
+
+static uint32_t common_divisor(uint32_t a, uint32_t b)
+{
+    while (b != 0) {
+        uint32_t rest = a % b;
+        a = b;
+        b = rest;
     }
-    recode->target = target;
-    recode->exact = phi_recode_is_exact(&form, &scan, &target);
-    out->bits = target.bits;
-    out->group = target.group;
-    out->zero_rule = target.zero_rule;
-    out->scale_dtype = target.scale_dtype;
-    c->report->exact += recode->exact;
-    c->report->requantized += !recode->exact;
+    return a;
+}
+
+/* The width that most of the weights have. */
+static uint32_t usual_bits(const conversion *c, size_t count)
+{
+    uint64_t four = 0;
+    uint64_t eight = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t weights = (uint64_t)c->tensors[i].rows * c->tensors[i].cols;
+        four += c->tensors[i].bits == 4 ? weights : 0;
+        eight += c->tensors[i].bits == 8 ? weights : 0;
+    }
+    return four >= eight ? 4 : 8;
+}
+
+/*
+ * GPTQ and compressed-tensors state one coding for all matrices. A file that mixes several gets the
+ * width that most of its weights have, the largest groups that all of these are made of, and zero
+ * points where any has them; matrices that this cannot hold are coded anew.
+ */
+static void unify(conversion *c, size_t count)
+{
+    uint32_t bits = usual_bits(c, count);
+    uint32_t group = 0;
+    phi_zero_rule zero_rule = PHI_ZERO_CENTRE;
+    for (size_t i = 0; i < count; i++) {
+        const phi_code_target *target = &c->recodes[i].target;
+        if (c->tensors[i].bits <= 8) {
+            bool kept = target->bits <= bits;
+            group = common_divisor(kept ? target->group : c->tensors[i].cols, group);
+            zero_rule = target->zero_rule == PHI_ZERO_CENTRE ? zero_rule : target->zero_rule;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (c->tensors[i].bits <= 8) {
+            c->recodes[i].target.bits = bits;
+            c->recodes[i].target.group = group;
+            c->recodes[i].target.zero_rule = zero_rule;
+        }
+    }
+}
+
+/* The writer's side of the targets, and what is exact about them. */
+static phi_status settle(conversion *c, size_t count, phi_err *err)
+{
+    if (c->options->keep &&
+        (c->options->format == PHI_CONVERT_GPTQ || c->options->format == PHI_CONVERT_COMPRESSED)) {
+        unify(c, count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        phi_export_tensor *out = &c->tensors[i];
+        phi_recode *recode = &c->recodes[i];
+        const phi_code_target *target = &recode->target;
+        if (out->bits > 8) {
+            continue;
+        }
+        PHI_ASSERT(target->group > 0);
+        if (out->cols % target->group != 0) {
+            return phi_fail_param(err, PHI_E_INVALID, "group_size",
+                                  "tensor '%s' has %u columns, which groups of %u do not divide",
+                                  out->name, out->cols, target->group);
+        }
+        phi_form form = phi_tensor_form(recode->tensor);
+        recode->exact = phi_recode_is_exact(&form, &c->scans[i], target);
+        out->bits = target->bits;
+        out->group = target->group;
+        out->zero_rule = target->zero_rule;
+        out->scale_dtype = target->scale_dtype;
+        c->report->exact += recode->exact;
+        c->report->requantized += !recode->exact;
+    }
     return PHI_OK;
 }
 
@@ -202,9 +274,10 @@ static void plan_floats(conversion *c, const phi_form *form, phi_export_tensor *
     c->report->exact += out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
 }
 
-static phi_status plan_tensor(conversion *c, const phi_tensor *tensor, phi_export_tensor *out,
-                              phi_recode *recode, phi_err *err)
+static phi_status plan_tensor(conversion *c, size_t index, phi_err *err)
 {
+    const phi_tensor *tensor = phi_checkpoint_at(c->checkpoint, index);
+    phi_export_tensor *out = &c->tensors[index];
     phi_form form = phi_tensor_form(tensor);
     *out = (phi_export_tensor){.name = tensor->name,
                                .n_dims = tensor->n_dims,
@@ -213,7 +286,8 @@ static phi_status plan_tensor(conversion *c, const phi_tensor *tensor, phi_expor
                                .bits = 32,
                                .scale_dtype = PHI_DTYPE_F32,
                                .float_dtype = PHI_DTYPE_F32};
-    *recode = (phi_recode){.compute = c->compute, .checkpoint = c->checkpoint, .tensor = tensor};
+    c->recodes[index] =
+        (phi_recode){.compute = c->compute, .checkpoint = c->checkpoint, .tensor = tensor};
     if (tensor->n_dims == 1) {
         bool is_16 = tensor->dtype == PHI_DTYPE_F16 || tensor->dtype == PHI_DTYPE_BF16;
         out->float_dtype = is_16 ? tensor->dtype : PHI_DTYPE_F32;
@@ -224,7 +298,7 @@ static phi_status plan_tensor(conversion *c, const phi_tensor *tensor, phi_expor
                                    : c->options->precision == PHI_PRECISION_INT4 ||
                                          c->options->precision == PHI_PRECISION_INT8;
     if (is_int && holds_codes(c, tensor)) {
-        return plan_codes(c, tensor, out, recode, err);
+        return plan_codes(c, index, err);
     }
     plan_floats(c, &form, out);
     return PHI_OK;
@@ -290,50 +364,78 @@ static phi_status check_options(const phi_convert_options *options, phi_err *err
     return PHI_OK;
 }
 
-static phi_status write_format(const phi_convert_options *options, const phi_export *export,
+static phi_status write_format(phi_convert_format format, const phi_export *export, const char *dir,
                                phi_err *err)
 {
-    switch (options->format) {
+    switch (format) {
     case PHI_CONVERT_ONNX:
-        return phi_onnx_write(export, options->out_dir, err);
+        return phi_onnx_write(export, dir, err);
     case PHI_CONVERT_OPENVINO:
-        return phi_openvino_write(export, options->out_dir, err);
+        return phi_openvino_write(export, dir, err);
     case PHI_CONVERT_SAFETENSORS:
-        return phi_hf_write(export, PHI_HF_PLAIN, options->out_dir, err);
+        return phi_hf_write(export, PHI_HF_PLAIN, dir, err);
     case PHI_CONVERT_MLX:
-        return phi_hf_write(export, PHI_HF_MLX, options->out_dir, err);
+        return phi_hf_write(export, PHI_HF_MLX, dir, err);
     case PHI_CONVERT_GPTQ:
-        return phi_hf_write(export, PHI_HF_GPTQ, options->out_dir, err);
+        return phi_hf_write(export, PHI_HF_GPTQ, dir, err);
     case PHI_CONVERT_COMPRESSED:
-        return phi_hf_write(export, PHI_HF_COMPRESSED, options->out_dir, err);
+        return phi_hf_write(export, PHI_HF_COMPRESSED, dir, err);
     case PHI_CONVERT_FORMAT_COUNT:
         break;
     }
     PHI_UNREACHABLE();
 }
 
-static phi_status convert(conversion *c, phi_err *err)
+/* Plans all tensors and writes them into `dir`, with the files of `source_dir` beside them. */
+static phi_status convert(conversion *c, const char *source_dir, const char *dir, phi_err *err)
 {
     size_t count = phi_checkpoint_count(c->checkpoint);
     phi_status status = PHI_OK;
     c->tensors = phi_alloc_zero(count, sizeof *c->tensors);
     c->recodes = phi_alloc_zero(count, sizeof *c->recodes);
+    c->scans = phi_alloc_zero(count, sizeof *c->scans);
     for (size_t i = 0; i < count && !status; i++) {
-        status = plan_tensor(c, phi_checkpoint_at(c->checkpoint, i), &c->tensors[i], &c->recodes[i],
-                             err);
+        status = plan_tensor(c, i, err);
     }
+    status = status ? status : settle(c, count, err);
     const phi_export export = {.description = phi_checkpoint_description(c->checkpoint),
                                .tensors = c->tensors,
                                .count = (uint32_t)count,
-                               .source_dir = phi_checkpoint_dir(c->checkpoint),
+                               .source_dir = source_dir,
                                .user = c,
                                .read_codes = read_codes,
                                .read_f32 = read_f32,
                                .progress = progress};
     if (!status) {
-        status = write_format(c->options, &export, err);
+        status = write_format(c->options->format, &export, dir, err);
     }
     sum_errors(c, count);
+    return status;
+}
+
+/* A GGUF holds its tokenizer in its metadata, every other source has a folder of files. */
+static phi_status write_tokenizer(const phi_checkpoint *checkpoint, const char *dir, phi_err *err)
+{
+    phi_tokenizer *tokenizer = NULL;
+    uint32_t n_ctx = phi_checkpoint_description(checkpoint)->n_ctx;
+    phi_status status = phi_tokenizer_open(checkpoint, &tokenizer, err);
+    status = status ? status : phi_tokenizer_write_folder(tokenizer, n_ctx, dir, err);
+    phi_tokenizer_destroy(tokenizer);
+    return status;
+}
+
+static phi_status convert_to_folder(conversion *c, phi_err *err)
+{
+    phi_out_folder folder;
+    phi_status status = phi_out_folder_make(&folder, c->options->out_dir, err);
+    const char *source_dir = phi_checkpoint_dir(c->checkpoint);
+    if (!status && !source_dir) {
+        source_dir = folder.scratch;
+        status = write_tokenizer(c->checkpoint, source_dir, err);
+    }
+    status = status ? status : convert(c, source_dir, folder.made, err);
+    status = status ? status : phi_out_folder_publish(&folder, err);
+    phi_out_folder_done(&folder);
     return status;
 }
 
@@ -345,17 +447,11 @@ phi_status phi_convert(const phi_compute *compute, const phi_convert_options *op
     conversion c = {.compute = compute, .options = options, .report = &report};
     phi_status status = check_options(options, err);
     status = status ? status : phi_checkpoint_open(options->source, &c.checkpoint, err);
-    if (!status && !phi_checkpoint_dir(c.checkpoint)) {
-        /* All of them read tokenizer.json. */
-        status = phi_fail(err, PHI_E_UNSUPPORTED,
-                          "a .gguf has no tokenizer.json, which %s needs; convert from the model's "
-                          "folder",
-                          phi_convert_format_name(options->format));
-    }
-    status = status ? status : convert(&c, err);
+    status = status ? status : convert_to_folder(&c, err);
     phi_checkpoint_close(c.checkpoint);
     phi_free(c.tensors);
     phi_free(c.recodes);
+    phi_free(c.scans);
     report.seconds = (double)(phi_clock_ns() - started_ns) / 1e9;
     if (!status) {
         *out_report = report;

@@ -1,18 +1,21 @@
 /*
  * Purpose: a checkpoint of any format as a folder of another ecosystem: code for code where that
- * can hold it, requantized where not, and told which. Owns:    nothing that outlives the call.
+ *          can hold it, requantized where not, and told which.
+ * Owns:    nothing that outlives the call.
  * Threads: [job]; arithmetic runs on the team at background priority.
  * Errors:  the tensor, file or option is named; PHI_E_CANCELLED when the progress callback says
- *          stop.
- * Limits:  memory for some rows of one tensor. The source is a folder: a .gguf holds no
- *          tokenizer.json.
+ *          stop. Nothing is visible at `out_dir` unless the call succeeds; one that holds anything
+ *          is refused.
+ * Limits:  memory for some rows of one tensor.
  *
  * Without a precision each matrix keeps its own. A matrix of codes goes over exactly when the
  * format has its width, its groups (or smaller ones, which repeat the scale) and its zero points.
  * ONNX, OpenVINO and GPTQ store them as codes, so an offset that is no whole number of scales
  * (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its values; so is any
  * that has zero points, for compressed-tensors. MLX stores offsets. GPTQ and compressed-tensors
- * have the layers' matrices in codes; the embedding and the head are floats there.
+ * have the layers' matrices in codes, all alike; the embedding and the head are floats there.
+ *
+ * A GGUF's tokenizer, template and configuration become the files that a folder has them in.
  */
 #ifndef PHI_ENGINE_QUANT_CONVERT_H
 #define PHI_ENGINE_QUANT_CONVERT_H
@@ -39,7 +42,7 @@ bool phi_convert_format_parse(const char *name, phi_convert_format *out_format);
 
 typedef struct phi_convert_options {
     const char *source;  /* what phi_checkpoint_open takes */
-    const char *out_dir; /* made where there is none */
+    const char *out_dir; /* made, or empty */
     phi_convert_format format;
     bool keep;               /* each matrix's own precision; else: */
     phi_precision precision; /* INT4: embedding and head get 8 bits */

@@ -1,15 +1,10 @@
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/str.h"
 #include "engine/tokenizer/tokenizer_internal.h"
-
-/* The scores that llama.cpp's converter gives to what is never merged. */
-#define SCORE_ADDED (-1000.0F)
-#define SCORE_PADDING (-10000.0F)
 
 /* "[PAD1048575]" and its NUL. */
 #define PADDING_BYTES 16
@@ -73,77 +68,6 @@ static phi_status fill(export *out, phi_err *err)
             char *name = out->padding + (size_t)id * PADDING_BYTES;
             int length = snprintf(name, PADDING_BYTES, "[PAD%" PRIu32 "]", id);
             out->pieces[id] = (phi_gguf_string){.text = name, .bytes = (size_t)length};
-        }
-    }
-    return PHI_OK;
-}
-
-/* ---------------------------------------------------------------------------------- scores ---- */
-
-typedef struct ranked {
-    uint32_t rank;
-    uint32_t id;
-} ranked;
-
-static int by_rank(const void *a, const void *b)
-{
-    const ranked *left = a;
-    const ranked *right = b;
-    if (left->rank != right->rank) {
-        return left->rank < right->rank ? -1 : 1;
-    }
-    return left->id < right->id ? -1 : left->id > right->id;
-}
-
-/*
- * SentencePiece merges by the score of the result, highest first: the piece whose first merge comes
- * n-th gets -n, so that both orders agree. Pieces that no merge makes come after them.
- */
-static phi_status derive_scores(export *out, phi_err *err)
-{
-    const phi_tokenizer *tokenizer = out->tokenizer;
-    uint32_t size = tokenizer->vocab.size;
-    ranked *order = phi_try_alloc(((size_t)size + 1) * sizeof *order);
-    if (!order) {
-        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory to write %u scores", size);
-    }
-    for (uint32_t id = 0; id < size; id++) {
-        order[id] = (ranked){.rank = UINT32_MAX, .id = id};
-    }
-    for (size_t i = 0; i <= tokenizer->bpe.mask; i++) {
-        const phi_bpe_merge *merge = &tokenizer->bpe.merges[i];
-        if (merge->left >= 0 && merge->rank < order[merge->result].rank) {
-            order[merge->result].rank = merge->rank;
-        }
-    }
-    qsort(order, size, sizeof *order, by_rank);
-    uint32_t place = 0;
-    for (uint32_t i = 0; i < size; i++) {
-        if (out->types[order[i].id] == PHI_TOKEN_NORMAL) {
-            out->scores[order[i].id] = -(float)place++;
-        }
-    }
-    phi_free(order);
-    return PHI_OK;
-}
-
-static phi_status fill_scores(export *out, phi_err *err)
-{
-    const phi_tokenizer *tokenizer = out->tokenizer;
-    if (!tokenizer->scores) {
-        phi_status status = derive_scores(out, err);
-        if (status != PHI_OK) {
-            return status;
-        }
-    }
-    for (uint32_t id = 0; id < out->count; id++) {
-        if (out->types[id] == PHI_TOKEN_UNUSED) {
-            out->scores[id] = SCORE_PADDING;
-        } else if (tokenizer->scores && id < tokenizer->vocab.size) {
-            out->scores[id] = tokenizer->scores[id];
-        } else if (out->types[id] == PHI_TOKEN_CONTROL ||
-                   out->types[id] == PHI_TOKEN_USER_DEFINED) {
-            out->scores[id] = SCORE_ADDED;
         }
     }
     return PHI_OK;
@@ -274,7 +198,7 @@ phi_status phi_tokenizer_put_gguf(const phi_tokenizer *tokenizer, uint32_t n_voc
     bool spm = !tokenizer->bpe.byte_level;
     phi_status status = fill(&out, err);
     if (status == PHI_OK && spm) {
-        status = fill_scores(&out, err);
+        status = phi_tokenizer_scores(tokenizer, out.types, out.count, out.scores, err);
     }
     if (status == PHI_OK) {
         const char *model = spm ? "llama" : "gpt2";

@@ -127,4 +127,11 @@ const char *phi_tokenizer_chat_template(const phi_tokenizer *tokenizer);
 phi_status phi_tokenizer_put_gguf(const phi_tokenizer *tokenizer, uint32_t n_vocab,
                                   phi_gguf_writer *writer, phi_err *err) PHI_MUST_CHECK;
 
+/* Writes the tokenizer's files of a Hugging Face folder into `dir`: tokenizer.json (the one that a
+ * GGUF holds, or rebuilt from its arrays, with the same ids), tokenizer_config.json with the chat
+ * template, special_tokens_map.json and, for a SentencePiece vocabulary, tokenizer.model. `n_ctx`
+ * is the model's longest text. */
+phi_status phi_tokenizer_write_folder(const phi_tokenizer *tokenizer, uint32_t n_ctx,
+                                      const char *dir, phi_err *err) PHI_MUST_CHECK;
+
 #endif

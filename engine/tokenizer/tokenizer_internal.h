@@ -116,6 +116,18 @@ phi_status phi_tokenizer_put_added(phi_tokenizer *tokenizer, const phi_added_lis
 phi_status phi_tokenizer_apply_config(phi_tokenizer *tokenizer, const json_t *config,
                                       phi_err *err) PHI_MUST_CHECK;
 
+/* Scores of ids below `count`, at least the vocabulary's, of these phi_token_kind; `out_scores`
+ * comes zeroed. */
+phi_status phi_tokenizer_scores(const phi_tokenizer *tokenizer, const int32_t *types,
+                                uint32_t count, float *out_scores, phi_err *err) PHI_MUST_CHECK;
+
+/* tokenizer.json of a tokenizer that did not come from one (json_decref). */
+phi_status phi_tokenizer_make_json(const phi_tokenizer *tokenizer, json_t **out_json,
+                                   phi_err *err) PHI_MUST_CHECK;
+/* tokenizer_config.json's added_tokens_decoder (json_decref). */
+phi_status phi_tokenizer_make_added(const phi_tokenizer *tokenizer, json_t **out_json,
+                                    phi_err *err) PHI_MUST_CHECK;
+
 /* Encodes `text`, in which control tokens count where `trust` has 1 for all of their bytes. */
 phi_status phi_tokenizer_encode_marked(const phi_tokenizer *tokenizer, const char *text,
                                        const char *trust, size_t bytes, phi_tokens *out_tokens,

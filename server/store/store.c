@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,26 +211,13 @@ phi_status phi_store_page_start(sqlite3 *db, const char *table, const phi_store_
 
 /* ---- scratch directories ---- */
 
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *walk)
-{
-    (void)info;
-    (void)kind;
-    (void)walk;
-    return remove(path) == 0 || errno == ENOENT ? 0 : -1;
-}
-
-static void remove_tree(const char *path)
-{
-    /* Physical: a link is removed, never followed. */
-    if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT) {
-        phi_log(PHI_LOG_WARN, "store", "leftover_not_removed", "reason=%s", strerror(errno));
-    }
-}
-
 void phi_store_work_remove(phi_store *store, const char *job_id)
 {
     char *path = phi_store_work_path(store, job_id);
-    remove_tree(path);
+    phi_err err = {0};
+    if (phi_file_remove_tree(path, &err)) {
+        phi_log(PHI_LOG_WARN, "store", "leftover_not_removed", "reason=%s", err.message);
+    }
     phi_free(path);
 }
 

@@ -3,15 +3,25 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
+import sys
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from gguf_file import without  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
 PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
 ASK = ["--raw", "the cat", "--temperature", "0", "--max-tokens", "24"]
 FORMATS = ["onnx", "openvino"]
+GGUFS = {
+    "int8": ["--precision", "int8"],
+    "int4": ["--precision", "int4"],
+    "q4_k_m": ["--type", "q4_k_m"],
+}
 # What a folder of each may hold, that it hands over whole.
 HUGGING_FACE = {
     "safetensors": ["fp16", "fp32"],
@@ -122,7 +132,85 @@ def test_refusals(arguments, says, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_gguf_lacks_the_tokenizer_file(tmp_path):
-    phid("quantize", SAMPLE, "--precision", "int4", "--no-quality", "--out", tmp_path / "a.gguf")
-    said = phid("convert", tmp_path / "a.gguf", tmp_path / "out", "--format", "onnx", fails=True)
-    assert "no tokenizer.json" in said
+@pytest.fixture(scope="module", name="ggufs")
+def make_ggufs(tmp_path_factory):
+    """The sample model as GGUFs: as phid writes them, and without the tokenizer.json in them."""
+    folder = tmp_path_factory.mktemp("ggufs")
+    for name, options in GGUFS.items():
+        whole = folder / f"{name}.gguf"
+        phid("quantize", SAMPLE, *options, "--no-quality", "--out", whole)
+        without(whole, folder / f"{name}-arrays.gguf", "tokenizer.huggingface.json")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["", "-arrays"])
+@pytest.mark.parametrize("form", FORMATS + ["safetensors", "mlx", "gptq", "compressed-tensors"])
+def test_gguf_becomes_a_folder(form, kind, ggufs, tmp_path):
+    source = ggufs / f"int8{kind}.gguf"
+    said = convert(source, tmp_path / "out", form)
+    assert (said["matrices"], said["requantized"]) == (18, 0)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    files = {entry.name for entry in (tmp_path / "out").iterdir()}
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"} <= files
+    assert form == "onnx" or "generation_config.json" in files
+    same = (tmp_path / "out/tokenizer.json").read_bytes() == (SAMPLE / "tokenizer.json").read_bytes()
+    assert same == (kind == "")
+    assert values(tmp_path / "out", tmp_path / "out.gguf") == values(source, tmp_path / "in.gguf")
+    chat = ["Hello", "--temperature", "0", "--max-tokens", "24"]
+    for ask in (ASK, chat):
+        assert phid("generate", tmp_path / "out", *ask) == phid("generate", source, *ask)
+
+
+# How many of the 18 matrices of Q4_K (INT4 by 32 with offsets), Q5_K (INT8, the same) and Q6_K (INT8
+# by 16) a format takes over as they are, and how many it codes anew. Of the last two formats the
+# embedding and the head are floats.
+@pytest.mark.parametrize("form, exact, anew", [
+    ("openvino", 3, 15), ("onnx", 3, 15), ("mlx", 15, 3), ("safetensors", 18, 0), ("gptq", 2, 16),
+    ("compressed-tensors", 2, 16)])
+def test_mixed_types_of_gguf(form, exact, anew, ggufs, tmp_path):
+    said = convert(ggufs / "q4_k_m.gguf", tmp_path / "out", form)
+    assert (said["exact"], said["requantized"]) == (exact, anew)
+    assert said["weight_rmse"] < 0.1
+    assert phid("generate", tmp_path / "out", *ASK).startswith(" is in the ")
+    if form == "safetensors":
+        assert values(tmp_path / "out", tmp_path / "out.gguf") == \
+            values(ggufs / "q4_k_m.gguf", tmp_path / "in.gguf")
+
+
+def test_gguf_config_is_whole(ggufs, tmp_path):
+    convert(ggufs / "int8-arrays.gguf", tmp_path / "out", "safetensors")
+    made = json.loads((tmp_path / "out/config.json").read_text())
+    first = json.loads((SAMPLE / "config.json").read_text())
+    for key in ("architectures", "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings",
+                "tie_word_embeddings", "sliding_window", "rope_theta"):
+        assert made[key] == first[key], key
+    config = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    theirs = json.loads((SAMPLE / "tokenizer_config.json").read_text())
+    for key in ("chat_template", "bos_token", "eos_token", "pad_token", "add_bos_token", "tokenizer_class"):
+        assert config.get(key) == theirs.get(key), key
+
+
+def test_output_that_is_there(tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    assert "is not empty (it has 'mine.txt')" in phid("convert", SAMPLE, full, "--format", "onnx", fails=True)
+    assert "is not empty" in phid("convert", SAMPLE, SAMPLE, "--format", "onnx", fails=True)
+    assert "is a file" in phid("convert", SAMPLE, full / "mine.txt", "--format", "onnx", fails=True)
+    assert [entry.name for entry in full.iterdir()] == ["mine.txt"]
+    (tmp_path / "empty").mkdir()
+    convert(SAMPLE, tmp_path / "empty", "onnx")
+    assert (tmp_path / "empty/model.onnx").exists()
+    assert not list(tmp_path.glob("**/*.tmp-*")) and not list(tmp_path.glob("**/.tmp-*"))
+
+
+def test_nothing_is_left_of_a_failure(tmp_path):
+    """A tokenizer that OpenVINO's operations cannot express is found while the folder is made."""
+    for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"):
+        shutil.copy(SAMPLE / name, tmp_path / name)
+    tokenizer = json.loads((SAMPLE / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][1]["single_word"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "single word" in phid("convert", tmp_path, tmp_path / "sub/out", "--format", "openvino", fails=True)
+    assert not list((tmp_path / "sub").iterdir())

@@ -1,7 +1,7 @@
 """Token ids against the Python `tokenizers` package, over texts of many scripts and random ones.
 
-Needs the program tokenize_lines of tests/unit, and tokenizer.json files: models/phi-sample always,
-../shared/data/tokenizers where it is there.
+Needs the programs tokenize_lines and tokenizer_folder of tests/unit, and tokenizer.json files:
+models/phi-sample always, ../shared/data/tokenizers where it is there.
 """
 
 import importlib
@@ -17,6 +17,8 @@ import pytest
 tokenizers = pytest.importorskip("tokenizers")
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 unit_program = importlib.import_module("programs").unit_program
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "models"))
+without = importlib.import_module("gguf_file").without
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("PHID_SHARED_DIR", ROOT.parent / "shared"))
@@ -107,3 +109,46 @@ def test_text_equal(directory):
         if want.encode("utf-8").hex() != answer:
             wrong.append((text, want, bytes.fromhex(answer)))
     assert not wrong, f"{len(wrong)} of {len(lines)} differ, such as {wrong[0]!r}"
+
+
+# Rows of the vocabulary that the model of each tokenizer has, and the name by which a GGUF says
+# that its special tokens swallow the white space after them.
+GGUF_OF = {
+    "phi-sample": (1024, "phi-3 sample"), "phi-2": (51200, "phi-2"), "phi-3-mini": (32064, "Phi-3-mini"),
+    "phi-3-medium": (32064, "Phi-3-medium"), "phi-4": (100352, "phi-4"), "phi-4-mini": (200064, "phi-4-mini"),
+}
+
+
+def ids_by_content(directory):
+    with open(directory / "tokenizer.json", encoding="utf-8") as source:
+        return {token["content"]: token["id"] for token in json.load(source)["added_tokens"]}
+
+
+@pytest.mark.parametrize("directory", tokenizer_dirs(), ids=lambda p: p.name)
+def test_rebuilt_from_gguf(directory, tmp_path):
+    """A GGUF's arrays become a tokenizer.json with the ids of the GGUF, and with those of the
+    tokenizer.json that the GGUF was made from, but for white space that tokens of Phi-4 swallow:
+    a GGUF cannot say so."""
+    rows, name = GGUF_OF[directory.name]
+    program = unit_program("tokenizer_folder")
+    subprocess.run([program, directory, tmp_path / "whole.gguf", str(rows), name], check=True)
+    without(tmp_path / "whole.gguf", tmp_path / "arrays.gguf", "tokenizer.huggingface.json")
+    subprocess.run([program, tmp_path / "whole.gguf", tmp_path / "whole"], check=True)
+    assert (tmp_path / "whole/tokenizer.json").read_bytes() == (directory / "tokenizer.json").read_bytes()
+    subprocess.run([program, tmp_path / "arrays.gguf", tmp_path / "made"], check=True)
+    assert (tmp_path / "made/tokenizer.model").exists() == directory.name.startswith("phi-3-")
+    made = tokenizers.Tokenizer.from_file(str(tmp_path / "made/tokenizer.json"))
+    first = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    added = ids_by_content(directory)
+    lines = texts()
+    swallow = any(token.lstrip or token.rstrip for token in first.get_added_tokens_decoder().values())
+    exact = not swallow or "phi-3" in name.lower()
+    for text, answer in zip(lines, ours(tmp_path / "arrays.gguf", lines)):
+        got = made.encode(text, add_special_tokens=False)
+        assert got.ids == [int(part) for part in answer.split()], text
+        if exact or "<" not in text:
+            assert got.ids == reference_ids(first, added, text), text
+            assert made.decode(got.ids) == first.decode(first.encode(text, add_special_tokens=False).ids), text
+    for content, number in added.items():
+        assert made.token_to_id(content) == number
+        assert made.encode(content, add_special_tokens=False).ids == [number]

@@ -16,8 +16,10 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "engine/formats/gguf.h"
 #include "engine/tokenizer/tokenizer.h"
+#include "engine/tokenizer/vocab.h"
 
 static char *shared_path(const char *name)
 {
@@ -92,6 +94,48 @@ static void same_texts(const phi_tokenizer *a, const phi_tokenizer *b)
     }
 }
 
+static bool has(const char *dir, const char *name)
+{
+    char *path = phi_strfmt("%s/%s", dir, name);
+    bool found = phi_file_exists(path);
+    phi_free(path);
+    return found;
+}
+
+/* The folder written of a tokenizer reads back as that tokenizer. */
+static void assert_folder(const phi_tokenizer *tokenizer, bool sentencepiece)
+{
+    char dir[] = "/tmp/phid-test-tokenizer-XXXXXX";
+    phi_err err = {.code = PHI_OK};
+    assert_non_null(mkdtemp(dir));
+    if (phi_tokenizer_write_folder(tokenizer, 4096, dir, &err) != PHI_OK) {
+        fail_msg("%s", err.message);
+    }
+    assert_true(has(dir, "special_tokens_map.json"));
+    assert_int_equal(has(dir, "tokenizer.model"), sentencepiece);
+    phi_tokenizer *again = open_dir(dir);
+    same_texts(tokenizer, again);
+    uint32_t size = phi_tokenizer_vocab_size(tokenizer);
+    for (int32_t id = 0; id < (int32_t)size; id++) {
+        assert_int_equal(phi_tokenizer_is_special(tokenizer, id),
+                         phi_tokenizer_is_special(again, id));
+        if (phi_tokenizer_is_known(tokenizer, id)) {
+            assert_string_equal(phi_tokenizer_piece(tokenizer, id), phi_tokenizer_piece(again, id));
+        } else {
+            assert_false(phi_tokenizer_is_known(again, id));
+        }
+    }
+    assert_int_equal(phi_tokenizer_bos(tokenizer), phi_tokenizer_bos(again));
+    assert_int_equal(phi_tokenizer_eos(tokenizer), phi_tokenizer_eos(again));
+    assert_int_equal(phi_tokenizer_adds_bos(tokenizer), phi_tokenizer_adds_bos(again));
+    const char *chat = phi_tokenizer_chat_template(tokenizer);
+    if (chat) {
+        assert_string_equal(phi_tokenizer_chat_template(again), chat);
+    }
+    phi_tokenizer_destroy(again);
+    assert_int_equal(phi_file_remove_tree(dir, &err), PHI_OK);
+}
+
 /* A file of the reference's own and the tokenizer.json of the same model give the same ids. */
 static void reads_llama_cpp_vocabulary(void **state)
 {
@@ -106,6 +150,7 @@ static void reads_llama_cpp_vocabulary(void **state)
     assert_false(phi_tokenizer_is_known(from_gguf, 32050));
     assert_int_equal(phi_tokenizer_bos(from_gguf), 1);
     assert_true(phi_tokenizer_adds_bos(from_gguf));
+    assert_folder(from_gguf, true);
     phi_tokenizer_destroy(from_gguf);
     phi_tokenizer_destroy(from_json);
     phi_free(gguf_path);
@@ -193,6 +238,9 @@ static void assert_round_trip(const char *dir, uint32_t n_vocab, const char *nam
             assert_same_ids(source, arrays, texts[i], PHI_PARSE_SPECIAL);
         }
     }
+    bool sentencepiece = strstr(name, "Phi-3") != NULL;
+    assert_folder(whole, sentencepiece);
+    assert_folder(arrays, sentencepiece);
     if (n_vocab > phi_tokenizer_vocab_size(source)) {
         assert_false(phi_tokenizer_is_known(arrays, (int32_t)n_vocab - 1));
     }
@@ -284,13 +332,66 @@ static void refuses_a_nul_in_a_piece(void **state)
     phi_free(path);
 }
 
+/* A vocabulary of llama.cpp's kind "default" with an added token behind a gap, and one that is
+ * shown in answers. */
+static void folder_of_gaps(void **state)
+{
+    (void)state;
+    phi_gguf_string pieces[264];
+    int32_t types[264];
+    char spelt[256][4];
+    for (unsigned byte = 0; byte < 256; byte++) {
+        /* GPT-2's letters of the bytes, in the order of the bytes. */
+        uint32_t letter = byte;
+        if (byte <= 0x20) {
+            letter = 0x100 + byte;
+        } else if (byte >= 0x7f && byte <= 0xa0) {
+            letter = 0x121 + (byte - 0x7f);
+        } else if (byte == 0xad) {
+            letter = 0x143;
+        }
+        int bytes = phi_utf8_encode(letter, spelt[byte]);
+        pieces[byte] = (phi_gguf_string){spelt[byte], (size_t)bytes};
+        types[byte] = PHI_TOKEN_NORMAL;
+    }
+    static const char *const more[] = {"ab",       "<|end|>", "[PAD258]", "[PAD259]",
+                                       "<|user|>", "  \t",    "[PAD262]", "<|x|>"};
+    static const int32_t kinds[] = {1, 3, 5, 5, 3, 4, 5, 3};
+    for (size_t i = 0; i < 8; i++) {
+        pieces[256 + i] = (phi_gguf_string){more[i], strlen(more[i])};
+        types[256 + i] = kinds[i];
+    }
+    const phi_gguf_string merges[] = {{"a b", 3}};
+    char path[] = "/tmp/phid-test-tokenizer-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    phi_gguf_writer *writer = NULL;
+    assert_int_equal(phi_gguf_writer_create(path, &writer, NULL), PHI_OK);
+    phi_gguf_put_string(writer, "tokenizer.ggml.model", "gpt2", 4);
+    phi_gguf_put_string(writer, "tokenizer.ggml.pre", "default", 7);
+    phi_gguf_put_strings(writer, "tokenizer.ggml.tokens", pieces, 264);
+    phi_gguf_put_i32s(writer, "tokenizer.ggml.token_type", types, 264);
+    phi_gguf_put_strings(writer, "tokenizer.ggml.merges", merges, 1);
+    phi_gguf_put_u32(writer, "tokenizer.ggml.bos_token_id", 260);
+    phi_gguf_put_bool(writer, "tokenizer.ggml.add_bos_token", true);
+    assert_int_equal(phi_gguf_write_header(writer, NULL), PHI_OK);
+    assert_int_equal(phi_gguf_writer_commit(writer, NULL), PHI_OK);
+    phi_tokenizer *tokenizer = open_gguf(path);
+    assert_int_equal(phi_tokenizer_find(tokenizer, "<|x|>"), 263);
+    assert_true(phi_tokenizer_adds_bos(tokenizer));
+    assert_folder(tokenizer, false);
+    phi_tokenizer_destroy(tokenizer);
+    (void)unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_llama_cpp_vocabulary), cmocka_unit_test(round_trip_of_sample),
         cmocka_unit_test(round_trip_of_phi_3),        cmocka_unit_test(round_trip_of_phi_4),
         cmocka_unit_test(round_trip_of_phi_4_mini),   cmocka_unit_test(refuses_too_few_rows),
-        cmocka_unit_test(refuses_a_nul_in_a_piece),
+        cmocka_unit_test(refuses_a_nul_in_a_piece),   cmocka_unit_test(folder_of_gaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

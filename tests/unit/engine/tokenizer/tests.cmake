@@ -7,3 +7,5 @@ phid_test(engine.tokenizer.chat ${TEST_DIR}/test_chat.c LIBS phi_tokenizer PkgCo
 # What tests/peers/test_tokenizers.py compares with the Python package.
 add_executable(tokenize_lines ${PROJECT_SOURCE_DIR}/tests/tools/tokenize_lines.c)
 target_link_libraries(tokenize_lines PRIVATE phi_options phi_tokenizer)
+add_executable(tokenizer_folder ${PROJECT_SOURCE_DIR}/tests/tools/tokenizer_folder.c)
+target_link_libraries(tokenizer_folder PRIVATE phi_options phi_tokenizer)

@@ -243,6 +243,24 @@ def write_torch(path, tensors, pickle=None):
         out.writestr("archive/version", "3\n")
 
 
+def random_weights(seed):
+    """A maker of small random bfloat16 tensors: no zeros, no infinities."""
+    rng = random.Random(seed)
+    # Sign and exponent byte of +-[2^-7, 2^-6) and +-[2^-5, 2^-4).
+    high = bytes((0x3C, 0xBC, 0x3D, 0xBD)[i % 4] for i in range(256))
+
+    def weights(*shape):
+        count = 1
+        for size in shape:
+            count *= size
+        data = bytearray(2 * count)
+        data[0::2] = rng.randbytes(count)
+        data[1::2] = rng.randbytes(count).translate(high)
+        return "BF16", list(shape), bytes(data)
+
+    return weights
+
+
 def make_model(directory, layers=1, hidden=64, ffn=128, seed=1):
     """A Phi-3 folder with the sample's tokenizer and small random bfloat16 weights."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -254,18 +272,7 @@ def make_model(directory, layers=1, hidden=64, ffn=128, seed=1):
                   num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
                   tie_word_embeddings=True, torch_dtype="bfloat16")
     (directory / "config.json").write_text(json.dumps(config))
-    rng = random.Random(seed)
-    # Sign and exponent byte of +-[2^-7, 2^-6) and +-[2^-5, 2^-4): no zeros, no infinities.
-    high = bytes((0x3C, 0xBC, 0x3D, 0xBD)[i % 4] for i in range(256))
-
-    def weights(*shape):
-        count = 1
-        for size in shape:
-            count *= size
-        data = bytearray(2 * count)
-        data[0::2] = rng.randbytes(count)
-        data[1::2] = rng.randbytes(count).translate(high)
-        return "BF16", list(shape), bytes(data)
+    weights = random_weights(seed)
 
     def ones(size):
         return "BF16", [size], b"\x80\x3f" * size
@@ -282,6 +289,48 @@ def make_model(directory, layers=1, hidden=64, ffn=128, seed=1):
     tensors["model.norm.weight"] = ones(hidden)
     write_safetensors(directory / "model.safetensors", tensors)
     return directory
+
+
+def make_phi2(directory, layers=2, hidden=256, ffn=512, seed=3):
+    """A folder of the phi2 architecture with the sample's tokenizer and small random weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    source = ROOT / "models/phi-sample"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, directory / name)
+    sample = json.loads((source / "config.json").read_text())
+    vocab = sample["vocab_size"]
+    config = {"architectures": ["PhiForCausalLM"], "model_type": "phi", "hidden_size": hidden,
+              "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": 4,
+              "num_key_value_heads": 4, "vocab_size": vocab, "max_position_embeddings": 512,
+              "hidden_act": "gelu_new", "partial_rotary_factor": 0.5, "rope_theta": 10000.0,
+              "layer_norm_eps": 1e-5, "qk_layernorm": False, "tie_word_embeddings": False,
+              "bos_token_id": sample["bos_token_id"], "eos_token_id": sample["eos_token_id"]}
+    (directory / "config.json").write_text(json.dumps(config))
+    weights = random_weights(seed)
+
+    def put(name, rows, cols):
+        tensors[name + ".weight"] = weights(rows, cols)
+        tensors[name + ".bias"] = weights(rows)
+
+    tensors = {"model.embed_tokens.weight": weights(vocab, hidden)}
+    norms = [f"model.layers.{layer}.input_layernorm" for layer in range(layers)]
+    for name in [*norms, "model.final_layernorm"]:
+        tensors[name + ".weight"] = "BF16", [hidden], b"\x80\x3f" * hidden
+        tensors[name + ".bias"] = weights(hidden)
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        for name in ("q_proj", "k_proj", "v_proj", "dense"):
+            put(prefix + "self_attn." + name, hidden, hidden)
+        put(prefix + "mlp.fc1", ffn, hidden)
+        put(prefix + "mlp.fc2", hidden, ffn)
+    put("lm_head", vocab, hidden)
+    write_safetensors(directory / "model.safetensors", tensors)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def phi2_dir(tmp_path_factory):
+    return make_phi2(tmp_path_factory.mktemp("models") / "phi2")
 
 
 @pytest.fixture(scope="session")

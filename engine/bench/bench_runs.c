@@ -228,7 +228,7 @@ static void count_work(const session *self, phi_bench_run *run)
         const phi_layer_weights *layer = &self->weights->layers[l];
         add_matrix(&layer->qkv, steps, rows, run);
         add_matrix(&layer->out, steps, rows, run);
-        add_matrix(&layer->gate_up, steps, rows, run);
+        add_matrix(&layer->up, steps, rows, run);
         add_matrix(&layer->down, steps, rows, run);
     }
     double logits_steps = run->prefill ? 1.0 : steps;

@@ -4,11 +4,12 @@
  * through all layers: a standard deviation of about 1 / sqrt(3072).
  *
  * Dimensions: config.json of microsoft/Phi-3-mini-4k-instruct, Phi-3.5-mini-instruct,
- * Phi-3-medium-4k-instruct, Phi-4-mini-instruct and phi-4.
+ * Phi-3-medium-4k-instruct, Phi-4-mini-instruct, phi-4 and phi-2.
  */
 #include "engine/bench/synthetic.h"
 
 #include "base/mem.h"
+#include "engine/formats/hf_names.h"
 #include "engine/tensor/half.h"
 
 #include <stdio.h>
@@ -20,9 +21,12 @@
 #define FILL_ROWS 16U
 /* Where rows may begin in the pool. */
 #define POOL_STARTS 61U
+/* Of every bias: as small as a weight. */
+#define BIAS 0.01F
 
 typedef struct known_model {
     const char *name;
+    phi_arch arch;
     uint32_t n_embd;
     uint32_t n_layer;
     uint32_t n_head;
@@ -39,11 +43,18 @@ typedef struct known_model {
 } known_model;
 
 static const known_model models[] = {
-    {"phi-3-mini", 3072, 32, 32, 32, 96, 8192, 32064, 4096, 4096, 96, 2047, 10000.0F, false},
-    {"phi-3.5-mini", 3072, 32, 32, 32, 96, 8192, 32064, 131072, 4096, 96, 0, 10000.0F, false},
-    {"phi-3-medium", 5120, 40, 40, 10, 128, 17920, 32064, 4096, 4096, 128, 2047, 10000.0F, false},
-    {"phi-4-mini", 3072, 32, 24, 8, 128, 8192, 200064, 131072, 4096, 96, 0, 10000.0F, true},
-    {"phi-4", 5120, 40, 40, 10, 128, 17920, 100352, 16384, 16384, 128, 0, 250000.0F, false},
+    {"phi-3-mini", PHI_ARCH_PHI3, 3072, 32, 32, 32, 96, 8192, 32064, 4096, 4096, 96, 2047, 10000.0F,
+     false},
+    {"phi-3.5-mini", PHI_ARCH_PHI3, 3072, 32, 32, 32, 96, 8192, 32064, 131072, 4096, 96, 0,
+     10000.0F, false},
+    {"phi-3-medium", PHI_ARCH_PHI3, 5120, 40, 40, 10, 128, 17920, 32064, 4096, 4096, 128, 2047,
+     10000.0F, false},
+    {"phi-4-mini", PHI_ARCH_PHI3, 3072, 32, 24, 8, 128, 8192, 200064, 131072, 4096, 96, 0, 10000.0F,
+     true},
+    {"phi-4", PHI_ARCH_PHI3, 5120, 40, 40, 10, 128, 17920, 100352, 16384, 16384, 128, 0, 250000.0F,
+     false},
+    {"phi-2", PHI_ARCH_PHI2, 2560, 32, 32, 32, 80, 10240, 51200, 2048, 2048, 32, 0, 10000.0F,
+     false},
 };
 #define N_MODELS (sizeof models / sizeof models[0])
 
@@ -51,27 +62,20 @@ static const known_model models[] = {
 
 static void fill_description(const known_model *model, phi_description *d)
 {
-    *d = (phi_description){
-        .arch = PHI_ARCH_PHI3,
-        .n_layer = model->n_layer,
-        .n_embd = model->n_embd,
-        .n_head = model->n_head,
-        .n_head_kv = model->n_head_kv,
-        .head_dim = model->head_dim,
-        .n_ffn = model->n_ffn,
-        .n_vocab = model->n_vocab,
-        .n_ctx = model->n_ctx,
-        .norm_eps = 1e-5F,
-        .tied_head = model->tied_head,
-        .n_rot = model->n_rot,
-        .rope_theta = model->rope_theta,
-        .n_ctx_original = model->n_ctx_original,
-        .rope_attn_factor = 1.0F,
-        .window = model->window,
-        .bos_id = -1,
-        .pad_id = -1,
-        .unk_id = -1,
-    };
+    phi_description_init(d, model->arch);
+    d->n_layer = model->n_layer;
+    d->n_embd = model->n_embd;
+    d->n_head = model->n_head;
+    d->n_head_kv = model->n_head_kv;
+    d->head_dim = model->head_dim;
+    d->n_ffn = model->n_ffn;
+    d->n_vocab = model->n_vocab;
+    d->n_ctx = model->n_ctx;
+    d->tied_head = model->tied_head;
+    d->n_rot = model->n_rot;
+    d->rope_theta = model->rope_theta;
+    d->n_ctx_original = model->n_ctx_original;
+    d->window = model->window;
     (void)snprintf(d->name, sizeof d->name, "%s", model->name);
     if (model->n_ctx_original < model->n_ctx) {
         d->rope = PHI_ROPE_LONG;
@@ -100,7 +104,7 @@ phi_status phi_synthetic_describe(const char *name, uint32_t n_layer,
     return phi_fail_param(
         err, PHI_E_INVALID, "synthetic",
         "there is no synthetic model '%.60s'; there are phi-3-mini, phi-3.5-mini, "
-        "phi-3-medium, phi-4-mini and phi-4",
+        "phi-3-medium, phi-4-mini, phi-4 and phi-2",
         name);
 }
 
@@ -133,14 +137,32 @@ typedef struct shape {
     uint32_t cols;
 } shape;
 
-enum { QKV, OUT, GATE_UP, DOWN, LAYER_MATRICES };
+enum { QKV, OUT, UP, DOWN, LAYER_MATRICES };
 
 static void layer_shapes(const phi_description *d, shape out_shapes[LAYER_MATRICES])
 {
     out_shapes[QKV] = (shape){(d->n_head + 2 * d->n_head_kv) * d->head_dim, d->n_embd};
     out_shapes[OUT] = (shape){d->n_embd, d->n_head * d->head_dim};
-    out_shapes[GATE_UP] = (shape){2 * d->n_ffn, d->n_embd};
+    out_shapes[UP] = (shape){(d->ffn == PHI_FFN_GELU ? 1 : 2) * d->n_ffn, d->n_embd};
     out_shapes[DOWN] = (shape){d->n_embd, d->n_ffn};
+}
+
+/* Of all norms and biases. */
+static uint64_t vector_bytes(const phi_description *d)
+{
+    uint64_t elements = 0;
+    for (int part = 0; part < PHI_PART_COUNT; part++) {
+        uint32_t rows[PHI_PART_PIECES_MAX];
+        uint32_t cols;
+        if (phi_part_is_vector((phi_part)part) && phi_part_is_of((phi_part)part, d)) {
+            uint32_t pieces = phi_part_shape((phi_part)part, d, rows, &cols);
+            uint64_t times = phi_part_in_layer((phi_part)part) ? d->n_layer : 1;
+            for (uint32_t i = 0; i < pieces; i++) {
+                elements += times * rows[i];
+            }
+        }
+    }
+    return elements * sizeof(float);
 }
 
 /* Every matrix of the table is whole blocks in every type. */
@@ -155,12 +177,12 @@ uint64_t phi_synthetic_bytes(const phi_description *d, const phi_synthetic_types
 {
     shape shapes[LAYER_MATRICES];
     layer_shapes(d, shapes);
-    uint64_t layer = 2 * (uint64_t)d->n_embd * sizeof(float);
+    uint64_t layer = 0;
     for (int i = 0; i < LAYER_MATRICES; i++) {
         layer += matrix_bytes(types->layers, shapes[i]);
     }
     uint64_t ends = matrix_bytes(types->ends, (shape){d->n_vocab, d->n_embd});
-    return layer * d->n_layer + ends * (d->tied_head ? 1 : 2) + d->n_embd * sizeof(float);
+    return layer * d->n_layer + ends * (d->tied_head ? 1 : 2) + vector_bytes(d);
 }
 
 /* ---- the pool ---- */
@@ -301,13 +323,29 @@ static phi_status make_matrix(maker *self, phi_dtype dtype, shape s, const uint8
     return PHI_OK;
 }
 
-static float *make_norm(maker *self, uint32_t n)
+static float *make_vector(maker *self, uint64_t n, float value)
 {
-    float *norm = take(self, n * sizeof *norm);
-    for (uint32_t i = 0; norm && i < n; i++) {
-        norm[i] = 1.0F;
+    float *vector = take(self, n * sizeof *vector);
+    for (uint64_t i = 0; vector && i < n; i++) {
+        vector[i] = value;
     }
-    return norm;
+    return vector;
+}
+
+/* Weights of norms are 1, biases small, so that what runs is what would run. */
+static void make_layer_vectors(maker *self, phi_layer_weights *layer)
+{
+    const phi_description *d = self->description;
+    bool is_layer_norm = d->norm == PHI_NORM_LAYER;
+    bool has_ffn_bias = d->ffn == PHI_FFN_GELU;
+    uint64_t qkv = (d->n_head + 2 * (uint64_t)d->n_head_kv) * d->head_dim;
+    layer->attn_norm = make_vector(self, d->n_embd, 1.0F);
+    layer->attn_norm_bias = is_layer_norm ? make_vector(self, d->n_embd, BIAS) : NULL;
+    layer->ffn_norm = d->is_parallel ? NULL : make_vector(self, d->n_embd, 1.0F);
+    layer->qkv_bias = d->attn_bias ? make_vector(self, qkv, BIAS) : NULL;
+    layer->out_bias = d->attn_bias ? make_vector(self, d->n_embd, BIAS) : NULL;
+    layer->up_bias = has_ffn_bias ? make_vector(self, d->n_ffn, BIAS) : NULL;
+    layer->down_bias = has_ffn_bias ? make_vector(self, d->n_embd, BIAS) : NULL;
 }
 
 /* Bytes of a pool from which every run of rows of that type can be taken. */
@@ -332,7 +370,10 @@ static phi_status make_ends(maker *self, phi_dtype dtype, const uint8_t *pool, p
     if (!status && !d->tied_head) {
         status = make_matrix(self, dtype, s, pool, &weights->head, err);
     }
-    weights->final_norm = make_norm(self, d->n_embd);
+    weights->final_norm = make_vector(self, d->n_embd, 1.0F);
+    weights->final_norm_bias =
+        d->norm == PHI_NORM_LAYER ? make_vector(self, d->n_embd, BIAS) : NULL;
+    weights->head_bias = d->head_bias ? make_vector(self, d->n_vocab, BIAS) : NULL;
     return status;
 }
 
@@ -348,14 +389,13 @@ static phi_status make_layers(maker *self, phi_dtype dtype, const uint8_t *pool,
         phi_weight *matrices[LAYER_MATRICES] = {
             [QKV] = &layer->qkv,
             [OUT] = &layer->out,
-            [GATE_UP] = &layer->gate_up,
+            [UP] = &layer->up,
             [DOWN] = &layer->down,
         };
         for (int m = 0; !status && m < LAYER_MATRICES; m++) {
             status = make_matrix(self, dtype, shapes[m], pool, matrices[m], err);
         }
-        layer->attn_norm = make_norm(self, d->n_embd);
-        layer->ffn_norm = make_norm(self, d->n_embd);
+        make_layer_vectors(self, layer);
     }
     return status;
 }

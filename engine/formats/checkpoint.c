@@ -1,5 +1,5 @@
 /*
- * A checkpoint is the list of a phi3 model's parts, each found among the files' tensors by name:
+ * A checkpoint is the list of a model's parts, each found among the files' tensors by name:
  *   1. open the files (safetensors, PyTorch's or GGUF) and read the description;
  *   2. index all tensors by the names that the files use;
  *   3. for each part, in forward-pass order, find it whole or in pieces and check dtype and shape.
@@ -140,44 +140,6 @@ static phi_status build_lookup(lookup *l)
     return status;
 }
 
-/* Rows of each piece of a part (one for a part that is never split), and its columns. */
-static uint32_t part_shape(const phi_description *d, phi_part part,
-                           uint32_t rows[PHI_CHECKPOINT_PIECES_MAX], uint32_t *out_cols)
-{
-    *out_cols = d->n_embd;
-    rows[0] = 1;
-    switch (part) {
-    case PHI_PART_TOKEN_EMBD:
-    case PHI_PART_OUTPUT:
-        rows[0] = d->n_vocab;
-        return 1;
-    case PHI_PART_ATTN_QKV:
-        rows[0] = d->n_head * d->head_dim;
-        rows[1] = d->n_head_kv * d->head_dim;
-        rows[2] = rows[1];
-        return 3;
-    case PHI_PART_ATTN_OUTPUT:
-        rows[0] = d->n_embd;
-        *out_cols = d->n_head * d->head_dim;
-        return 1;
-    case PHI_PART_FFN_UP:
-        rows[0] = d->n_ffn;
-        rows[1] = d->n_ffn;
-        return 2;
-    case PHI_PART_FFN_DOWN:
-        rows[0] = d->n_embd;
-        *out_cols = d->n_ffn;
-        return 1;
-    case PHI_PART_ATTN_NORM:
-    case PHI_PART_FFN_NORM:
-    case PHI_PART_OUTPUT_NORM:
-        return 1;
-    case PHI_PART_COUNT:
-        break;
-    }
-    PHI_UNREACHABLE();
-}
-
 static void format_shape(const phi_tensor_entry *entry, char *out, size_t out_bytes)
 {
     size_t used = 0;
@@ -189,11 +151,12 @@ static void format_shape(const phi_tensor_entry *entry, char *out, size_t out_by
     }
 }
 
+/* `rows` are a vector's elements. */
 static phi_status check_shape(const lookup *l, const stored *tensor, uint32_t rows, uint32_t cols,
                               bool vector)
 {
     const phi_tensor_entry *entry = tensor->entry;
-    bool right = vector ? entry->n_dims == 1 && entry->dims[0] == cols
+    bool right = vector ? entry->n_dims == 1 && entry->dims[0] == rows
                         : entry->n_dims == 2 && entry->dims[0] == rows && entry->dims[1] == cols;
     if (right) {
         return PHI_OK;
@@ -202,7 +165,7 @@ static phi_status check_shape(const lookup *l, const stored *tensor, uint32_t ro
     format_shape(entry, has, sizeof has);
     if (vector) {
         return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u] is right",
-                        label_of(tensor), entry->name, has, cols);
+                        label_of(tensor), entry->name, has, rows);
     }
     return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u, %u] is right",
                     label_of(tensor), entry->name, has, rows, cols);
@@ -236,72 +199,98 @@ static phi_status check_dtype(const lookup *l, const stored *tensor, bool vector
 }
 
 /* A bias beside a weight would change every answer, so it is not ignored like other extras. */
-static phi_status check_no_bias(const lookup *l, const stored *tensor)
+static phi_status check_no_bias(const lookup *l, const stored *tensor, phi_part part)
 {
+    const phi_description *d = &l->checkpoint->description;
     char name[PHI_LIMIT_TENSOR_NAME_BYTES];
     const char *weight = tensor->entry->name;
+    phi_part bias_part = phi_part_bias(part);
+    if (!phi_str_ends(weight, ".weight") ||
+        (bias_part != PHI_PART_COUNT && phi_part_is_of(bias_part, d))) {
+        return PHI_OK;
+    }
     size_t stem = strlen(weight) - strlen("weight");
-    PHI_ASSERT(phi_str_ends(weight, ".weight") && stem + sizeof "bias" <= sizeof name);
+    PHI_ASSERT(stem + sizeof "bias" <= sizeof name);
     (void)snprintf(name, sizeof name, "%.*sbias", (int)stem, weight);
     const stored *bias = find(l, name);
     if (!bias) {
         return PHI_OK;
     }
     return phi_fail(l->err, PHI_E_UNSUPPORTED,
-                    "%s: tensor \"%s\" is not supported: phi3 models have no biases",
-                    label_of(bias), name);
+                    "%s: tensor \"%s\" is not supported: %s models have no such bias",
+                    label_of(bias), name, phi_arch_name(d->arch));
 }
 
-static phi_status add_piece(const lookup *l, const stored *tensor, uint32_t rows, bool vector,
+/* Where a part's next piece is. */
+static void place_piece(phi_tensor *out, const stored *tensor, uint32_t rows, phi_dtype dtype,
+                        bool vector)
+{
+    uint32_t piece = out->n_pieces++;
+    out->piece_dtype[piece] = dtype;
+    out->dtype = out->piece_dtype[0];
+    out->piece_rows[piece] = rows;
+    out->piece_file[piece] = tensor ? tensor->file : NULL;
+    out->rows = vector ? 1 : out->rows + rows;
+}
+
+/* A vector's pieces make one row, which has one dtype. */
+static phi_status check_alike(const lookup *l, const stored *tensor, bool vector,
+                              const phi_tensor *out)
+{
+    const phi_tensor_entry *entry = tensor->entry;
+    if (!vector || out->n_pieces == 0 || entry->dtype == out->dtype) {
+        return PHI_OK;
+    }
+    return phi_fail(l->err, PHI_E_UNSUPPORTED,
+                    "%s: tensor \"%s\" has dtype %s, the one before it %s; biases that belong "
+                    "together must have one",
+                    label_of(tensor), entry->name, entry->dtype_name,
+                    phi_dtype_get(out->dtype)->name);
+}
+
+static phi_status add_piece(const lookup *l, const stored *tensor, phi_part part, uint32_t rows,
                             phi_tensor *out)
 {
+    bool vector = phi_part_is_vector(part);
     phi_status status = check_dtype(l, tensor, vector);
-    if (!status) {
-        status = check_shape(l, tensor, rows, out->cols, vector);
-    }
-    if (!status) {
-        status = check_no_bias(l, tensor);
-    }
+    status = status ? status : check_alike(l, tensor, vector, out);
+    status = status ? status : check_shape(l, tensor, rows, out->cols, vector);
+    status = status ? status : check_no_bias(l, tensor, part);
     if (status) {
         return status;
     }
     const phi_tensor_entry *entry = tensor->entry;
-    uint32_t piece = out->n_pieces++;
-    out->piece_dtype[piece] = entry->dtype;
-    out->dtype = out->piece_dtype[0];
-    out->piece_rows[piece] = rows;
-    out->piece_file[piece] = tensor->file;
-    out->piece_offset[piece] = entry->offset;
-    out->rows += rows;
+    out->piece_offset[out->n_pieces] = entry->offset;
     out->bytes += entry->bytes;
+    place_piece(out, tensor, rows, entry->dtype, vector);
     return PHI_OK;
 }
 
 /* A matrix or vector of a reader that lists them. */
-static phi_status add_listed_piece(const lookup *l, const stored *tensor, uint32_t rows,
-                                   bool vector, phi_tensor *out)
+static phi_status add_listed_piece(const lookup *l, const stored *tensor, phi_part part,
+                                   uint32_t rows, phi_tensor *out)
 {
     const phi_stored *listed = tensor->listed;
-    if (listed->n_dims != (vector ? 1U : 2U) || listed->rows != rows || listed->cols != out->cols) {
+    bool vector = phi_part_is_vector(part);
+    uint32_t has_rows = vector ? 1 : rows;
+    if (listed->n_dims != (vector ? 1U : 2U) || listed->rows != has_rows ||
+        listed->cols != out->cols) {
         return phi_fail(l->err, PHI_E_FORMAT,
                         "%s: tensor \"%s\" has shape [%u, %u]; [%u, %u] is right", label_of(tensor),
-                        listed->name, listed->rows, listed->cols, rows, out->cols);
+                        listed->name, listed->rows, listed->cols, has_rows, out->cols);
     }
-    uint32_t piece = out->n_pieces++;
-    out->piece_rows[piece] = rows;
-    out->piece_file[piece] = tensor->file;
-    out->rows += rows;
+    uint32_t piece = out->n_pieces;
+    phi_dtype dtype = listed->dtype;
     if (listed->kind == PHI_STORED_CODED) {
-        out->piece_dtype[piece] = PHI_DTYPE_F32;
+        dtype = PHI_DTYPE_F32;
         out->piece_coded[piece] = &listed->coded;
         out->bytes += phi_coded_bytes(&listed->coded);
     } else {
-        out->piece_dtype[piece] = listed->dtype;
         out->piece_offset[piece] = listed->data.offset;
         out->piece_across[piece] = listed->kind == PHI_STORED_COLUMNS;
         out->bytes += listed->data.bytes;
     }
-    out->dtype = out->piece_dtype[0];
+    place_piece(out, tensor, rows, dtype, vector);
     return PHI_OK;
 }
 
@@ -329,23 +318,19 @@ static phi_status add_coded(lookup *l, const char *name, uint32_t rows, phi_tens
         return status;
     }
     checkpoint->n_coded++;
-    uint32_t piece = out->n_pieces++;
-    out->piece_dtype[piece] = PHI_DTYPE_F32;
-    out->piece_coded[piece] = coded;
-    out->piece_rows[piece] = rows;
-    out->dtype = out->piece_dtype[0];
-    out->rows += rows;
+    out->piece_coded[out->n_pieces] = coded;
     out->bytes += phi_coded_bytes(coded);
+    place_piece(out, NULL, rows, PHI_DTYPE_F32, false);
     return PHI_OK;
 }
 
 /* One tensor of the files: arrays of codes, or rows; *out_found is false if it is neither. */
-static phi_status add_named(lookup *l, const char *name, uint32_t rows, bool vector,
+static phi_status add_named(lookup *l, const char *name, phi_part part, uint32_t rows,
                             phi_tensor *out, bool *out_found)
 {
     phi_status status = PHI_OK;
     *out_found = false;
-    if (!vector && l->checkpoint->quant.method != PHI_HF_PLAIN) {
+    if (!phi_part_is_vector(part) && l->checkpoint->quant.method != PHI_HF_PLAIN) {
         status = add_coded(l, name, rows, out, out_found);
     }
     const stored *tensor = status || *out_found ? NULL : find(l, name);
@@ -353,8 +338,8 @@ static phi_status add_named(lookup *l, const char *name, uint32_t rows, bool vec
         return status;
     }
     *out_found = true;
-    return tensor->listed ? add_listed_piece(l, tensor, rows, vector, out)
-                          : add_piece(l, tensor, rows, vector, out);
+    return tensor->listed ? add_listed_piece(l, tensor, part, rows, out)
+                          : add_piece(l, tensor, part, rows, out);
 }
 
 static phi_status fail_missing(const lookup *l, const char *whole, const char *pieces)
@@ -373,7 +358,7 @@ static phi_status find_pieces(lookup *l, phi_part part, uint32_t layer, const ui
     for (uint32_t i = 0; i < phi_part_pieces(part); i++) {
         bool found = false;
         phi_part_piece_name(part, i, l->naming, layer, name, sizeof name);
-        phi_status status = add_named(l, name, rows[i], false, out, &found);
+        phi_status status = add_named(l, name, part, rows[i], out, &found);
         if (status) {
             return status;
         }
@@ -390,40 +375,49 @@ static phi_status find_pieces(lookup *l, phi_part part, uint32_t layer, const ui
  * one "ffn_up", so there pieces are looked for first: "ffn_gate" decides which it is. */
 static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor *out)
 {
-    char whole_name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    char whole_name[PHI_LIMIT_TENSOR_NAME_BYTES] = "";
     char first_name[PHI_LIMIT_TENSOR_NAME_BYTES] = "";
-    uint32_t rows[PHI_CHECKPOINT_PIECES_MAX];
+    uint32_t rows[PHI_PART_PIECES_MAX];
     bool vector = phi_part_is_vector(part);
     bool found = false;
     phi_status status = PHI_OK;
     *out = (phi_tensor){.n_dims = vector ? 1 : 2};
     phi_part_name(part, PHI_NAMING_GGUF, layer, out->name, sizeof out->name);
-    uint32_t n_rows = part_shape(&l->checkpoint->description, part, rows, &out->cols);
+    uint32_t n_rows = phi_part_shape(part, &l->checkpoint->description, rows, &out->cols);
     uint32_t all_rows = 0;
     for (uint32_t i = 0; i < n_rows; i++) {
         all_rows += rows[i];
     }
+    out->cols = vector ? all_rows : out->cols;
     bool pieces_first = l->naming == PHI_NAMING_GGUF && part == PHI_PART_FFN_UP;
-    phi_part_name(part, l->naming, layer, whole_name, sizeof whole_name);
+    if (phi_part_has_whole(part, l->naming)) {
+        phi_part_name(part, l->naming, layer, whole_name, sizeof whole_name);
+    }
     if (phi_part_pieces(part) > 0) {
         phi_part_piece_name(part, 0, l->naming, layer, first_name, sizeof first_name);
     }
     if (pieces_first) {
         status = find_pieces(l, part, layer, rows, out, &found);
     }
-    if (!status && !found) {
-        status = add_named(l, whole_name, all_rows, vector, out, &found);
+    if (!status && !found && *whole_name) {
+        status = add_named(l, whole_name, part, all_rows, out, &found);
     }
     if (!status && !found && *first_name && !pieces_first) {
         status = find_pieces(l, part, layer, rows, out, &found);
     }
-    return status || found ? status : fail_missing(l, whole_name, first_name);
+    if (status || found) {
+        return status;
+    }
+    return *whole_name ? fail_missing(l, whole_name, first_name) : fail_missing(l, first_name, "");
 }
 
 static phi_status append_part(lookup *l, phi_part part, uint32_t layer)
 {
     phi_checkpoint *checkpoint = l->checkpoint;
     phi_tensor *tensor = &checkpoint->tensors[checkpoint->count];
+    if (!phi_part_is_of(part, &checkpoint->description)) {
+        return PHI_OK;
+    }
     phi_status status = find_part(l, part, layer, tensor);
     if (!status) {
         checkpoint->count++;
@@ -445,15 +439,12 @@ static phi_status list_tensors(lookup *l)
     }
     phi_status status = append_part(l, PHI_PART_TOKEN_EMBD, 0);
     for (uint32_t layer = 0; layer < layers; layer++) {
-        for (int part = PHI_PART_ATTN_NORM; part <= PHI_PART_FFN_DOWN && !status; part++) {
+        for (int part = PHI_PART_ATTN_NORM; part < PHI_PART_OUTPUT_NORM && !status; part++) {
             status = append_part(l, (phi_part)part, layer);
         }
     }
-    if (!status) {
-        status = append_part(l, PHI_PART_OUTPUT_NORM, 0);
-    }
-    if (!status && !checkpoint->description.tied_head) {
-        status = append_part(l, PHI_PART_OUTPUT, 0);
+    for (int part = PHI_PART_OUTPUT_NORM; part < PHI_PART_COUNT && !status; part++) {
+        status = append_part(l, (phi_part)part, 0);
     }
     return status;
 }
@@ -461,7 +452,8 @@ static phi_status list_tensors(lookup *l)
 static phi_status find_tensors(phi_checkpoint *checkpoint, phi_err *err)
 {
     lookup l = {.checkpoint = checkpoint,
-                .naming = checkpoint->gguf ? PHI_NAMING_GGUF : PHI_NAMING_HF,
+                .naming = checkpoint->gguf ? PHI_NAMING_GGUF
+                                           : phi_naming_of(checkpoint->description.arch),
                 .err = err};
     phi_status status = build_lookup(&l);
     if (!status) {

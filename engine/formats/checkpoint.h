@@ -13,9 +13,10 @@
  * of OpenVINO (openvino.h).
  *
  * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
- * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight". A part
- * that the file stores split (attn_q, attn_k, attn_v or ffn_gate, ffn_up) is presented fused: a
- * tensor has 1 to 3 pieces stacked by rows, each of a dtype of its own (tensor_rows.h).
+ * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight"; biases,
+ * where the architecture has them, end in ".bias" and follow their weight. A part that the file
+ * stores split (attn_q, attn_k, attn_v or ffn_gate, ffn_up) is presented fused: a tensor has 1 to 3
+ * pieces stacked by rows, each of a dtype of its own (tensor_rows.h).
  */
 #ifndef PHI_ENGINE_FORMATS_CHECKPOINT_H
 #define PHI_ENGINE_FORMATS_CHECKPOINT_H
@@ -33,7 +34,7 @@
 
 #define PHI_CHECKPOINT_PIECES_MAX 3
 
-/* One logical tensor: [rows, cols]; a vector has rows 1. */
+/* One logical tensor: [rows, cols]; a vector has rows 1, and pieces of columns. */
 typedef struct phi_tensor {
     char name[64];   /* canonical */
     phi_dtype dtype; /* of its first piece; see tensor_rows.h where pieces may differ */
@@ -43,7 +44,7 @@ typedef struct phi_tensor {
     uint64_t bytes; /* as stored in the source */
     uint32_t n_pieces;
     phi_dtype piece_dtype[PHI_CHECKPOINT_PIECES_MAX];
-    uint32_t piece_rows[PHI_CHECKPOINT_PIECES_MAX];
+    uint32_t piece_rows[PHI_CHECKPOINT_PIECES_MAX];        /* of a vector: columns */
     const phi_file *piece_file[PHI_CHECKPOINT_PIECES_MAX]; /* one of the open files */
     uint64_t piece_offset[PHI_CHECKPOINT_PIECES_MAX];
     /* Arrays of codes, scales and zero points in place of rows of a dtype; NULL: rows. */
@@ -83,7 +84,7 @@ const phi_gguf *phi_checkpoint_gguf(const phi_checkpoint *checkpoint);
  * "MLX", "GPTQ", "AWQ", "compressed-tensors". */
 const char *phi_checkpoint_format(const phi_checkpoint *checkpoint);
 
-/* Writes the architecture's GGUF keys (general.*, phi3.*) and declares nothing. */
+/* Writes the architecture's GGUF keys (general.*, phi3.* and so on) and declares nothing. */
 void phi_checkpoint_put_description(phi_gguf_writer *writer, const phi_description *description);
 
 #endif

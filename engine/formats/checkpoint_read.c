@@ -98,12 +98,29 @@ static phi_status read_piece(const phi_tensor *tensor, uint32_t i, uint32_t row,
     return status;
 }
 
+/* A vector: its pieces, one after the other. */
+static phi_status read_vector(const phi_tensor *tensor, uint8_t *out, phi_err *err)
+{
+    size_t size = phi_dtype_get(tensor->dtype)->block_bytes;
+    phi_status status = PHI_OK;
+    for (uint32_t i = 0; i < tensor->n_pieces && !status; i++) {
+        size_t bytes = tensor->piece_rows[i] * size;
+        status = phi_file_read_at(tensor->piece_file[i], tensor->piece_offset[i], out, bytes, err);
+        out += bytes;
+    }
+    return status;
+}
+
 phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                     uint32_t row, uint32_t count, void *data, phi_err *err)
 {
     (void)checkpoint;
     PHI_ASSERT(row <= tensor->rows && count <= tensor->rows - row);
     uint8_t *out = data;
+    if (tensor->n_dims == 1 && count > 0) {
+        phi_status status = read_vector(tensor, out, err);
+        return status ? phi_fail_context(err, status, "tensor \"%s\"", tensor->name) : PHI_OK;
+    }
     uint32_t first = 0; /* row at which the piece starts */
     for (uint32_t i = 0; i < tensor->n_pieces && count > 0; i++) {
         uint32_t end = first + tensor->piece_rows[i];

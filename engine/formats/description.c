@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "base/assert.h"
 
@@ -149,11 +150,84 @@ float phi_description_attn_factor(uint32_t n_ctx, uint32_t n_ctx_original)
     return (float)sqrt(1.0 + log(ratio) / log((double)n_ctx_original));
 }
 
+/* ---- architectures ---- */
+
+typedef struct arch_info {
+    const char *name;
+    const char *class_name;
+    const char *model_type;
+    phi_norm_kind norm;
+    phi_ffn_kind ffn;
+    bool is_parallel;
+    bool attn_bias;
+    bool head_bias;
+    uint32_t n_ctx; /* the configuration class's default */
+} arch_info;
+
+static const arch_info archs[PHI_ARCH_COUNT] = {
+    [PHI_ARCH_PHI3] = {.name = "phi3",
+                       .class_name = "Phi3ForCausalLM",
+                       .model_type = "phi3",
+                       .n_ctx = 4096},
+    [PHI_ARCH_PHI2] = {.name = "phi2",
+                       .class_name = "PhiForCausalLM",
+                       .model_type = "phi",
+                       .norm = PHI_NORM_LAYER,
+                       .ffn = PHI_FFN_GELU,
+                       .is_parallel = true,
+                       .attn_bias = true,
+                       .head_bias = true,
+                       .n_ctx = 2048},
+};
+
+static const arch_info *get(phi_arch arch)
+{
+    PHI_ASSERT((unsigned)arch < PHI_ARCH_COUNT);
+    return &archs[arch];
+}
+
+void phi_description_init(phi_description *description, phi_arch arch)
+{
+    const arch_info *info = get(arch);
+    *description = (phi_description){
+        .arch = arch,
+        .n_ctx = info->n_ctx,
+        .norm_eps = 1e-5F,
+        .norm = info->norm,
+        .ffn = info->ffn,
+        .is_parallel = info->is_parallel,
+        .attn_bias = info->attn_bias,
+        .head_bias = info->head_bias,
+        .rope_theta = 10000.0F,
+        .rope_attn_factor = 1.0F,
+        .bos_id = -1,
+        .pad_id = -1,
+        .unk_id = -1,
+    };
+}
+
 const char *phi_arch_name(phi_arch arch)
 {
-    switch (arch) {
-    case PHI_ARCH_PHI3:
-        return "phi3";
+    return get(arch)->name;
+}
+
+const char *phi_arch_class(phi_arch arch)
+{
+    return get(arch)->class_name;
+}
+
+const char *phi_arch_model_type(phi_arch arch)
+{
+    return get(arch)->model_type;
+}
+
+bool phi_arch_parse(const char *name, phi_arch *out_arch)
+{
+    for (int i = 0; i < PHI_ARCH_COUNT; i++) {
+        if (strcmp(archs[i].name, name) == 0) {
+            *out_arch = (phi_arch)i;
+            return true;
+        }
     }
-    PHI_UNREACHABLE();
+    return false;
 }

@@ -19,7 +19,20 @@
 
 typedef enum phi_arch {
     PHI_ARCH_PHI3, /* Phi-3 mini and medium, Phi-3.5-mini, Phi-4, Phi-4-mini and reasoning */
+    PHI_ARCH_PHI2, /* Phi-1, Phi-1.5, Phi-2 */
 } phi_arch;
+
+#define PHI_ARCH_COUNT 2
+
+typedef enum phi_norm_kind {
+    PHI_NORM_RMS,   /* a weight */
+    PHI_NORM_LAYER, /* less the mean; a weight and a bias */
+} phi_norm_kind;
+
+typedef enum phi_ffn_kind {
+    PHI_FFN_SWIGLU, /* down (silu(gate x) * up x) */
+    PHI_FFN_GELU,   /* down gelu(up x), in tanh's form; with biases */
+} phi_ffn_kind;
 
 typedef enum phi_rope_kind {
     PHI_ROPE_PLAIN,
@@ -41,6 +54,13 @@ typedef struct phi_description {
     float norm_eps;
     bool tied_head;
 
+    /* What phi_description_init says of an architecture, and a file may say otherwise. */
+    phi_norm_kind norm;
+    phi_ffn_kind ffn;
+    bool is_parallel; /* attention and feed-forward read one norm, and both are added to x */
+    bool attn_bias;   /* of q, k, v and the output */
+    bool head_bias;
+
     uint32_t n_rot; /* rotary dims r, even, <= d */
     float rope_theta;
     phi_rope_kind rope;
@@ -60,6 +80,8 @@ typedef struct phi_description {
     int32_t eos_ids[PHI_LIMIT_STOP_TOKENS];
 } phi_description;
 
+/* What all of an architecture have in common, and the values of what files may leave out. */
+void phi_description_init(phi_description *description, phi_arch arch);
 /* Checks ranges and consistency; `where` (a file name) goes into the message. */
 phi_status phi_description_check(const phi_description *description, const char *where,
                                  phi_err *err) PHI_MUST_CHECK;
@@ -68,6 +90,10 @@ void phi_description_add_eos(phi_description *description, int32_t id);
 /* LongRoPE's attention factor where a file states none: sqrt(1 + ln f / ln orig) with
  * f = context / orig (transformers, _compute_longrope_parameters). */
 float phi_description_attn_factor(uint32_t n_ctx, uint32_t n_ctx_original);
-const char *phi_arch_name(phi_arch arch); /* "phi3" */
+const char *phi_arch_name(phi_arch arch); /* GGUF's: "phi3", "phi2" */
+bool phi_arch_parse(const char *name, phi_arch *out_arch);
+/* Of transformers: "Phi3ForCausalLM" and "phi3", "PhiForCausalLM" and "phi". */
+const char *phi_arch_class(phi_arch arch);
+const char *phi_arch_model_type(phi_arch arch);
 
 #endif

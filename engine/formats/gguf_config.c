@@ -10,7 +10,8 @@
 #define LONG_FACTORS "rope_factors_long.weight"
 #define SHORT_FACTORS "rope_factors_short.weight"
 
-/* Keys of whole numbers, in the order in which they are written. */
+/* Keys of whole numbers, without the architecture's name before them, in the order in which they
+ * are written. */
 typedef struct number_key {
     const char *key;
     size_t offset; /* in phi_description */
@@ -20,24 +21,37 @@ typedef struct number_key {
 #define FIELD(member) offsetof(phi_description, member)
 
 static const number_key numbers[] = {
-    {"phi3.context_length", FIELD(n_ctx), true},
-    {"phi3.embedding_length", FIELD(n_embd), true},
-    {"phi3.block_count", FIELD(n_layer), true},
-    {"phi3.feed_forward_length", FIELD(n_ffn), true},
-    {"phi3.attention.head_count", FIELD(n_head), true},
-    {"phi3.attention.head_count_kv", FIELD(n_head_kv), false},
-    {"phi3.attention.key_length", FIELD(head_dim), false},
-    {"phi3.rope.dimension_count", FIELD(n_rot), false},
-    {"phi3.rope.scaling.original_context_length", FIELD(n_ctx_original), false},
-    {"phi3.attention.sliding_window", FIELD(window), false},
-    {"phi3.vocab_size", FIELD(n_vocab), false},
+    {".context_length", FIELD(n_ctx), true},
+    {".embedding_length", FIELD(n_embd), true},
+    {".block_count", FIELD(n_layer), true},
+    {".feed_forward_length", FIELD(n_ffn), true},
+    {".attention.head_count", FIELD(n_head), true},
+    {".attention.head_count_kv", FIELD(n_head_kv), false},
+    {".attention.key_length", FIELD(head_dim), false},
+    {".rope.dimension_count", FIELD(n_rot), false},
+    {".rope.scaling.original_context_length", FIELD(n_ctx_original), false},
+    {".attention.sliding_window", FIELD(window), false},
+    {".vocab_size", FIELD(n_vocab), false},
 };
 
 typedef struct source {
     const phi_gguf *gguf;
     const char *label;
+    const char *arch; /* what keys begin with */
     phi_err *err;
 } source;
+
+/* Room for the longest key of an architecture. */
+typedef struct arch_key {
+    char text[80];
+} arch_key;
+
+static arch_key key_of(const char *arch, const char *rest)
+{
+    arch_key key;
+    (void)snprintf(key.text, sizeof key.text, "%s%s", arch, rest);
+    return key;
+}
 
 static uint32_t *field_at(phi_description *d, size_t offset)
 {
@@ -74,16 +88,17 @@ static const phi_tensor_entry *find_tensor(const phi_gguf *gguf, const char *nam
     return NULL;
 }
 
-static phi_status check_kind(const source *s)
+static phi_status check_kind(const source *s, phi_arch *out_arch)
 {
     phi_gguf_string text;
     if (!phi_gguf_get_string(s->gguf, "general.architecture", &text)) {
         return phi_fail(s->err, PHI_E_FORMAT, "%s: key \"general.architecture\" is missing",
                         s->label);
     }
-    if (strcmp(text.text, "phi3") != 0 || text.bytes != 4) {
+    if (strlen(text.text) != text.bytes || !phi_arch_parse(text.text, out_arch)) {
         return phi_fail(s->err, PHI_E_UNSUPPORTED,
-                        "%s: general.architecture \"%.40s\" is not supported; supported: \"phi3\"",
+                        "%s: general.architecture \"%.40s\" is not supported; supported: \"phi3\" "
+                        "and \"phi2\"",
                         s->label, text.text);
     }
     uint32_t parts = 1;
@@ -96,50 +111,64 @@ static phi_status check_kind(const source *s)
     return status;
 }
 
-/* Phi3 has LongRoPE or nothing; a file that asks for another scaling would give other answers. */
+/* The family has LongRoPE or nothing; a file that asks for another scaling would give other
+ * answers. */
 static phi_status check_scaling(const source *s)
 {
     phi_gguf_string type;
-    if (phi_gguf_get_string(s->gguf, "phi3.rope.scaling.type", &type) &&
-        strcmp(type.text, "none") != 0 && strcmp(type.text, "longrope") != 0) {
+    arch_key key = key_of(s->arch, ".rope.scaling.type");
+    if (phi_gguf_get_string(s->gguf, key.text, &type) && strcmp(type.text, "none") != 0 &&
+        strcmp(type.text, "longrope") != 0) {
         return phi_fail(s->err, PHI_E_UNSUPPORTED,
-                        "%s: phi3.rope.scaling.type \"%.40s\" is not supported; supported: "
-                        "\"none\" and \"longrope\"",
-                        s->label, type.text);
+                        "%s: %s \"%.40s\" is not supported; supported: \"none\" and \"longrope\"",
+                        s->label, key.text, type.text);
     }
     float factor = 0.0F;
-    phi_status status = get_f32(s, "phi3.rope.scaling.factor", &factor);
+    key = key_of(s->arch, ".rope.scaling.factor");
+    phi_status status = get_f32(s, key.text, &factor);
     if (!status && factor != 0.0F && factor != 1.0F) {
-        return phi_fail(s->err, PHI_E_UNSUPPORTED,
-                        "%s: phi3.rope.scaling.factor is %g; linear scaling is not supported",
-                        s->label, (double)factor);
+        return phi_fail(s->err, PHI_E_UNSUPPORTED, "%s: %s is %g; linear scaling is not supported",
+                        s->label, key.text, (double)factor);
     }
     return status;
+}
+
+static arch_key norm_eps_key(phi_arch arch)
+{
+    return key_of(phi_arch_name(arch), arch == PHI_ARCH_PHI2 ? ".attention.layer_norm_epsilon"
+                                                             : ".attention.layer_norm_rms_epsilon");
+}
+
+static phi_status need(const source *s, const char *key)
+{
+    if (phi_gguf_find(s->gguf, key)) {
+        return PHI_OK;
+    }
+    return phi_fail(s->err, PHI_E_FORMAT, "%s: key \"%s\" is missing", s->label, key);
 }
 
 static phi_status read_numbers(const source *s, phi_description *d)
 {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         const number_key *number = &numbers[i];
-        if (number->required && !phi_gguf_find(s->gguf, number->key)) {
-            return phi_fail(s->err, PHI_E_FORMAT, "%s: key \"%s\" is missing", s->label,
-                            number->key);
-        }
-        phi_status status = get_u32(s, number->key, field_at(d, number->offset));
+        arch_key key = key_of(s->arch, number->key);
+        phi_status status = number->required ? need(s, key.text) : PHI_OK;
+        status = status ? status : get_u32(s, key.text, field_at(d, number->offset));
         if (status) {
             return status;
         }
     }
-    if (!phi_gguf_find(s->gguf, "phi3.attention.layer_norm_rms_epsilon")) {
-        return phi_fail(s->err, PHI_E_FORMAT,
-                        "%s: key \"phi3.attention.layer_norm_rms_epsilon\" is missing", s->label);
-    }
-    phi_status status = get_f32(s, "phi3.attention.layer_norm_rms_epsilon", &d->norm_eps);
+    arch_key key = norm_eps_key(d->arch);
+    phi_status status = need(s, key.text);
     if (!status) {
-        status = get_f32(s, "phi3.rope.freq_base", &d->rope_theta);
+        status = get_f32(s, key.text, &d->norm_eps);
     }
     if (!status) {
-        status = get_f32(s, "phi3.rope.scaling.attn_factor", &d->rope_attn_factor);
+        status = get_f32(s, key_of(s->arch, ".rope.freq_base").text, &d->rope_theta);
+    }
+    if (!status) {
+        status =
+            get_f32(s, key_of(s->arch, ".rope.scaling.attn_factor").text, &d->rope_attn_factor);
     }
     return status;
 }
@@ -153,18 +182,18 @@ static phi_status derive(const source *s, phi_description *d)
     if (d->head_dim == 0) {
         if (d->n_head == 0 || d->n_embd % d->n_head != 0) {
             return phi_fail(s->err, PHI_E_FORMAT,
-                            "%s: phi3.embedding_length (%u) is not a multiple of "
-                            "phi3.attention.head_count (%u)",
-                            s->label, d->n_embd, d->n_head);
+                            "%s: %s.embedding_length (%u) is not a multiple of "
+                            "%s.attention.head_count (%u)",
+                            s->label, s->arch, d->n_embd, s->arch, d->n_head);
         }
         d->head_dim = d->n_embd / d->n_head;
     }
     uint32_t value_length = d->head_dim;
-    phi_status status = get_u32(s, "phi3.attention.value_length", &value_length);
+    phi_status status = get_u32(s, key_of(s->arch, ".attention.value_length").text, &value_length);
     if (!status && value_length != d->head_dim) {
         return phi_fail(s->err, PHI_E_UNSUPPORTED,
-                        "%s: phi3.attention.value_length is %u; it must equal the key length, %u",
-                        s->label, value_length, d->head_dim);
+                        "%s: %s.attention.value_length is %u; it must equal the key length, %u",
+                        s->label, s->arch, value_length, d->head_dim);
     }
     d->n_rot = d->n_rot ? d->n_rot : d->head_dim;
     d->n_ctx_original = d->n_ctx_original ? d->n_ctx_original : d->n_ctx;
@@ -202,8 +231,8 @@ static phi_status read_long_rope(const source *s, phi_description *d)
                         far ? LONG_FACTORS : SHORT_FACTORS);
     }
     if (d->n_rot > PHI_LIMIT_HEAD_DIM) {
-        return phi_fail(s->err, PHI_E_LIMIT, "%s: phi3.rope.dimension_count is %u; at most %u",
-                        s->label, d->n_rot, PHI_LIMIT_HEAD_DIM);
+        return phi_fail(s->err, PHI_E_LIMIT, "%s: %s.rope.dimension_count is %u; at most %u",
+                        s->label, s->arch, d->n_rot, PHI_LIMIT_HEAD_DIM);
     }
     d->rope = PHI_ROPE_LONG;
     phi_status status = read_factors(s, far, d->n_rot / 2, d->rope_long);
@@ -288,19 +317,16 @@ static void read_name(const source *s, phi_description *d)
 phi_status phi_gguf_config_read(const phi_gguf *gguf, phi_description *out_description,
                                 phi_err *err)
 {
-    const source s = {.gguf = gguf, .label = phi_path_label(phi_gguf_file(gguf)->path), .err = err};
-    phi_description d = {
-        .arch = PHI_ARCH_PHI3,
-        .rope_theta = 10000.0F,
-        .rope_attn_factor = 1.0F,
-        .bos_id = -1,
-        .pad_id = -1,
-        .unk_id = -1,
-    };
-    phi_status status = check_kind(&s);
-    if (!status) {
-        status = check_scaling(&s);
+    source s = {.gguf = gguf, .label = phi_path_label(phi_gguf_file(gguf)->path), .err = err};
+    phi_description d;
+    phi_arch arch = PHI_ARCH_PHI3;
+    phi_status status = check_kind(&s, &arch);
+    if (status) {
+        return status;
     }
+    phi_description_init(&d, arch);
+    s.arch = phi_arch_name(arch);
+    status = check_scaling(&s);
     if (!status) {
         status = read_numbers(&s, &d);
     }
@@ -334,15 +360,16 @@ void phi_checkpoint_put_description(phi_gguf_writer *writer, const phi_descripti
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         bool key_length = numbers[i].offset == FIELD(head_dim);
         if (!key_length || (uint64_t)d.head_dim * d.n_head != d.n_embd) {
-            phi_gguf_put_u32(writer, numbers[i].key, *field_at(&d, numbers[i].offset));
+            phi_gguf_put_u32(writer, key_of(arch, numbers[i].key).text,
+                             *field_at(&d, numbers[i].offset));
         }
     }
     if ((uint64_t)d.head_dim * d.n_head != d.n_embd) {
-        phi_gguf_put_u32(writer, "phi3.attention.value_length", d.head_dim);
+        phi_gguf_put_u32(writer, key_of(arch, ".attention.value_length").text, d.head_dim);
     }
-    phi_gguf_put_f32(writer, "phi3.attention.layer_norm_rms_epsilon", d.norm_eps);
-    phi_gguf_put_f32(writer, "phi3.rope.freq_base", d.rope_theta);
-    phi_gguf_put_f32(writer, "phi3.rope.scaling.attn_factor", d.rope_attn_factor);
+    phi_gguf_put_f32(writer, norm_eps_key(d.arch).text, d.norm_eps);
+    phi_gguf_put_f32(writer, key_of(arch, ".rope.freq_base").text, d.rope_theta);
+    phi_gguf_put_f32(writer, key_of(arch, ".rope.scaling.attn_factor").text, d.rope_attn_factor);
     if (d.n_eos > 0) {
         phi_gguf_put_i32s(writer, EOS_IDS_KEY, d.eos_ids, d.n_eos);
     }

@@ -1,11 +1,11 @@
 /*
- * Purpose: the phi3 architecture's GGUF keys and LongRoPE tensors, as a description and back.
+ * Purpose: the family's GGUF keys and LongRoPE tensors, as a description and back.
  * Owns:    nothing.
  * Threads: any for reading; the writer's for writing.
- * Errors:  file, key and tensor are named; an architecture that is not phi3 is PHI_E_UNSUPPORTED.
- * Limits:  those of description.h.
+ * Errors:  file, key and tensor are named; an architecture that is none of the family's is
+ * PHI_E_UNSUPPORTED. Limits:  those of description.h.
  *
- * Keys: ggml docs/gguf.md and llama.cpp's phi3 loader. One key is our own: phid.eos_token_ids, the
+ * Keys: ggml docs/gguf.md and llama.cpp's loaders. One key is our own: phid.eos_token_ids, the
  * whole list of stop tokens, because GGUF's own keys name only one or two.
  *
  * Writing a file goes in this order (metadata first, then declarations, then data in the order of

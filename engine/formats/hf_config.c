@@ -11,68 +11,103 @@
 
 #define CONFIG "config.json"
 #define GENERATION_CONFIG "generation_config.json"
-/* Phi3Config's default of original_max_position_embeddings and max_position_embeddings. */
-#define DEFAULT_CONTEXT 4096U
+/* Of original_max_position_embeddings, where LongRoPE's settings leave it out. */
+#define DEFAULT_ORIGINAL 4096U
 
-static phi_status check_architecture(const phi_fields *config, phi_err *err)
+/* The architecture whose class is one of `list`, or, without a list, whose model type it is. */
+static bool find_arch(const json_t *list, const char *model_type, phi_arch *out_arch)
+{
+    for (int i = 0; i < PHI_ARCH_COUNT; i++) {
+        bool listed = false;
+        for (size_t k = 0; k < json_array_size(list); k++) {
+            const char *name = json_string_value(json_array_get(list, k));
+            listed = listed || strcmp(name, phi_arch_class((phi_arch)i)) == 0;
+        }
+        bool type_fits = model_type && strcmp(model_type, phi_arch_model_type((phi_arch)i)) == 0;
+        if ((listed || json_array_size(list) == 0) && (type_fits || (listed && !model_type))) {
+            *out_arch = (phi_arch)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static phi_status read_architecture(const phi_fields *config, phi_arch *out_arch, phi_err *err)
 {
     const char *model_type = NULL;
-    const char *first = NULL;
     phi_status status = phi_fields_string(config, "model_type", &model_type, err);
     if (status) {
         return status;
     }
     const json_t *list = phi_fields_get(config, "architectures");
-    bool listed = false;
     if (list && !json_is_array(list)) {
         return phi_fail(err, PHI_E_FORMAT, CONFIG ": field \"architectures\" must be a list");
     }
     for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        if (!name) {
+        if (!json_is_string(json_array_get(list, i))) {
             return phi_fail(err, PHI_E_FORMAT,
                             CONFIG ": field \"architectures\" must be a list of strings");
         }
-        first = first ? first : name;
-        listed = listed || strcmp(name, "Phi3ForCausalLM") == 0;
     }
-    bool type_fits = model_type && strcmp(model_type, "phi3") == 0;
-    if ((listed || !first) && (type_fits || (listed && !model_type))) {
+    if (find_arch(list, model_type, out_arch)) {
         return PHI_OK;
     }
+    const char *first = json_string_value(json_array_get(list, 0));
     if (!first && !model_type) {
         return phi_fail(err, PHI_E_FORMAT,
                         CONFIG ": neither \"architectures\" nor \"model_type\" says what this is");
     }
     return phi_fail(err, PHI_E_UNSUPPORTED,
                     CONFIG ": architecture \"%.60s\" (model_type \"%.30s\") is not supported; "
-                           "supported: Phi3ForCausalLM (model_type \"phi3\")",
+                           "supported: Phi3ForCausalLM (model_type \"phi3\") and PhiForCausalLM "
+                           "(\"phi\")",
                     first ? first : "", model_type ? model_type : "");
 }
 
-/* What phi3's forward pass does not have must not be asked for. */
-static phi_status check_features(const phi_fields *config, phi_err *err)
+static phi_status refuse_true(const phi_fields *config, const char *name, phi_arch arch,
+                              phi_err *err)
 {
-    static const char *const biases[] = {"attention_bias", "mlp_bias", "lm_head_bias"};
-    for (size_t i = 0; i < sizeof biases / sizeof *biases; i++) {
-        bool asked = false;
-        phi_status status = phi_fields_bool(config, biases[i], &asked, err);
-        if (status) {
-            return status;
-        }
-        if (asked) {
-            return phi_fail(err, PHI_E_UNSUPPORTED,
-                            CONFIG ": field \"%s\" is true; phi3 models have no biases", biases[i]);
-        }
+    bool asked = false;
+    phi_status status = phi_fields_bool(config, name, &asked, err);
+    if (status || !asked) {
+        return status;
     }
-    const char *activation = "silu";
+    return phi_fail(err, PHI_E_UNSUPPORTED, CONFIG ": field \"%s\" is true; not supported for %s",
+                    name, phi_arch_name(arch));
+}
+
+static phi_status check_activation(const phi_fields *config, phi_ffn_kind ffn, phi_err *err)
+{
+    /* All names of one function. */
+    static const char *const gated[] = {"silu", "swish", NULL};
+    static const char *const gelu[] = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh", NULL};
+    const char *const *known = ffn == PHI_FFN_GELU ? gelu : gated;
+    const char *activation = known[0];
     phi_status status = phi_fields_string(config, "hidden_act", &activation, err);
-    if (!status && strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0) {
-        return phi_fail(err, PHI_E_UNSUPPORTED,
-                        CONFIG ": field \"hidden_act\" is \"%.40s\"; supported: \"silu\"",
-                        activation);
+    if (status) {
+        return status;
     }
-    return status;
+    for (size_t i = 0; known[i]; i++) {
+        if (strcmp(activation, known[i]) == 0) {
+            return PHI_OK;
+        }
+    }
+    return phi_fail(err, PHI_E_UNSUPPORTED,
+                    CONFIG ": field \"hidden_act\" is \"%.40s\"; supported: \"%s\"", activation,
+                    known[0]);
+}
+
+/* What the forward pass does not have must not be asked for. */
+static phi_status check_features(const phi_fields *config, const phi_description *d, phi_err *err)
+{
+    static const char *const phi3[] = {"attention_bias", "mlp_bias", "lm_head_bias", NULL};
+    static const char *const phi2[] = {"qk_layernorm", NULL};
+    const char *const *refused = d->arch == PHI_ARCH_PHI2 ? phi2 : phi3;
+    phi_status status = PHI_OK;
+    for (size_t i = 0; refused[i] && !status; i++) {
+        status = refuse_true(config, refused[i], d->arch, err);
+    }
+    return status ? status : check_activation(config, d->ffn, err);
 }
 
 /* A size that has no sensible default. */
@@ -107,6 +142,11 @@ static phi_status read_heads(const phi_fields *config, phi_description *d, phi_e
     return PHI_OK;
 }
 
+static const char *norm_eps_field(const phi_description *d)
+{
+    return d->arch == PHI_ARCH_PHI2 ? "layer_norm_eps" : "rms_norm_eps";
+}
+
 static phi_status read_sizes(const phi_fields *config, phi_description *d, phi_err *err)
 {
     phi_status status = need_u32(config, "hidden_size", PHI_LIMIT_HIDDEN, &d->n_embd, err);
@@ -130,7 +170,7 @@ static phi_status read_sizes(const phi_fields *config, phi_description *d, phi_e
         status = phi_fields_u32(config, "sliding_window", INT32_MAX, &d->window, err);
     }
     if (!status) {
-        status = phi_fields_positive(config, "rms_norm_eps", &d->norm_eps, err);
+        status = phi_fields_positive(config, norm_eps_field(d), &d->norm_eps, err);
     }
     if (!status) {
         status = phi_fields_bool(config, "tie_word_embeddings", &d->tied_head, err);
@@ -198,7 +238,7 @@ static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi
         status = phi_fields_floats(rope, "long_factor", d->n_rot / 2, d->rope_long, err);
     }
     if (d->n_ctx_original == 0) {
-        d->n_ctx_original = DEFAULT_CONTEXT;
+        d->n_ctx_original = DEFAULT_ORIGINAL;
     }
     d->rope_attn_factor = phi_description_attn_factor(d->n_ctx, d->n_ctx_original);
     if (!status) {
@@ -210,7 +250,9 @@ static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi
 static phi_status read_rotary_dims(const phi_fields *config, const phi_fields *rope,
                                    phi_description *d, phi_err *err)
 {
-    float part = 1.0F;
+    /* PhiConfig's default, and Phi3Config's. */
+    double usual = d->arch == PHI_ARCH_PHI2 ? 0.5 : 1.0;
+    float part = (float)usual;
     phi_status status = phi_fields_positive(config, "partial_rotary_factor", &part, err);
     if (!status && rope->object) {
         status = phi_fields_positive(rope, "partial_rotary_factor", &part, err);
@@ -227,7 +269,7 @@ static phi_status read_rotary_dims(const phi_fields *config, const phi_fields *r
      * factor such as 0.4 would land on the wrong side of a whole number. */
     const json_t *stated = rope->object ? phi_fields_get(rope, "partial_rotary_factor") : NULL;
     stated = stated ? stated : phi_fields_get(config, "partial_rotary_factor");
-    double exact = stated ? json_number_value(stated) : 1.0;
+    double exact = stated ? json_number_value(stated) : usual;
     d->n_rot = (uint32_t)((double)d->head_dim * exact);
     if (d->n_rot < 2 || d->n_rot % 2 != 0) {
         return phi_fail(err, PHI_E_FORMAT,
@@ -339,10 +381,13 @@ static phi_status read_name(const phi_fields *config, phi_description *d, phi_er
 
 static phi_status read_config(const phi_fields *config, phi_description *d, phi_err *err)
 {
-    phi_status status = check_architecture(config, err);
-    if (!status) {
-        status = check_features(config, err);
+    phi_arch arch = PHI_ARCH_PHI3;
+    phi_status status = read_architecture(config, &arch, err);
+    if (status) {
+        return status;
     }
+    phi_description_init(d, arch);
+    status = check_features(config, d, err);
     if (!status) {
         status = read_sizes(config, d, err);
     }
@@ -390,16 +435,7 @@ static phi_status read_generation_config(const char *dir, phi_description *d, ph
 
 phi_status phi_hf_config_read(const char *dir, phi_description *out_description, phi_err *err)
 {
-    phi_description d = {
-        .arch = PHI_ARCH_PHI3,
-        .n_ctx = DEFAULT_CONTEXT,
-        .norm_eps = 1e-5F,
-        .rope_theta = 10000.0F,
-        .rope_attn_factor = 1.0F,
-        .bos_id = -1,
-        .pad_id = -1,
-        .unk_id = -1,
-    };
+    phi_description d = {0};
     char *path = phi_strfmt("%s/" CONFIG, dir);
     json_t *object = NULL;
     phi_status status = phi_json_load_object(path, PHI_LIMIT_CONFIG_JSON_BYTES, &object, err);

@@ -2,12 +2,13 @@
  * Purpose: config.json and generation_config.json of a Hugging Face checkpoint, as a description.
  * Owns:    nothing.
  * Threads: any.
- * Errors:  file and field are named; an architecture, scaling or activation that is not phi3's is
- *          PHI_E_UNSUPPORTED and says what is supported.
- * Limits:  PHI_LIMIT_CONFIG_JSON_BYTES and those of description.h.
+ * Errors:  file and field are named; an architecture, scaling or activation that is none of the
+ * family's is PHI_E_UNSUPPORTED and says what is supported. Limits:  PHI_LIMIT_CONFIG_JSON_BYTES
+ * and those of description.h.
  *
- * Defaults of absent fields are those of transformers' Phi3Config. Both spellings of the rotary
- * settings are read: rope_scaling beside rope_theta, and rope_parameters that holds both.
+ * Defaults of absent fields are those of transformers' Phi3Config and PhiConfig. Both spellings of
+ * the rotary settings are read: rope_scaling beside rope_theta, and rope_parameters that holds
+ * both.
  */
 #ifndef PHI_ENGINE_FORMATS_HF_CONFIG_H
 #define PHI_ENGINE_FORMATS_HF_CONFIG_H

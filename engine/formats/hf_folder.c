@@ -51,19 +51,28 @@ static double rotary_share(const phi_description *d)
     return (uint32_t)(share * d->head_dim) < d->n_rot ? nextafter(share, 1.0) : share;
 }
 
+/* The epsilon and the activation, as the class calls them, and what else only it has. */
+static void set_class(json_t *config, const phi_description *d)
+{
+    bool is_phi2 = d->arch == PHI_ARCH_PHI2;
+    (void)json_object_set_new(config, "hidden_act", json_string(is_phi2 ? "gelu_new" : "silu"));
+    (void)json_object_set_new(config, is_phi2 ? "layer_norm_eps" : "rms_norm_eps",
+                              json_real((double)d->norm_eps));
+}
+
 static json_t *describe(const phi_description *d)
 {
     json_t *config = json_pack(
-        "{s:[s],s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:b,s:n,s:n}",
-        "architectures", "Phi3ForCausalLM", "model_type", "phi3", "hidden_act", "silu",
-        "hidden_size", (json_int_t)d->n_embd, "num_hidden_layers", (json_int_t)d->n_layer,
-        "num_attention_heads", (json_int_t)d->n_head, "num_key_value_heads",
-        (json_int_t)d->n_head_kv, "head_dim", (json_int_t)d->head_dim, "intermediate_size",
-        (json_int_t)d->n_ffn, "vocab_size", (json_int_t)d->n_vocab, "max_position_embeddings",
-        (json_int_t)d->n_ctx, "original_max_position_embeddings", (json_int_t)d->n_ctx_original,
-        "rms_norm_eps", (double)d->norm_eps, "rope_theta", (double)d->rope_theta,
-        "partial_rotary_factor", rotary_share(d), "tie_word_embeddings", d->tied_head,
-        "sliding_window", "rope_scaling");
+        "{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:b,s:n,s:n}", "architectures",
+        phi_arch_class(d->arch), "model_type", phi_arch_model_type(d->arch), "hidden_size",
+        (json_int_t)d->n_embd, "num_hidden_layers", (json_int_t)d->n_layer, "num_attention_heads",
+        (json_int_t)d->n_head, "num_key_value_heads", (json_int_t)d->n_head_kv, "head_dim",
+        (json_int_t)d->head_dim, "intermediate_size", (json_int_t)d->n_ffn, "vocab_size",
+        (json_int_t)d->n_vocab, "max_position_embeddings", (json_int_t)d->n_ctx,
+        "original_max_position_embeddings", (json_int_t)d->n_ctx_original, "rope_theta",
+        (double)d->rope_theta, "partial_rotary_factor", rotary_share(d), "tie_word_embeddings",
+        d->tied_head, "sliding_window", "rope_scaling");
+    set_class(config, d);
     if (d->window) {
         (void)json_object_set_new(config, "sliding_window", json_integer(d->window));
     }

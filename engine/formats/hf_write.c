@@ -30,20 +30,23 @@ static const phi_export_tensor *typical(const phi_export *export)
 }
 
 /* Layers whose coding is another one are named by their path. */
-static json_t *mlx_section(const phi_hf_writing *w, const phi_hf_arrays *plans)
+static json_t *mlx_section(const phi_hf_writing *w)
 {
     const phi_export_tensor *usual = typical(w->export);
     PHI_ASSERT(usual);
     json_t *section = coding(usual);
     (void)json_object_set_new(section, "mode", json_string("affine"));
-    for (uint32_t i = 0; i < w->export->count; i++) {
-        const phi_export_tensor *tensor = &w->export->tensors[i];
+    for (uint32_t i = 0; i < w->n_items; i++) {
+        const phi_export_tensor *tensor = w->items[i].tensor;
         char path[PHI_LIMIT_TENSOR_NAME_BYTES];
-        memcpy(path, plans[i].at[0].name, sizeof path);
+        if (tensor->n_dims == 1) {
+            continue;
+        }
+        memcpy(path, w->items[i].name, sizeof path);
         path[strlen(path) - strlen(".weight")] = '\0';
         if (tensor->bits <= 8 && (tensor->bits != usual->bits || tensor->group != usual->group)) {
             (void)json_object_set_new(section, path, coding(tensor));
-        } else if (tensor->bits > 8 && tensor->n_dims == 2) {
+        } else if (tensor->bits > 8) {
             (void)json_object_set_new(section, path, json_false());
         }
     }
@@ -84,7 +87,7 @@ static const char *torch_dtype(const phi_export *export)
     return "float16";
 }
 
-static json_t *changes_of(const phi_hf_writing *w, const phi_hf_arrays *plans)
+static json_t *changes_of(const phi_hf_writing *w)
 {
     const phi_export_tensor *usual = typical(w->export);
     json_t *changes = json_pack("{s:s}", "torch_dtype", torch_dtype(w->export));
@@ -92,7 +95,7 @@ static json_t *changes_of(const phi_hf_writing *w, const phi_hf_arrays *plans)
         return changes;
     }
     if (w->method == PHI_HF_MLX) {
-        json_t *section = mlx_section(w, plans);
+        json_t *section = mlx_section(w);
         (void)json_object_set(changes, "quantization", section);
         (void)json_object_set_new(changes, "quantization_config", section);
     } else {
@@ -138,14 +141,14 @@ static json_t *entry_of(const phi_hf_array *array, uint64_t begin)
 }
 
 /* Lays the arrays out and writes the header; the data's place is reserved. */
-static phi_status write_header(phi_hf_writing *w, phi_hf_arrays *plans)
+static phi_status write_header(phi_hf_writing *w)
 {
     json_t *header =
         json_pack("{s:{s:s}}", "__metadata__", "format", w->method == PHI_HF_MLX ? "mlx" : "pt");
     uint64_t at = 0;
-    for (uint32_t i = 0; i < w->export->count; i++) {
-        for (uint32_t k = 0; k < plans[i].count; k++) {
-            phi_hf_array *array = &plans[i].at[k];
+    for (uint32_t i = 0; i < w->n_items; i++) {
+        for (uint32_t k = 0; k < w->items[i].arrays.count; k++) {
+            phi_hf_array *array = &w->items[i].arrays.at[k];
             (void)json_object_set_new(header, array->name, entry_of(array, at));
             array->offset = at;
             at += array->bytes;
@@ -167,9 +170,9 @@ static phi_status write_header(phi_hf_writing *w, phi_hf_arrays *plans)
     status = status ? status
                     : phi_file_writer_patch(w->file, 8 + text_bytes, spaces,
                                             (size_t)(length - text_bytes), w->err);
-    for (uint32_t i = 0; i < w->export->count; i++) {
-        for (uint32_t k = 0; k < plans[i].count; k++) {
-            plans[i].at[k].offset += 8 + length;
+    for (uint32_t i = 0; i < w->n_items; i++) {
+        for (uint32_t k = 0; k < w->items[i].arrays.count; k++) {
+            w->items[i].arrays.at[k].offset += 8 + length;
         }
     }
     json_free_t release;
@@ -178,7 +181,7 @@ static phi_status write_header(phi_hf_writing *w, phi_hf_arrays *plans)
     return status;
 }
 
-static phi_status write_weights(phi_hf_writing *w, phi_hf_arrays *plans, const char *dir)
+static phi_status write_weights(phi_hf_writing *w, const char *dir)
 {
     char *path = phi_strfmt("%s/model.safetensors", dir);
     phi_status status = phi_file_writer_create(path, &w->file, w->err);
@@ -186,9 +189,9 @@ static phi_status write_weights(phi_hf_writing *w, phi_hf_arrays *plans, const c
     if (status) {
         return status;
     }
-    status = write_header(w, plans);
-    for (uint32_t i = 0; i < w->export->count && !status; i++) {
-        status = phi_hf_fill(w, &w->export->tensors[i], &plans[i]);
+    status = write_header(w);
+    for (uint32_t i = 0; i < w->n_items && !status; i++) {
+        status = phi_hf_fill(w, &w->items[i]);
     }
     if (status) {
         phi_file_writer_abort(w->file);
@@ -201,21 +204,18 @@ phi_status phi_hf_write(const phi_export *export, phi_hf_method method, const ch
                         phi_err *err)
 {
     phi_hf_writing w = {.export = export, .method = method, .err = err};
-    phi_hf_arrays *plans = phi_try_alloc_zero((size_t) export->count + 1, sizeof *plans);
-    if (!plans) {
-        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for tensors");
-    }
     phi_status status = check_uniform(&w);
-    for (uint32_t i = 0; i < export->count && !status; i++) {
-        status = phi_hf_plan(&w, &export->tensors[i], &plans[i]);
+    status = status ? status : phi_hf_list(&w);
+    for (uint32_t i = 0; i < w.n_items && !status; i++) {
+        status = phi_hf_plan(&w, &w.items[i]);
     }
     status = status ? status : phi_file_make_dirs(dir, err);
-    status = status ? status : write_weights(&w, plans, dir);
+    status = status ? status : write_weights(&w, dir);
     if (!status) {
-        json_t *changes = changes_of(&w, plans);
+        json_t *changes = changes_of(&w);
         status = phi_hf_folder_write(export, dir, changes, err);
         json_decref(changes);
     }
-    phi_free(plans);
+    phi_free(w.items);
     return status;
 }

@@ -1,6 +1,6 @@
 /*
  * Purpose: what hf_write.c and hf_write_matrix.c share: the arrays that tensors become.
- * Owns:    nothing.
+ * Owns:    phi_hf_writing owns its items.
  * Threads: one.
  * Errors:  those of hf_write.h.
  * Limits:  HF_ARRAYS_MAX arrays a tensor.
@@ -30,20 +30,31 @@ typedef struct phi_hf_arrays {
     phi_hf_array at[HF_ARRAYS_MAX];
 } phi_hf_arrays;
 
+/* What the class in question keeps as one tensor: one of the export, or some of its rows. */
+typedef struct phi_hf_item {
+    const phi_export_tensor *tensor;
+    uint32_t row; /* of a vector: its first column, and how many */
+    uint32_t rows;
+    char name[PHI_LIMIT_TENSOR_NAME_BYTES]; /* "model.layers.0.mlp.fc1.bias" */
+    phi_hf_arrays arrays;
+} phi_hf_item;
+
 typedef struct phi_hf_writing {
     const phi_export *export;
     phi_hf_method method;
+    phi_hf_item *items; /* [n_items] */
+    uint32_t n_items;
     phi_file_writer *file;
     uint64_t bytes_done;
     uint64_t bytes_total;
     phi_err *err;
 } phi_hf_writing;
 
-/* The arrays that the tensor becomes, without offsets. */
-phi_status phi_hf_plan(const phi_hf_writing *w, const phi_export_tensor *tensor,
-                       phi_hf_arrays *out) PHI_MUST_CHECK;
+/* Makes the list of items, without their arrays. */
+phi_status phi_hf_list(phi_hf_writing *w) PHI_MUST_CHECK;
+/* The arrays that the item becomes, without offsets. */
+phi_status phi_hf_plan(const phi_hf_writing *w, phi_hf_item *item) PHI_MUST_CHECK;
 /* Their data, at their offsets. */
-phi_status phi_hf_fill(phi_hf_writing *w, const phi_export_tensor *tensor,
-                       const phi_hf_arrays *arrays) PHI_MUST_CHECK;
+phi_status phi_hf_fill(phi_hf_writing *w, const phi_hf_item *item) PHI_MUST_CHECK;
 
 #endif

@@ -16,21 +16,43 @@ enum { CODES = 0, SCALES = 1, ZEROS = 2 };
 
 /* ---- names ---- */
 
-/* Hugging Face's name of a canonical one, up to and with the last dot. */
-static void stem_of(const phi_export_tensor *tensor, char *out, size_t out_bytes)
+/* The items of one tensor: itself, or the pieces that the class keeps apart. */
+static void list_tensor(phi_hf_writing *w, const phi_export_tensor *tensor)
 {
-    unsigned layer = 0;
-    (void)sscanf(tensor->name, "blk.%u.", &layer);
-    for (int part = 0; part < PHI_PART_COUNT; part++) {
-        char name[PHI_LIMIT_TENSOR_NAME_BYTES];
-        phi_part_name((phi_part)part, PHI_NAMING_GGUF, layer, name, sizeof name);
-        if (strcmp(name, tensor->name) == 0) {
-            phi_part_name((phi_part)part, PHI_NAMING_HF, layer, out, out_bytes);
-            out[strlen(out) - strlen("weight")] = '\0';
-            return;
-        }
+    const phi_description *d = w->export->description;
+    phi_naming naming = phi_naming_of(d->arch);
+    uint32_t rows[PHI_PART_PIECES_MAX];
+    uint32_t cols;
+    uint32_t layer;
+    uint32_t row = 0;
+    phi_part part = phi_part_of_name(tensor->name, d, &layer);
+    uint32_t pieces = phi_part_shape(part, d, rows, &cols);
+    if (phi_part_has_whole(part, naming)) {
+        phi_hf_item *item = &w->items[w->n_items++];
+        item->tensor = tensor;
+        item->rows = tensor->n_dims == 1 ? tensor->cols : tensor->rows;
+        phi_part_name(part, naming, layer, item->name, sizeof item->name);
+        return;
     }
-    PHI_UNREACHABLE();
+    for (uint32_t i = 0; i < pieces; i++) {
+        phi_hf_item *item = &w->items[w->n_items++];
+        *item = (phi_hf_item){.tensor = tensor, .row = row, .rows = rows[i]};
+        phi_part_piece_name(part, i, naming, layer, item->name, sizeof item->name);
+        row += rows[i];
+    }
+}
+
+phi_status phi_hf_list(phi_hf_writing *w)
+{
+    size_t most = (size_t)w->export->count * PHI_PART_PIECES_MAX + 1;
+    w->items = phi_try_alloc_zero(most, sizeof *w->items);
+    if (!w->items) {
+        return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", most);
+    }
+    for (uint32_t i = 0; i < w->export->count; i++) {
+        list_tensor(w, &w->export->tensors[i]);
+    }
+    return PHI_OK;
 }
 
 static void add(phi_hf_arrays *out, const char *stem, const char *suffix, const char *dtype,
@@ -64,9 +86,10 @@ static phi_status refuse(const phi_hf_writing *w, const phi_export_tensor *t, co
                     phi_hf_method_name(w->method), why);
 }
 
-static phi_status plan_mlx(const phi_hf_writing *w, const phi_export_tensor *t, const char *stem,
-                           phi_hf_arrays *out)
+static phi_status plan_mlx(const phi_hf_writing *w, const char *stem, phi_hf_item *item)
 {
+    const phi_export_tensor *t = item->tensor;
+    phi_hf_arrays *out = &item->arrays;
     uint64_t groups = t->cols / t->group;
     if (t->group != 32 && t->group != 64 && t->group != 128) {
         return refuse(w, t, "groups other than 32, 64 and 128");
@@ -74,65 +97,68 @@ static phi_status plan_mlx(const phi_hf_writing *w, const phi_export_tensor *t, 
     if (t->zero_rule != PHI_ZERO_REAL) {
         return refuse(w, t, "zero points, only offsets");
     }
-    add(out, stem, "weight", "U32", t->rows, (uint64_t)t->cols * t->bits / 32, 4);
-    add(out, stem, "scales", name_of(t->scale_dtype), t->rows, groups, size_of(t->scale_dtype));
-    add(out, stem, "biases", name_of(t->scale_dtype), t->rows, groups, size_of(t->scale_dtype));
+    add(out, stem, "weight", "U32", item->rows, (uint64_t)t->cols * t->bits / 32, 4);
+    add(out, stem, "scales", name_of(t->scale_dtype), item->rows, groups, size_of(t->scale_dtype));
+    add(out, stem, "biases", name_of(t->scale_dtype), item->rows, groups, size_of(t->scale_dtype));
     return PHI_OK;
 }
 
-static phi_status plan_gptq(const phi_hf_writing *w, const phi_export_tensor *t, const char *stem,
-                            phi_hf_arrays *out)
+static phi_status plan_gptq(const phi_hf_writing *w, const char *stem, phi_hf_item *item)
 {
+    const phi_export_tensor *t = item->tensor;
+    phi_hf_arrays *out = &item->arrays;
     uint64_t groups = t->cols / t->group;
-    uint64_t words = (uint64_t)t->rows * t->bits / 32;
+    uint64_t words = (uint64_t)item->rows * t->bits / 32;
     if (t->zero_rule == PHI_ZERO_REAL || t->scale_dtype != PHI_DTYPE_F16 ||
-        t->rows % (32 / t->bits) != 0 || t->cols % (32 / t->bits) != 0) {
+        item->rows % (32 / t->bits) != 0 || t->cols % (32 / t->bits) != 0) {
         return refuse(w, t, "offsets, scales that are not fp16, or rows that do not fill words");
     }
-    add(out, stem, "qweight", "I32", (uint64_t)t->cols * t->bits / 32, t->rows, 4);
-    add(out, stem, "scales", "F16", groups, t->rows, 2);
+    add(out, stem, "qweight", "I32", (uint64_t)t->cols * t->bits / 32, item->rows, 4);
+    add(out, stem, "scales", "F16", groups, item->rows, 2);
     add(out, stem, "qzeros", "I32", groups, words, 4);
     add(out, stem, "g_idx", "I32", 0, t->cols, 4);
     return PHI_OK;
 }
 
-static phi_status plan_compressed(const phi_hf_writing *w, const phi_export_tensor *t,
-                                  const char *stem, phi_hf_arrays *out)
+static phi_status plan_compressed(const phi_hf_writing *w, const char *stem, phi_hf_item *item)
 {
+    const phi_export_tensor *t = item->tensor;
+    phi_hf_arrays *out = &item->arrays;
     if (t->zero_rule != PHI_ZERO_CENTRE) {
         return refuse(w, t, "zero points here, only symmetric codes");
     }
-    add(out, stem, "weight_packed", "I32", t->rows, (uint64_t)t->cols * t->bits / 32, 4);
-    add(out, stem, "weight_scale", name_of(t->scale_dtype), t->rows, t->cols / t->group,
+    add(out, stem, "weight_packed", "I32", item->rows, (uint64_t)t->cols * t->bits / 32, 4);
+    add(out, stem, "weight_scale", name_of(t->scale_dtype), item->rows, t->cols / t->group,
         size_of(t->scale_dtype));
     add(out, stem, "weight_shape", "I64", 0, 2, 8);
     return PHI_OK;
 }
 
-phi_status phi_hf_plan(const phi_hf_writing *w, const phi_export_tensor *tensor, phi_hf_arrays *out)
+phi_status phi_hf_plan(const phi_hf_writing *w, phi_hf_item *item)
 {
+    const phi_export_tensor *t = item->tensor;
     char stem[PHI_LIMIT_TENSOR_NAME_BYTES];
-    *out = (phi_hf_arrays){0};
-    stem_of(tensor, stem, sizeof stem);
-    if (tensor->bits > 8) {
-        phi_dtype dtype =
-            tensor->n_dims == 1 || tensor->bits == 16 ? tensor->float_dtype : PHI_DTYPE_F32;
-        add(out, stem, "weight", name_of(dtype), tensor->n_dims == 2 ? tensor->rows : 0,
-            tensor->cols, size_of(dtype));
+    memcpy(stem, item->name, sizeof stem);
+    if (t->bits > 8) {
+        phi_dtype dtype = t->n_dims == 1 || t->bits == 16 ? t->float_dtype : PHI_DTYPE_F32;
+        bool vector = t->n_dims == 1;
+        add(&item->arrays, stem, "", name_of(dtype), vector ? 0 : item->rows,
+            vector ? item->rows : t->cols, size_of(dtype));
         return PHI_OK;
     }
+    stem[strlen(stem) - strlen("weight")] = '\0';
     switch (w->method) {
     case PHI_HF_MLX:
-        return plan_mlx(w, tensor, stem, out);
+        return plan_mlx(w, stem, item);
     case PHI_HF_GPTQ:
-        return plan_gptq(w, tensor, stem, out);
+        return plan_gptq(w, stem, item);
     case PHI_HF_COMPRESSED:
-        return plan_compressed(w, tensor, stem, out);
+        return plan_compressed(w, stem, item);
     case PHI_HF_PLAIN:
     case PHI_HF_AWQ:
         break;
     }
-    return refuse(w, tensor, "codes");
+    return refuse(w, t, "codes");
 }
 
 /* ---- filling ---- */
@@ -169,24 +195,42 @@ static phi_dtype dtype_of(const phi_hf_array *array)
                                                : PHI_DTYPE_F32;
 }
 
-static uint32_t rows_at_once(const phi_export_tensor *tensor)
+static uint32_t rows_at_once(const phi_hf_item *item)
 {
-    uint32_t rows = CHUNK_ELEMENTS / tensor->cols + 1;
-    return rows < tensor->rows ? rows : tensor->rows;
+    uint32_t rows = CHUNK_ELEMENTS / item->tensor->cols + 1;
+    return rows < item->rows ? rows : item->rows;
 }
 
-static phi_status fill_floats(phi_hf_writing *w, const phi_export_tensor *t,
-                              const phi_hf_array *array)
+static phi_status fill_vector(phi_hf_writing *w, const phi_hf_item *item)
 {
-    uint32_t step = rows_at_once(t);
+    const phi_export_tensor *t = item->tensor;
+    const phi_hf_array *array = &item->arrays.at[0];
+    float *values = phi_try_alloc(t->cols * sizeof *values);
+    if (!values) {
+        return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for a vector");
+    }
+    phi_status status = w->export->read_f32(w->export->user, t, 0, 1, values, w->err);
+    if (!status) {
+        narrow(dtype_of(array), values + item->row, item->rows);
+        status = put(w, array, 0, values + item->row, array->bytes);
+    }
+    phi_free(values);
+    return status;
+}
+
+static phi_status fill_floats(phi_hf_writing *w, const phi_hf_item *item)
+{
+    const phi_export_tensor *t = item->tensor;
+    const phi_hf_array *array = &item->arrays.at[0];
+    uint32_t step = rows_at_once(item);
     phi_dtype dtype = dtype_of(array);
     uint64_t row_bytes = (uint64_t)t->cols * size_of(dtype);
     float *values = phi_try_alloc((size_t)step * t->cols * sizeof *values);
     phi_status status =
         values ? PHI_OK : phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rows");
-    for (uint32_t row = 0; row < t->rows && !status; row += step) {
-        uint32_t count = t->rows - row < step ? t->rows - row : step;
-        status = w->export->read_f32(w->export->user, t, row, count, values, w->err);
+    for (uint32_t row = 0; row < item->rows && !status; row += step) {
+        uint32_t count = item->rows - row < step ? item->rows - row : step;
+        status = w->export->read_f32(w->export->user, t, item->row + row, count, values, w->err);
         if (!status) {
             narrow(dtype, values, (size_t)count * t->cols);
             status = put(w, array, row * row_bytes, values, count * row_bytes);
@@ -234,18 +278,19 @@ static void free_chunk(chunk *it)
 }
 
 /* Arrays that lie row by row: MLX and compressed-tensors. */
-static phi_status fill_rows(phi_hf_writing *w, const phi_export_tensor *t,
-                            const phi_hf_arrays *arrays, chunk *it, uint32_t step)
+static phi_status fill_rows(phi_hf_writing *w, const phi_hf_item *item, chunk *it, uint32_t step)
 {
+    const phi_export_tensor *t = item->tensor;
+    const phi_hf_arrays *arrays = &item->arrays;
     uint64_t groups = t->cols / t->group;
     uint32_t per_word = 32 / t->bits;
     uint64_t row_words = t->cols / per_word;
     uint64_t scale_bytes = groups * size_of(t->scale_dtype);
     phi_status status = PHI_OK;
-    for (uint32_t row = 0; row < t->rows && !status; row += step) {
-        uint32_t count = t->rows - row < step ? t->rows - row : step;
-        status = w->export->read_codes(w->export->user, t, row, count, it->codes, it->scales,
-                                       it->zeros, w->err);
+    for (uint32_t row = 0; row < item->rows && !status; row += step) {
+        uint32_t count = item->rows - row < step ? item->rows - row : step;
+        status = w->export->read_codes(w->export->user, t, item->row + row, count, it->codes,
+                                       it->scales, it->zeros, w->err);
         for (size_t i = 0; i < count * row_words && !status; i++) {
             it->words[i] = word_of(it->codes + i * per_word, 1, t->bits);
         }
@@ -266,47 +311,48 @@ static phi_status fill_rows(phi_hf_writing *w, const phi_export_tensor *t,
     return status;
 }
 
-static phi_status put_shape(phi_hf_writing *w, const phi_export_tensor *t,
-                            const phi_hf_array *array)
+static phi_status put_shape(phi_hf_writing *w, const phi_hf_item *item)
 {
-    const int64_t shape[2] = {t->rows, t->cols};
-    return put(w, array, 0, shape, sizeof shape);
+    const int64_t shape[2] = {item->rows, item->tensor->cols};
+    return put(w, &item->arrays.at[2], 0, shape, sizeof shape);
 }
 
 /* GPTQ: words of the same columns of all rows lie side by side; so do scales of one group. */
-static phi_status fill_gptq(phi_hf_writing *w, const phi_export_tensor *t,
-                            const phi_hf_arrays *arrays, chunk *it)
+static phi_status fill_gptq(phi_hf_writing *w, const phi_hf_item *item, chunk *it)
 {
+    const phi_export_tensor *t = item->tensor;
+    const phi_hf_arrays *arrays = &item->arrays;
+    uint32_t rows = item->rows;
     size_t groups = t->cols / t->group;
     uint32_t per_word = 32 / t->bits;
     bool centred = t->zero_rule == PHI_ZERO_CENTRE;
     uint32_t *line = it->words;
     /* "gptq" stores one less. */
     float middle = (float)((1U << (t->bits - 1)) - 1);
-    phi_status status = w->export->read_codes(w->export->user, t, 0, t->rows, it->codes, it->scales,
-                                              it->zeros, w->err);
+    phi_status status = w->export->read_codes(w->export->user, t, item->row, rows, it->codes,
+                                              it->scales, it->zeros, w->err);
     for (uint32_t k = 0; k < t->cols && !status; k += per_word) {
-        for (uint32_t r = 0; r < t->rows; r++) {
+        for (uint32_t r = 0; r < rows; r++) {
             line[r] = word_of(it->codes + (size_t)r * t->cols + k, 1, t->bits);
         }
-        status = put(w, &arrays->at[CODES], (uint64_t)(k / per_word) * t->rows * 4, line,
-                     (uint64_t)t->rows * 4);
+        status = put(w, &arrays->at[CODES], (uint64_t)(k / per_word) * rows * 4, line,
+                     (uint64_t)rows * 4);
     }
     for (size_t g = 0; g < groups && !status; g++) {
         uint16_t *halves = (uint16_t *)(void *)line;
-        for (uint32_t r = 0; r < t->rows; r++) {
+        for (uint32_t r = 0; r < rows; r++) {
             halves[r] = phi_half_of_float(it->scales[r * groups + g]);
         }
-        status = put(w, &arrays->at[SCALES], g * t->rows * 2, halves, (uint64_t)t->rows * 2);
+        status = put(w, &arrays->at[SCALES], g * rows * 2, halves, (uint64_t)rows * 2);
         /* The codes' memory is free now: a group's zero points. */
-        for (uint32_t r = 0; r < t->rows; r++) {
+        for (uint32_t r = 0; r < rows; r++) {
             float zero = centred ? middle : it->zeros[r * groups + g];
             it->codes[r] = (uint8_t)zero;
         }
-        for (uint32_t i = 0; i < t->rows / per_word; i++) {
+        for (uint32_t i = 0; i < rows / per_word; i++) {
             line[i] = word_of(it->codes + i * per_word, 1, t->bits);
         }
-        uint64_t bytes = (uint64_t)t->rows / per_word * 4;
+        uint64_t bytes = (uint64_t)rows / per_word * 4;
         status = status ? status : put(w, &arrays->at[ZEROS], g * bytes, line, bytes);
     }
     for (uint32_t k = 0; k < t->cols; k++) {
@@ -315,26 +361,25 @@ static phi_status fill_gptq(phi_hf_writing *w, const phi_export_tensor *t,
     return status ? status : put(w, &arrays->at[3], 0, line, (uint64_t)t->cols * 4);
 }
 
-phi_status phi_hf_fill(phi_hf_writing *w, const phi_export_tensor *tensor,
-                       const phi_hf_arrays *arrays)
+phi_status phi_hf_fill(phi_hf_writing *w, const phi_hf_item *item)
 {
-    if (tensor->bits > 8) {
-        return fill_floats(w, tensor, &arrays->at[0]);
+    if (item->tensor->bits > 8) {
+        return item->tensor->n_dims == 1 ? fill_vector(w, item) : fill_floats(w, item);
     }
     bool gptq = w->method == PHI_HF_GPTQ;
-    uint32_t step = gptq ? tensor->rows : rows_at_once(tensor);
+    uint32_t step = gptq ? item->rows : rows_at_once(item);
     chunk it = {0};
     phi_status status = PHI_OK;
-    if (!alloc_chunk(tensor, step, &it)) {
+    if (!alloc_chunk(item->tensor, step, &it)) {
         status = phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rows");
     } else if (gptq) {
-        status = fill_gptq(w, tensor, arrays, &it);
+        status = fill_gptq(w, item, &it);
     } else {
-        status = fill_rows(w, tensor, arrays, &it, step);
+        status = fill_rows(w, item, &it, step);
     }
     free_chunk(&it);
     if (!status && w->method == PHI_HF_COMPRESSED) {
-        status = put_shape(w, tensor, &arrays->at[2]);
+        status = put_shape(w, item);
     }
     return status;
 }

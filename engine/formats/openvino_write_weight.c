@@ -83,8 +83,8 @@ phi_status phi_ov_check_export(phi_ov_writer *w, phi_err *err)
         w->bytes_total += bytes;
     }
     for (uint32_t layer = 0; layer < d->n_layer; layer++) {
-        for (int part = PHI_PART_ATTN_NORM; part <= PHI_PART_FFN_DOWN; part++) {
-            if (!find(w->export, (phi_part)part, layer)) {
+        for (int part = PHI_PART_ATTN_NORM; part < PHI_PART_OUTPUT_NORM; part++) {
+            if (phi_part_is_of((phi_part)part, d) && !find(w->export, (phi_part)part, layer)) {
                 return phi_fail(err, PHI_E_INVALID, "layer %u lacks a tensor", layer);
             }
         }

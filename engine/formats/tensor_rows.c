@@ -38,6 +38,11 @@ phi_row_run phi_tensor_run(const phi_tensor *tensor, uint32_t row)
     phi_row_run run = {0};
     uint32_t first = 0;
     PHI_ASSERT(row < tensor->rows);
+    if (tensor->n_dims == 1) {
+        run = run_of(tensor, 0);
+        run.rows = 1;
+        return run;
+    }
     for (uint32_t i = 0; i < tensor->n_pieces; i++) {
         uint32_t end = first + tensor->piece_rows[i];
         phi_row_run piece = run_of(tensor, i);

@@ -28,6 +28,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* gelu's 2 sqrt(2 / pi), and that times 0.044715. */
+#define PHI_GELU_LINEAR 1.5957691216F
+#define PHI_GELU_CUBIC 0.0713548162726F
 /* Columns of the FP kinds that are summed before they are added to the rest. */
 #define PHI_FLOAT_PIECE 256U
 /* Tokens that lie together in an activation tile, except in AMX's and those of NEON's i8mm. */
@@ -73,6 +76,13 @@ typedef struct phi_kernels {
 
     /* out[i] = weight[i] * x[i] / sqrt(mean(x^2) + eps); Zhang and Sennrich, arXiv:1910.07467 */
     void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *out);
+    /* out[i] = weight[i] * (x[i] - mean(x)) / sqrt(variance(x) + eps) + bias[i], the variance being
+     * the mean square of what is left; Ba, Kiros and Hinton, arXiv:1607.06450 */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, size_t n, float eps,
+                       float *out);
+    /* out[i] = x[i] * sigmoid(2 u), u = sqrt(2 / pi) (x[i] + 0.044715 x[i]^3), which is GELU in
+     * tanh's form; out may be x. Hendrycks and Gimpel, arXiv:1606.08415 */
+    void (*gelu)(const float *x, size_t n, float *out);
     /* out[i] = up[i] * gate[i] * sigmoid(gate[i]); Shazeer, arXiv:2002.05202 */
     void (*swiglu)(const float *gate, const float *up, size_t n, float *out);
     /* Rotates pairs (x[i], x[i + n_rot / 2]) by (cos[i], sin[i]), i < n_rot / 2 ("NeoX" halves). */

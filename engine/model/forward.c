@@ -22,7 +22,7 @@ struct phi_forward_ctx {
     float *qkv;                   /* [n_tok, (H + 2 Hkv) d] */
     float *attn;                  /* [n_tok, H d] */
     float *delta;                 /* [n_tok, E] what a half-layer adds */
-    float *gate;                  /* [n_tok, 2 F] */
+    float *gate;                  /* [n_tok, 2 F]; not with PHI_FFN_GELU */
     float *ffn;                   /* [n_tok, F] */
     float *cosine;                /* [n_tok, r / 2] */
     float *sine;                  /* [n_tok, r / 2] */
@@ -54,7 +54,7 @@ static uint64_t lay_out(phi_forward_ctx *ctx)
         {&ctx->qkv, t * qkv_cols},
         {&ctx->attn, t * desc->n_head * d},
         {&ctx->delta, t * desc->n_embd},
-        {&ctx->gate, t * 2 * desc->n_ffn},
+        {&ctx->gate, desc->ffn == PHI_FFN_GELU ? 0 : t * 2 * desc->n_ffn},
         {&ctx->ffn, t * desc->n_ffn},
         {&ctx->cosine, t * (desc->n_rot / 2)},
         {&ctx->sine, t * (desc->n_rot / 2)},
@@ -157,17 +157,25 @@ typedef struct stage {
     const phi_kernels *kernels;
     const float *in;
     const float *weight;
+    const float *bias; /* NULL: none */
     float *out;
+    size_t width; /* of bias_slice's rows */
 } stage;
 
 static void norm_slice(void *arg, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const stage *self = arg;
-    size_t n = self->ctx->description.n_embd;
+    const phi_description *desc = &self->ctx->description;
+    size_t n = desc->n_embd;
     for (size_t t = begin; t < end; t++) {
-        self->kernels->rms_norm(self->in + t * n, self->weight, n, self->ctx->description.norm_eps,
-                                self->out + t * n);
+        const float *x = self->in + t * n;
+        float *out = self->out + t * n;
+        if (desc->norm == PHI_NORM_RMS) {
+            self->kernels->rms_norm(x, self->weight, n, desc->norm_eps, out);
+        } else {
+            self->kernels->layer_norm(x, self->weight, self->bias, n, desc->norm_eps, out);
+        }
     }
 }
 
@@ -180,6 +188,9 @@ static void rope_slice(void *arg, size_t begin, size_t end, unsigned worker)
     size_t d = desc->head_dim;
     size_t stride = (desc->n_head + 2 * (size_t)desc->n_head_kv) * d;
     for (size_t t = begin; t < end; t++) {
+        if (self->bias) {
+            self->kernels->add(self->out + t * stride, self->bias, stride);
+        }
         /* Queries, then keys, lie one after the other; values are not rotated. */
         for (size_t h = 0; h < (size_t)desc->n_head + desc->n_head_kv; h++) {
             self->kernels->rope(self->out + t * stride + h * d, self->ctx->cosine + t * half,
@@ -199,12 +210,36 @@ static void swiglu_slice(void *arg, size_t begin, size_t end, unsigned worker)
     }
 }
 
+static void gelu_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const stage *self = arg;
+    size_t f = self->ctx->description.n_ffn;
+    for (size_t t = begin; t < end; t++) {
+        float *out = self->out + t * f;
+        self->kernels->add(out, self->bias, f);
+        self->kernels->gelu(out, f, out);
+    }
+}
+
 static void add_slice(void *arg, size_t begin, size_t end, unsigned worker)
 {
     (void)worker;
     const stage *self = arg;
     size_t n = self->ctx->description.n_embd;
     self->kernels->add(self->out + begin * n, self->in + begin * n, (end - begin) * n);
+    for (size_t t = begin; self->bias && t < end; t++) {
+        self->kernels->add(self->out + t * n, self->bias, n);
+    }
+}
+
+static void bias_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const stage *self = arg;
+    for (size_t t = begin; t < end; t++) {
+        self->kernels->add(self->out + t * self->width, self->bias, self->width);
+    }
 }
 
 static void over_rows(const phi_compute *compute, uint32_t n_tok, phi_team_fn fn, stage *self)
@@ -228,20 +263,36 @@ typedef struct layer_call {
     float *x;
 } layer_call;
 
-static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+static void run_norm(phi_forward_ctx *ctx, const phi_compute *compute, const float *x, uint32_t n,
+                     const float *weight, const float *bias)
+{
+    stage self = {.ctx = ctx,
+                  .kernels = compute->kernels,
+                  .in = x,
+                  .weight = weight,
+                  .bias = bias,
+                  .out = ctx->normed};
+    over_rows(compute, n, norm_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
+}
+
+/* Adds what a half-layer made, and its bias. */
+static void add_delta(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call,
+                      const float *bias)
+{
+    stage self = {
+        .ctx = ctx, .kernels = compute->kernels, .in = ctx->delta, .bias = bias, .out = call->x};
+    over_rows(compute, call->n_rows, add_slice, &self);
+    lap(ctx, PHI_FORWARD_REST);
+}
+
+static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
 {
     const phi_layer_weights *w = call->layer;
     uint32_t n = call->n_rows;
-    stage self = {.ctx = ctx, .kernels = compute->kernels};
-
-    self.in = call->x;
-    self.weight = w->attn_norm;
-    self.out = ctx->normed;
-    over_rows(compute, n, norm_slice, &self);
-    lap(ctx, PHI_FORWARD_REST);
     phi_matmul(compute, &w->qkv, ctx->normed, n, ctx->qkv, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
-    self.out = ctx->qkv;
+    stage self = {.ctx = ctx, .kernels = compute->kernels, .bias = w->qkv_bias, .out = ctx->qkv};
     over_rows(compute, n, rope_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
     phi_attention attention = {.description = &ctx->description,
@@ -256,27 +307,37 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     lap(ctx, PHI_FORWARD_ATTENTION);
     phi_matmul(compute, &w->out, ctx->attn, n, ctx->delta, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
-    self.in = ctx->delta;
-    self.out = call->x;
-    over_rows(compute, n, add_slice, &self);
+    add_delta(ctx, compute, call, w->out_bias);
+}
 
-    self.in = call->x;
-    self.weight = w->ffn_norm;
-    self.out = ctx->normed;
-    over_rows(compute, n, norm_slice, &self);
-    lap(ctx, PHI_FORWARD_REST);
-    phi_matmul(compute, &w->gate_up, ctx->normed, n, ctx->gate, &ctx->scratch);
+static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+{
+    const phi_layer_weights *w = call->layer;
+    uint32_t n = call->n_rows;
+    bool is_gated = ctx->description.ffn == PHI_FFN_SWIGLU;
+    stage self = {.ctx = ctx,
+                  .kernels = compute->kernels,
+                  .in = ctx->gate,
+                  .bias = w->up_bias,
+                  .out = ctx->ffn};
+    phi_matmul(compute, &w->up, ctx->normed, n, is_gated ? ctx->gate : ctx->ffn, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
-    self.in = ctx->gate;
-    self.out = ctx->ffn;
-    over_rows(compute, n, swiglu_slice, &self);
+    over_rows(compute, n, is_gated ? swiglu_slice : gelu_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
     phi_matmul(compute, &w->down, ctx->ffn, n, ctx->delta, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
-    self.in = ctx->delta;
-    self.out = call->x;
-    over_rows(compute, n, add_slice, &self);
-    lap(ctx, PHI_FORWARD_REST);
+    add_delta(ctx, compute, call, w->down_bias);
+}
+
+static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+{
+    const phi_layer_weights *w = call->layer;
+    run_norm(ctx, compute, call->x, call->n_rows, w->attn_norm, w->attn_norm_bias);
+    run_attention(ctx, compute, call);
+    if (!ctx->description.is_parallel) {
+        run_norm(ctx, compute, call->x, call->n_rows, w->ffn_norm, NULL);
+    }
+    run_ffn(ctx, compute, call);
 }
 
 static void prepare_angles(phi_forward_ctx *ctx, const phi_row *rows, uint32_t n_rows,
@@ -292,15 +353,17 @@ static void prepare_angles(phi_forward_ctx *ctx, const phi_row *rows, uint32_t n
 static void head(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
                  const float *x, uint32_t n_tok, float *out)
 {
-    stage self = {.ctx = ctx,
-                  .kernels = compute->kernels,
-                  .in = x,
-                  .weight = ends->final_norm,
-                  .out = ctx->normed};
-    over_rows(compute, n_tok, norm_slice, &self);
-    lap(ctx, PHI_FORWARD_REST);
+    run_norm(ctx, compute, x, n_tok, ends->final_norm, ends->final_norm_bias);
     phi_matmul(compute, phi_weights_head(ends), ctx->normed, n_tok, out, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
+    if (ends->head_bias) {
+        stage self = {.kernels = compute->kernels,
+                      .bias = ends->head_bias,
+                      .out = out,
+                      .width = ctx->description.n_vocab};
+        over_rows(compute, n_tok, bias_slice, &self);
+        lap(ctx, PHI_FORWARD_REST);
+    }
 }
 
 const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,

@@ -17,8 +17,9 @@ static uint64_t larger(uint64_t a, uint64_t b)
 static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_sizes *sizes)
 {
     uint64_t heads = desc->n_head + 2 * (uint64_t)desc->n_head_kv;
+    uint64_t ffns = desc->ffn == PHI_FFN_GELU ? 1 : 3;
     uint64_t row = 3 * (uint64_t)desc->n_embd + (heads + desc->n_head) * desc->head_dim +
-                   3 * (uint64_t)desc->n_ffn + desc->n_rot;
+                   ffns * desc->n_ffn + desc->n_rot;
     uint64_t widest =
         larger(larger(desc->n_embd, desc->n_ffn), (uint64_t)desc->n_head * desc->head_dim);
     return row * sizeof(float) * sizes->n_tok_max +

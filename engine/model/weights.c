@@ -3,6 +3,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "engine/formats/hf_names.h"
 #include "engine/model/pack_cache.h"
 
 #include <stdio.h>
@@ -12,6 +13,7 @@
 
 /* Looks names up in a pack; tensors are asked for in nearly the order that they lie in. */
 typedef struct binder {
+    const phi_description *description;
     const phi_pack *pack;
     uint8_t *memory; /* where the pack begins */
     size_t next;
@@ -43,20 +45,21 @@ static void bind_vector(binder *self, const char *name, float **out_vector)
     *out_vector = (float *)(void *)(self->memory + find(self, name)->offset);
 }
 
-static void bind_layer(binder *self, uint32_t index, phi_layer_weights *layer)
+/* One part, into whichever of the two is not NULL; nothing where the model has no such part. */
+typedef struct binding {
+    phi_part part;
+    phi_weight *matrix;
+    float **vector;
+} binding;
+
+static void bind_parts(binder *self, uint32_t layer, const binding *parts, size_t count)
 {
-    struct {
-        const char *part;
-        phi_weight *matrix;
-        float **vector;
-    } parts[] = {
-        {"attn_norm", NULL, &layer->attn_norm}, {"attn_qkv", &layer->qkv, NULL},
-        {"attn_output", &layer->out, NULL},     {"ffn_norm", NULL, &layer->ffn_norm},
-        {"ffn_up", &layer->gate_up, NULL},      {"ffn_down", &layer->down, NULL},
-    };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char name[64];
-        (void)snprintf(name, sizeof name, "blk.%u.%s.weight", index, parts[i].part);
+    for (size_t i = 0; i < count; i++) {
+        char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+        if (!phi_part_is_of(parts[i].part, self->description)) {
+            continue;
+        }
+        phi_part_name(parts[i].part, PHI_NAMING_GGUF, layer, name, sizeof name);
         if (parts[i].matrix) {
             bind_matrix(self, name, parts[i].matrix);
         } else {
@@ -65,13 +68,35 @@ static void bind_layer(binder *self, uint32_t index, phi_layer_weights *layer)
     }
 }
 
+static void bind_layer(binder *self, uint32_t index, phi_layer_weights *layer)
+{
+    const binding parts[] = {
+        {PHI_PART_ATTN_NORM, NULL, &layer->attn_norm},
+        {PHI_PART_ATTN_NORM_BIAS, NULL, &layer->attn_norm_bias},
+        {PHI_PART_ATTN_QKV, &layer->qkv, NULL},
+        {PHI_PART_ATTN_QKV_BIAS, NULL, &layer->qkv_bias},
+        {PHI_PART_ATTN_OUTPUT, &layer->out, NULL},
+        {PHI_PART_ATTN_OUTPUT_BIAS, NULL, &layer->out_bias},
+        {PHI_PART_FFN_NORM, NULL, &layer->ffn_norm},
+        {PHI_PART_FFN_UP, &layer->up, NULL},
+        {PHI_PART_FFN_FC1, &layer->up, NULL},
+        {PHI_PART_FFN_FC1_BIAS, NULL, &layer->up_bias},
+        {PHI_PART_FFN_DOWN, &layer->down, NULL},
+        {PHI_PART_FFN_DOWN_BIAS, NULL, &layer->down_bias},
+    };
+    bind_parts(self, index, parts, sizeof parts / sizeof *parts);
+}
+
 static void bind_ends(binder *self, phi_weights *weights)
 {
-    bind_matrix(self, "token_embd.weight", &weights->embedding);
-    bind_vector(self, "output_norm.weight", &weights->final_norm);
-    if (!weights->description.tied_head) {
-        bind_matrix(self, "output.weight", &weights->head);
-    }
+    const binding parts[] = {
+        {PHI_PART_TOKEN_EMBD, &weights->embedding, NULL},
+        {PHI_PART_OUTPUT_NORM, NULL, &weights->final_norm},
+        {PHI_PART_OUTPUT_NORM_BIAS, NULL, &weights->final_norm_bias},
+        {PHI_PART_OUTPUT, &weights->head, NULL},
+        {PHI_PART_OUTPUT_BIAS, NULL, &weights->head_bias},
+    };
+    bind_parts(self, 0, parts, sizeof parts / sizeof *parts);
 }
 
 /* ---- from the checkpoint into memory ---- */
@@ -159,7 +184,9 @@ phi_status phi_weights_open(const phi_checkpoint *checkpoint, const phi_weights_
     status = fill(weights, checkpoint, &pack, options, &data_offset, err);
     if (!status) {
         uint32_t n_layer = weights->description.n_layer;
-        binder all = {.pack = &pack, .memory = (uint8_t *)weights->region.memory + data_offset};
+        binder all = {.description = &weights->description,
+                      .pack = &pack,
+                      .memory = (uint8_t *)weights->region.memory + data_offset};
         weights->layers = phi_alloc_zero(n_layer, sizeof *weights->layers);
         bind_ends(&all, weights);
         for (uint32_t i = 0; i < n_layer; i++) {
@@ -237,7 +264,10 @@ phi_status phi_layer_weights_load(const phi_checkpoint *checkpoint, uint32_t lay
     status = pack_into_memory(checkpoint, &pack, &alone, &region, err);
     if (!status) {
         *out_layer = (phi_layer_weights){.region = region};
-        bind_layer(&(binder){.pack = &pack, .memory = region.memory}, layer, out_layer);
+        binder self = {.description = phi_checkpoint_description(checkpoint),
+                       .pack = &pack,
+                       .memory = region.memory};
+        bind_layer(&self, layer, out_layer);
     }
     phi_pack_done(&pack);
     return status;
@@ -259,7 +289,9 @@ phi_status phi_weights_load_ends(const phi_checkpoint *checkpoint, phi_weights *
         *weights = (phi_weights){.description = *phi_checkpoint_description(checkpoint),
                                  .region = region,
                                  .bytes = pack.bytes};
-        bind_ends(&(binder){.pack = &pack, .memory = region.memory}, weights);
+        binder self = {
+            .description = &weights->description, .pack = &pack, .memory = region.memory};
+        bind_ends(&self, weights);
         *out_weights = weights;
     }
     phi_pack_done(&pack);

@@ -20,14 +20,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Biases and the second norm are NULL where the description has none. */
 typedef struct phi_layer_weights {
-    phi_weight qkv;     /* [(H + 2 Hkv) d, E]: Q rows, K rows, V rows */
-    phi_weight out;     /* [E, H d] */
-    phi_weight gate_up; /* [2 F, E]: gate rows, up rows */
-    phi_weight down;    /* [E, F] */
-    float *attn_norm;   /* [E] */
-    float *ffn_norm;    /* [E] */
-    phi_region region;  /* of a layer that was loaded alone */
+    phi_weight qkv;        /* [(H + 2 Hkv) d, E]: Q rows, K rows, V rows */
+    phi_weight out;        /* [E, H d] */
+    phi_weight up;         /* [2 F, E]: gate rows, up rows; PHI_FFN_GELU: [F, E] */
+    phi_weight down;       /* [E, F] */
+    float *attn_norm;      /* [E] */
+    float *attn_norm_bias; /* [E] */
+    float *ffn_norm;       /* [E] */
+    float *qkv_bias;       /* [(H + 2 Hkv) d] */
+    float *out_bias;       /* [E] */
+    float *up_bias;        /* [F] */
+    float *down_bias;      /* [E] */
+    phi_region region;     /* of a layer that was loaded alone */
 } phi_layer_weights;
 
 /* Where weights came from. */
@@ -42,7 +48,9 @@ typedef struct phi_weights {
     phi_description description;
     phi_weight embedding;      /* [V, E] */
     phi_weight head;           /* [V, E]; unfilled when tied */
+    float *head_bias;          /* [V], or NULL */
     float *final_norm;         /* [E] */
+    float *final_norm_bias;    /* [E], or NULL */
     phi_layer_weights *layers; /* [n_layer] */
     phi_region region;
     uint64_t bytes; /* of the tensors, packed */

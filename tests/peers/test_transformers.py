@@ -13,20 +13,24 @@ transformers = pytest.importorskip("transformers")
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 make_phi3 = importlib.import_module("make_phi3")
+make_phi2 = importlib.import_module("make_phi2")
+# Which script made a case, and loads it.
+MAKERS = {**{name: make_phi3 for name in make_phi3.CASES},
+          **{name: make_phi2 for name in make_phi2.CASES}}
 
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 # Two releases of torch order their sums differently; this is the engine's own tolerance.
 ERROR_MAX = 1e-4
 
 
-@pytest.fixture(params=sorted(make_phi3.CASES))
+@pytest.fixture(params=sorted(MAKERS))
 def case(request):
     directory = GOLDEN / request.param
     config = json.loads((directory / "config.json").read_text())
     if config.get("partial_rotary_factor", 1.0) != 1.0 and VERSION < (4, 49):
         pytest.skip("partial rotary embeddings came with transformers 4.49")
     torch.set_num_threads(1)
-    return make_phi3.load(directory), json.loads((directory / "expected.json").read_text())
+    return MAKERS[request.param].load(directory), json.loads((directory / "expected.json").read_text())
 
 
 def test_logits(case):

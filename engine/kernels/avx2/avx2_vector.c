@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 /*
@@ -78,6 +79,65 @@ void phi_avx2_rms_norm(const float *x, const float *weight, size_t n, float eps,
     for (size_t i = whole; i < n; i++) {
         out[i] = weight[i] * (x[i] * inverse);
     }
+}
+
+/* Sum of x - shift, or of its square, over n, in double. */
+static double sum_off(const float *x, size_t n, double shift, bool squared)
+{
+    __m256d minus = _mm256_set1_pd(shift);
+    __m256d low = _mm256_setzero_pd();
+    __m256d high = _mm256_setzero_pd();
+    size_t whole = n - n % 8;
+    for (size_t i = 0; i < whole; i += 8) {
+        __m256d a = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(x + i)), minus);
+        __m256d b = _mm256_sub_pd(_mm256_cvtps_pd(_mm_loadu_ps(x + i + 4)), minus);
+        low = squared ? _mm256_fmadd_pd(a, a, low) : _mm256_add_pd(a, low);
+        high = squared ? _mm256_fmadd_pd(b, b, high) : _mm256_add_pd(b, high);
+    }
+    double lanes[4];
+    _mm256_storeu_pd(lanes, _mm256_add_pd(low, high));
+    double sum = (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+    for (size_t i = whole; i < n; i++) {
+        double off = (double)x[i] - shift;
+        sum += squared ? off * off : off;
+    }
+    return sum;
+}
+
+void phi_avx2_layer_norm(const float *x, const float *weight, const float *bias, size_t n,
+                         float eps, float *out)
+{
+    double mean = sum_off(x, n, 0.0, false) / (double)n;
+    double variance = sum_off(x, n, mean, true) / (double)n;
+    __m256 middle = _mm256_set1_ps((float)mean);
+    __m256 factor = _mm256_set1_ps((float)(1.0 / sqrt(variance + (double)eps)));
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 scaled = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), middle), factor);
+        _mm256_storeu_ps(out + i, _mm256_fmadd_ps(_mm256_loadu_ps(weight + i), scaled,
+                                                  _mm256_loadu_ps(bias + i)));
+    }
+    size_t left = n - i;
+    __m256 scaled = _mm256_mul_ps(_mm256_sub_ps(load_some(x + i, left), middle), factor);
+    store_some(_mm256_fmadd_ps(load_some(weight + i, left), scaled, load_some(bias + i, left)),
+               out + i, left);
+}
+
+static __m256 gelu_eight(__m256 x)
+{
+    __m256 slope = _mm256_fmadd_ps(_mm256_set1_ps(-PHI_GELU_CUBIC), _mm256_mul_ps(x, x),
+                                   _mm256_set1_ps(-PHI_GELU_LINEAR));
+    __m256 e = exp_eight(_mm256_mul_ps(x, slope));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0F), e));
+}
+
+void phi_avx2_gelu(const float *x, size_t n, float *out)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        _mm256_storeu_ps(out + i, gelu_eight(_mm256_loadu_ps(x + i)));
+    }
+    store_some(gelu_eight(load_some(x + i, n - i)), out + i, n - i);
 }
 
 static __m256 swiglu_eight(__m256 gate, __m256 up)

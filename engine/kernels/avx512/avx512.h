@@ -18,6 +18,9 @@ void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_
 void phi_avx512_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                            const phi_act *act, float *y, size_t ldy);
 void phi_avx512_rms_norm(const float *x, const float *weight, size_t n, float eps, float *out);
+void phi_avx512_layer_norm(const float *x, const float *weight, const float *bias, size_t n,
+                           float eps, float *out);
+void phi_avx512_gelu(const float *x, size_t n, float *out);
 void phi_avx512_swiglu(const float *gate, const float *up, size_t n, float *out);
 void phi_avx512_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot);
 void phi_avx512_add(float *x, const float *y, size_t n);
@@ -30,9 +33,9 @@ void phi_avx512_attend(const phi_attend *attend, uint32_t page_begin, uint32_t p
 
 /* The slots of a table that these fill. */
 #define PHI_AVX512_VECTOR_SLOTS                                                                    \
-    .rms_norm = phi_avx512_rms_norm, .swiglu = phi_avx512_swiglu, .rope = phi_avx512_rope,         \
-    .add = phi_avx512_add, .mix = phi_avx512_mix, .scale = phi_avx512_scale,                       \
-    .kv_store = phi_avx512_kv_store, .attend = phi_avx512_attend, .max = phi_avx512_max,           \
-    .exp_sum = phi_avx512_exp_sum
+    .rms_norm = phi_avx512_rms_norm, .layer_norm = phi_avx512_layer_norm, .gelu = phi_avx512_gelu, \
+    .swiglu = phi_avx512_swiglu, .rope = phi_avx512_rope, .add = phi_avx512_add,                   \
+    .mix = phi_avx512_mix, .scale = phi_avx512_scale, .kv_store = phi_avx512_kv_store,             \
+    .attend = phi_avx512_attend, .max = phi_avx512_max, .exp_sum = phi_avx512_exp_sum
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 
 /* The lanes that are left of n: all when 16 or more are. */
 static __mmask16 lanes_of(size_t n)
@@ -68,6 +69,54 @@ void phi_avx512_rms_norm(const float *x, const float *weight, size_t n, float ep
         __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), factor);
         _mm512_mask_storeu_ps(out + i, mask,
                               _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, weight + i), scaled));
+    }
+}
+
+/* The sum of x - shift, or of its square, over n, in double. */
+static double sum_off(const float *x, size_t n, double shift, bool squared)
+{
+    __m512d minus = _mm512_set1_pd(shift);
+    __m512d sums[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = lanes_of(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+        __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+        __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+        low = _mm512_maskz_sub_pd((__mmask8)mask, low, minus);
+        high = _mm512_maskz_sub_pd((__mmask8)(mask >> 8), high, minus);
+        sums[0] = squared ? _mm512_fmadd_pd(low, low, sums[0]) : _mm512_add_pd(low, sums[0]);
+        sums[1] = squared ? _mm512_fmadd_pd(high, high, sums[1]) : _mm512_add_pd(high, sums[1]);
+    }
+    return _mm512_reduce_add_pd(_mm512_add_pd(sums[0], sums[1]));
+}
+
+void phi_avx512_layer_norm(const float *x, const float *weight, const float *bias, size_t n,
+                           float eps, float *out)
+{
+    double mean = sum_off(x, n, 0.0, false) / (double)n;
+    double variance = sum_off(x, n, mean, true) / (double)n;
+    __m512 middle = _mm512_set1_ps((float)mean);
+    __m512 factor = _mm512_set1_ps((float)(1.0 / sqrt(variance + (double)eps)));
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = lanes_of(n - i);
+        __m512 off = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), middle);
+        __m512 scaled = _mm512_mul_ps(off, factor);
+        _mm512_mask_storeu_ps(out + i, mask,
+                              _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, weight + i), scaled,
+                                              _mm512_maskz_loadu_ps(mask, bias + i)));
+    }
+}
+
+void phi_avx512_gelu(const float *x, size_t n, float *out)
+{
+    __m512 one = _mm512_set1_ps(1.0F);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = lanes_of(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+        __m512 slope = _mm512_fmadd_ps(_mm512_set1_ps(-PHI_GELU_CUBIC), _mm512_mul_ps(v, v),
+                                       _mm512_set1_ps(-PHI_GELU_LINEAR));
+        __m512 e = exp_sixteen(_mm512_mul_ps(v, slope));
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_div_ps(v, _mm512_add_ps(one, e)));
     }
 }
 

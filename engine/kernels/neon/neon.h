@@ -25,6 +25,9 @@ void phi_neon_rows_float(const phi_weight *weight, uint32_t block_begin, uint32_
                          const phi_act *act, float *y, size_t ldy);
 
 void phi_neon_rms_norm(const float *x, const float *weight, size_t n, float eps, float *out);
+void phi_neon_layer_norm(const float *x, const float *weight, const float *bias, size_t n,
+                         float eps, float *out);
+void phi_neon_gelu(const float *x, size_t n, float *out);
 void phi_neon_swiglu(const float *gate, const float *up, size_t n, float *out);
 void phi_neon_rope(float *x, const float *cos_row, const float *sin_row, size_t n_rot);
 void phi_neon_add(float *x, const float *y, size_t n);

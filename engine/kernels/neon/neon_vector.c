@@ -4,6 +4,7 @@
 
 #include <arm_neon.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 /*
@@ -88,6 +89,68 @@ void phi_neon_rms_norm(const float *x, const float *weight, size_t n, float eps,
     for (size_t i = whole; i < n; i++) {
         out[i] = weight[i] * (x[i] * inverse);
     }
+}
+
+static float64x2_t add_off(float64x2_t sum, float32x2_t x, double shift, bool squared)
+{
+    float64x2_t off = vsubq_f64(vcvt_f64_f32(x), vdupq_n_f64(shift));
+    return squared ? vfmaq_f64(sum, off, off) : vaddq_f64(sum, off);
+}
+
+/* Sum of x - shift, or of its square, over n, in double. */
+static double sum_off(const float *x, size_t n, double shift, bool squared)
+{
+    size_t whole = n - n % 8;
+    float64x2_t sums[4] = {vdupq_n_f64(0.0), vdupq_n_f64(0.0), vdupq_n_f64(0.0), vdupq_n_f64(0.0)};
+    for (size_t i = 0; i < whole; i += 8) {
+        float32x4_t a = vld1q_f32(x + i);
+        float32x4_t b = vld1q_f32(x + i + 4);
+        sums[0] = add_off(sums[0], vget_low_f32(a), shift, squared);
+        sums[1] = add_off(sums[1], vget_high_f32(a), shift, squared);
+        sums[2] = add_off(sums[2], vget_low_f32(b), shift, squared);
+        sums[3] = add_off(sums[3], vget_high_f32(b), shift, squared);
+    }
+    float64x2_t two = vaddq_f64(vaddq_f64(sums[0], sums[2]), vaddq_f64(sums[1], sums[3]));
+    double sum = vgetq_lane_f64(two, 0) + vgetq_lane_f64(two, 1);
+    for (size_t i = whole; i < n; i++) {
+        double off = (double)x[i] - shift;
+        sum += squared ? off * off : off;
+    }
+    return sum;
+}
+
+void phi_neon_layer_norm(const float *x, const float *weight, const float *bias, size_t n,
+                         float eps, float *out)
+{
+    double mean = sum_off(x, n, 0.0, false) / (double)n;
+    double variance = sum_off(x, n, mean, true) / (double)n;
+    float32x4_t middle = vdupq_n_f32((float)mean);
+    float inverse = (float)(1.0 / sqrt(variance + (double)eps));
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        float32x4_t scaled = vmulq_n_f32(vsubq_f32(vld1q_f32(x + i), middle), inverse);
+        vst1q_f32(out + i, vfmaq_f32(vld1q_f32(bias + i), vld1q_f32(weight + i), scaled));
+    }
+    size_t left = n - i;
+    float32x4_t scaled = vmulq_n_f32(vsubq_f32(load_some(x + i, left), middle), inverse);
+    store_some(vfmaq_f32(load_some(bias + i, left), load_some(weight + i, left), scaled), out + i,
+               left);
+}
+
+static float32x4_t gelu_four(float32x4_t x)
+{
+    float32x4_t slope =
+        vfmaq_f32(vdupq_n_f32(-PHI_GELU_LINEAR), vdupq_n_f32(-PHI_GELU_CUBIC), vmulq_f32(x, x));
+    return vdivq_f32(x, vaddq_f32(vdupq_n_f32(1.0F), exp_four(vmulq_f32(x, slope))));
+}
+
+void phi_neon_gelu(const float *x, size_t n, float *out)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        vst1q_f32(out + i, gelu_four(vld1q_f32(x + i)));
+    }
+    store_some(gelu_four(load_some(x + i, n - i)), out + i, n - i);
 }
 
 static float32x4_t swiglu_four(float32x4_t gate, float32x4_t up)

@@ -17,6 +17,34 @@ static void rms_norm(const float *x, const float *weight, size_t n, float eps, f
     }
 }
 
+static void layer_norm(const float *x, const float *weight, const float *bias, size_t n, float eps,
+                       float *out)
+{
+    double sum = 0.0;
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)x[i];
+    }
+    double mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++) {
+        double off = (double)x[i] - mean;
+        squares += off * off;
+    }
+    float middle = (float)mean;
+    float inverse = (float)(1.0 / sqrt(squares / (double)n + (double)eps));
+    for (size_t i = 0; i < n; i++) {
+        out[i] = weight[i] * ((x[i] - middle) * inverse) + bias[i];
+    }
+}
+
+static void gelu(const float *x, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        float twice = x[i] * (PHI_GELU_LINEAR + PHI_GELU_CUBIC * (x[i] * x[i]));
+        out[i] = x[i] / (1.0F + expf(-twice));
+    }
+}
+
 static void swiglu(const float *gate, const float *up, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++) {
@@ -82,6 +110,8 @@ const phi_kernels phi_kernels_portable = {
     .rows_int = phi_ref_rows_int,
     .rows_float = phi_ref_rows_float,
     .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+    .gelu = gelu,
     .swiglu = swiglu,
     .rope = rope,
     .add = add,

@@ -497,31 +497,20 @@ static void test_gguf_round_trip(void **state)
     }
 }
 
-/* A GGUF with separate attn_q, attn_k, attn_v and ffn_gate, ffn_up. */
-static void test_gguf_separate(void **state)
+/* A GGUF of F32 tensors; every number of one is its place in the list. Rows 0: a vector. */
+typedef struct shape {
+    const char *name;
+    uint64_t rows;
+    uint64_t cols;
+} shape;
+
+static phi_checkpoint *open_gguf_of(const phi_description *d, const shape *parts, size_t n)
 {
-    (void)state;
-    static const struct {
-        const char *name;
-        uint64_t rows;
-        uint64_t cols;
-    } parts[] = {
-        {"token_embd.weight", 96, 32},        {"output_norm.weight", 0, 32},
-        {"blk.0.attn_norm.weight", 0, 32},    {"blk.0.attn_q.weight", 32, 32},
-        {"blk.0.attn_k.weight", 16, 32},      {"blk.0.attn_v.weight", 16, 32},
-        {"blk.0.attn_output.weight", 32, 32}, {"blk.0.ffn_norm.weight", 0, 32},
-        {"blk.0.ffn_gate.weight", 64, 32},    {"blk.0.ffn_up.weight", 64, 32},
-        {"blk.0.ffn_down.weight", 32, 64},
-    };
-    const size_t n = sizeof parts / sizeof *parts;
-    phi_description d;
-    fixture_tiny_description(&d);
-    d.n_layer = 1;
     phi_gguf_writer *writer;
     phi_err err;
     char *path = phi_strdup(fixture_path(&f, "split.gguf"));
     assert_int_equal(phi_gguf_writer_create(path, &writer, &err), PHI_OK);
-    phi_checkpoint_put_description(writer, &d);
+    phi_checkpoint_put_description(writer, d);
     for (size_t i = 0; i < n; i++) {
         const uint64_t dims[2] = {parts[i].rows ? parts[i].rows : parts[i].cols, parts[i].cols};
         phi_gguf_declare_tensor(writer, parts[i].name, PHI_DTYPE_F32, parts[i].rows ? 2 : 1, dims);
@@ -535,6 +524,27 @@ static void test_gguf_separate(void **state)
     }
     assert_int_equal(phi_gguf_writer_commit(writer, &err), PHI_OK);
     phi_checkpoint *checkpoint = open_ok(path);
+    phi_free(path);
+    return checkpoint;
+}
+
+/* A GGUF with separate attn_q, attn_k, attn_v and ffn_gate, ffn_up. */
+static void test_gguf_separate(void **state)
+{
+    (void)state;
+    static const shape parts[] = {
+        {"token_embd.weight", 96, 32},        {"output_norm.weight", 0, 32},
+        {"blk.0.attn_norm.weight", 0, 32},    {"blk.0.attn_q.weight", 32, 32},
+        {"blk.0.attn_k.weight", 16, 32},      {"blk.0.attn_v.weight", 16, 32},
+        {"blk.0.attn_output.weight", 32, 32}, {"blk.0.ffn_norm.weight", 0, 32},
+        {"blk.0.ffn_gate.weight", 64, 32},    {"blk.0.ffn_up.weight", 64, 32},
+        {"blk.0.ffn_down.weight", 32, 64},
+    };
+    phi_description d;
+    phi_err err;
+    fixture_tiny_description(&d);
+    d.n_layer = 1;
+    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts);
     assert_true(phi_checkpoint_description(checkpoint)->tied_head);
     static const struct {
         const char *name;
@@ -553,7 +563,65 @@ static void test_gguf_separate(void **state)
         assert_true(row[0] == probes[i].value && row[31] == probes[i].value);
     }
     phi_checkpoint_close(checkpoint);
-    phi_free(path);
+}
+
+/* phi2, whose biases are apart too: they make one vector. Its description comes back whole. */
+static void test_gguf_phi2(void **state)
+{
+    (void)state;
+    static const shape parts[] = {
+        {"token_embd.weight", 96, 32},
+        {"output_norm.weight", 0, 32},
+        {"output_norm.bias", 0, 32},
+        {"output.weight", 96, 32},
+        {"output.bias", 0, 96},
+        {"blk.0.attn_norm.weight", 0, 32},
+        {"blk.0.attn_norm.bias", 0, 32},
+        {"blk.0.attn_q.weight", 32, 32},
+        {"blk.0.attn_k.weight", 16, 32},
+        {"blk.0.attn_v.weight", 16, 32},
+        {"blk.0.attn_q.bias", 0, 32},
+        {"blk.0.attn_k.bias", 0, 16},
+        {"blk.0.attn_v.bias", 0, 16},
+        {"blk.0.attn_output.weight", 32, 32},
+        {"blk.0.attn_output.bias", 0, 32},
+        {"blk.0.ffn_up.weight", 64, 32},
+        {"blk.0.ffn_up.bias", 0, 64},
+        {"blk.0.ffn_down.weight", 32, 64},
+        {"blk.0.ffn_down.bias", 0, 32},
+    };
+    phi_description d;
+    phi_description tiny;
+    phi_err err;
+    fixture_tiny_description(&tiny);
+    phi_description_init(&d, PHI_ARCH_PHI2);
+    d.n_layer = 1;
+    d.n_embd = tiny.n_embd;
+    d.n_head = tiny.n_head;
+    d.n_head_kv = tiny.n_head_kv;
+    d.head_dim = tiny.head_dim;
+    d.n_ffn = tiny.n_ffn;
+    d.n_vocab = tiny.n_vocab;
+    d.n_rot = 4;
+    d.n_ctx_original = d.n_ctx;
+    d.norm_eps = 1e-6F;
+    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts);
+    assert_memory_equal(phi_checkpoint_description(checkpoint), &d, sizeof d);
+    const phi_tensor *bias = phi_checkpoint_find(checkpoint, "blk.0.attn_qkv.bias");
+    float scratch[64];
+    float row[64];
+    assert_non_null(bias);
+    assert_int_equal(bias->n_dims, 1);
+    assert_int_equal(bias->rows, 1);
+    assert_int_equal(bias->cols, 64);
+    assert_int_equal(bias->bytes, 64 * sizeof(float));
+    assert_int_equal(phi_checkpoint_read_rows_f32(checkpoint, bias, 0, 1, scratch, row, &err),
+                     PHI_OK);
+    assert_true(row[0] == 10.0F && row[31] == 10.0F && row[32] == 11.0F && row[63] == 12.0F);
+    const phi_tensor *up = phi_checkpoint_find(checkpoint, "blk.0.ffn_up.weight");
+    assert_int_equal(up->rows, 64);
+    assert_int_equal(up->n_pieces, 1);
+    phi_checkpoint_close(checkpoint);
 }
 
 static void test_out_of_memory(void **state)
@@ -605,6 +673,7 @@ int main(void)
         cmocka_unit_test(test_cut_after_open),
         cmocka_unit_test(test_gguf_round_trip),
         cmocka_unit_test(test_gguf_separate),
+        cmocka_unit_test(test_gguf_phi2),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -220,8 +220,38 @@ static void test_defaults_and_overrides(void **state)
     assert_int_equal(d.n_ctx_original, 4096);
 }
 
+/* config.json of microsoft/phi-2, as it was published. */
+static void test_phi2(void **state)
+{
+    (void)state;
+    phi_description d = read_ok(
+        "{\"_name_or_path\":\"microsoft/phi-2\",\"architectures\":[\"PhiForCausalLM\"],"
+        "\"attention_dropout\":0.0,\"bos_token_id\":50256,\"embd_pdrop\":0.0,"
+        "\"eos_token_id\":50256,\"hidden_act\":\"gelu_new\",\"hidden_size\":2560,"
+        "\"initializer_range\":0.02,\"intermediate_size\":10240,\"layer_norm_eps\":1e-05,"
+        "\"max_position_embeddings\":2048,\"model_type\":\"phi\",\"num_attention_heads\":32,"
+        "\"num_hidden_layers\":32,\"num_key_value_heads\":32,\"partial_rotary_factor\":0.4,"
+        "\"qk_layernorm\":false,\"resid_pdrop\":0.1,\"rope_scaling\":null,\"rope_theta\":10000.0,"
+        "\"tie_word_embeddings\":false,\"torch_dtype\":\"float16\",\"vocab_size\":51200}");
+    assert_int_equal(d.arch, PHI_ARCH_PHI2);
+    assert_string_equal(phi_arch_name(d.arch), "phi2");
+    assert_int_equal(d.head_dim, 80);
+    assert_int_equal(d.n_rot, 32);
+    assert_int_equal(d.norm, PHI_NORM_LAYER);
+    assert_int_equal(d.ffn, PHI_FFN_GELU);
+    assert_true(d.is_parallel && d.attn_bias && d.head_bias && !d.tied_head);
+    /* PhiConfig's defaults. */
+    d = read_ok("{\"model_type\":\"phi\",\"hidden_size\":32,\"num_hidden_layers\":1,"
+                "\"num_attention_heads\":2,\"intermediate_size\":64,\"vocab_size\":96}");
+    assert_int_equal(d.n_rot, 8);
+    assert_int_equal(d.n_ctx, 2048);
+}
+
 #define NO_EOS                                                                                     \
     "\"model_type\":\"phi3\",\"hidden_size\":32,\"num_hidden_layers\":2,"                          \
+    "\"num_attention_heads\":4,\"intermediate_size\":64,\"vocab_size\":96"
+#define PHI2                                                                                       \
+    "\"model_type\":\"phi\",\"hidden_size\":32,\"num_hidden_layers\":2,"                           \
     "\"num_attention_heads\":4,\"intermediate_size\":64,\"vocab_size\":96"
 #define ROPE(body) "{" TINY_CONFIG ",\"rope_scaling\":{" body "}}"
 
@@ -239,7 +269,7 @@ static const struct {
     {"{\"architectures\":[3]}", PHI_E_FORMAT, "list of strings"},
     {"{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\"}", PHI_E_UNSUPPORTED,
      "\"LlamaForCausalLM\" (model_type \"llama\") is not supported; supported: Phi3ForCausalLM"},
-    {"{\"architectures\":[\"PhiForCausalLM\"],\"model_type\":\"phi\"}", PHI_E_UNSUPPORTED,
+    {"{\"architectures\":[\"PhiForCausalLM\"],\"model_type\":\"phi3\"}", PHI_E_UNSUPPORTED,
      "\"PhiForCausalLM\""},
     {"{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi\"}", PHI_E_UNSUPPORTED,
      "\"phi\""},
@@ -298,6 +328,9 @@ static const struct {
     {ROPE("\"type\":\"su\",\"short_factor\":[1,1,1,1],\"long_factor\":[1,1,1,1],"
           "\"long_mscale\":1.2"),
      PHI_E_UNSUPPORTED, "long_mscale"},
+    {"{" PHI2 ",\"qk_layernorm\":true}", PHI_E_UNSUPPORTED, "\"qk_layernorm\" is true"},
+    {"{" PHI2 ",\"hidden_act\":\"gelu\"}", PHI_E_UNSUPPORTED, "supported: \"gelu_new\""},
+    {"{" PHI2 ",\"layer_norm_eps\":0}", PHI_E_FORMAT, "\"layer_norm_eps\""},
 };
 
 static void test_wrong_fields(void **state)
@@ -333,9 +366,13 @@ static void test_wrong_generation_config(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_phi3_mini_4k), cmocka_unit_test(test_phi4_mini),
-        cmocka_unit_test(test_phi4),         cmocka_unit_test(test_defaults_and_overrides),
-        cmocka_unit_test(test_wrong_fields), cmocka_unit_test(test_wrong_generation_config),
+        cmocka_unit_test(test_phi3_mini_4k),
+        cmocka_unit_test(test_phi4_mini),
+        cmocka_unit_test(test_phi2),
+        cmocka_unit_test(test_phi4),
+        cmocka_unit_test(test_defaults_and_overrides),
+        cmocka_unit_test(test_wrong_fields),
+        cmocka_unit_test(test_wrong_generation_config),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -18,6 +18,7 @@ static const phi_kernels *sets[8];
 static size_t n_sets;
 static float a[N_MAX];
 static float b[N_MAX];
+static float c[N_MAX];
 static float out[N_MAX + 1];
 
 /* Past the end of `out`: must never change. */
@@ -42,6 +43,7 @@ static void fill(size_t n, float size)
 {
     random_floats(a, n, size);
     random_floats(b, n, size);
+    random_floats(c, n, size);
     out[n] = GUARD;
 }
 
@@ -70,6 +72,53 @@ static void rms_norm_size(const phi_kernels *k, size_t n)
     for (size_t i = 0; i < n; i++) {
         double right = (double)b[i] * (double)a[i] * inverse;
         check(k, (double)out[i], right, fabs(right));
+    }
+}
+
+/* Values far from zero, as a residual stream's may be: the mean is not left in. */
+static void layer_norm_size(const phi_kernels *k, size_t n)
+{
+    double sum = 0.0;
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        a[i] += 50.0F;
+        sum += (double)a[i];
+    }
+    double mean = sum / (double)n;
+    for (size_t i = 0; i < n; i++) {
+        squares += ((double)a[i] - mean) * ((double)a[i] - mean);
+    }
+    double inverse = 1.0 / sqrt(squares / (double)n + 1e-5);
+    k->layer_norm(a, b, c, n, 1e-5F, out);
+    for (size_t i = 0; i < n; i++) {
+        double scaled = (double)b[i] * inverse;
+        double right = scaled * ((double)a[i] - mean) + (double)c[i];
+        /* The mean itself is a float when it is taken off. */
+        check(k, (double)out[i], right, fabs(scaled) * 10.0 + fabs((double)c[i]));
+    }
+}
+
+static double gelu_of(double x)
+{
+    return 0.5 * x * (1.0 + tanh(sqrt(2.0 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+
+/* The error of exp's argument is one of its result, as many times over as the argument is large. */
+static double gelu_size_of(double x)
+{
+    return fabs(gelu_of(x)) * (1.0 + fabs(x) + fabs(x * x * x) * 0.1) + 1e-30;
+}
+
+static void gelu_size(const phi_kernels *k, size_t n)
+{
+    k->gelu(a, n, out);
+    for (size_t i = 0; i < n; i++) {
+        check(k, (double)out[i], gelu_of((double)a[i]), gelu_size_of((double)a[i]));
+    }
+    memcpy(out, a, n * sizeof *a);
+    k->gelu(out, n, out);
+    for (size_t i = 0; i < n; i++) {
+        check(k, (double)out[i], gelu_of((double)a[i]), gelu_size_of((double)a[i]));
     }
 }
 
@@ -131,6 +180,8 @@ static void test_sizes(void **state)
 {
     (void)state;
     each_size(rms_norm_size);
+    each_size(layer_norm_size);
+    each_size(gelu_size);
     each_size(swiglu_size);
     each_size(add_size);
     each_size(max_size);
@@ -156,21 +207,52 @@ static void test_rope(void **state)
         random_seed(8);
         float wide[52];
         float turned[52];
-        float c[26];
+        float cos_row[26];
         float z[26];
         random_floats(wide, 52, 2.0F);
         memcpy(turned, wide, sizeof wide);
         for (size_t i = 0; i < 26; i++) {
-            c[i] = cosf((float)i);
+            cos_row[i] = cosf((float)i);
             z[i] = sinf((float)i);
         }
-        sets[s]->rope(turned, c, z, 52);
+        sets[s]->rope(turned, cos_row, z, 52);
         for (size_t i = 0; i < 26; i++) {
             check(sets[s], (double)turned[i],
-                  (double)wide[i] * (double)c[i] - (double)wide[i + 26] * (double)z[i], 4.0);
+                  (double)wide[i] * (double)cos_row[i] - (double)wide[i + 26] * (double)z[i], 4.0);
             check(sets[s], (double)turned[i + 26],
-                  (double)wide[i + 26] * (double)c[i] + (double)wide[i] * (double)z[i], 4.0);
+                  (double)wide[i + 26] * (double)cos_row[i] + (double)wide[i] * (double)z[i], 4.0);
         }
+    }
+}
+
+/* Values worked out by hand, and the ends. */
+static void test_gelu(void **state)
+{
+    (void)state;
+    static const float x[] = {-1.0F, 0.5F, 2.0F, 0.0F, 1e30F, -1e20F, 60.0F, -60.0F};
+    static const double right[] = {-0.158808, 0.345714, 1.9545977, 0.0, 1e30, 0.0, 60.0, 0.0};
+    for (size_t s = 0; s < n_sets; s++) {
+        float got[8];
+        sets[s]->gelu(x, 8, got);
+        for (size_t i = 0; i < 8; i++) {
+            double allowed = 1e-6 + 1e-7 * fabs(right[i]);
+            if (!(fabs((double)got[i] - right[i]) <= allowed)) {
+                fail_msg("%s: gelu(%g) is %g", sets[s]->name, (double)x[i], (double)got[i]);
+            }
+        }
+    }
+}
+
+/* A set that lacks a function would be found when a model needs it. */
+static void test_slots(void **state)
+{
+    (void)state;
+    for (size_t s = 0; s < n_sets; s++) {
+        const phi_kernels *k = sets[s];
+        assert_true(k->quantize_tile && k->rows_int && k->rows_float);
+        assert_true(k->rms_norm && k->layer_norm && k->gelu && k->swiglu && k->rope);
+        assert_true(k->add && k->mix && k->scale && k->max && k->exp_sum);
+        assert_true(k->kv_store && k->attend);
     }
 }
 
@@ -210,9 +292,8 @@ static void test_extremes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_slots), cmocka_unit_test(test_sizes),    cmocka_unit_test(test_gelu),
+        cmocka_unit_test(test_rope),  cmocka_unit_test(test_extremes),
     };
     return cmocka_run_group_tests(tests, find_sets, NULL);
 }

@@ -96,7 +96,7 @@ static void assert_same(const phi_weights *a, const phi_weights *b)
         const phi_layer_weights *y = &b->layers[i];
         assert_same_matrix(&x->qkv, &y->qkv);
         assert_same_matrix(&x->out, &y->out);
-        assert_same_matrix(&x->gate_up, &y->gate_up);
+        assert_same_matrix(&x->up, &y->up);
         assert_same_matrix(&x->down, &y->down);
         assert_memory_equal(x->attn_norm, y->attn_norm, d->n_embd * sizeof(float));
         assert_memory_equal(x->ffn_norm, y->ffn_norm, d->n_embd * sizeof(float));

@@ -60,7 +60,7 @@ static void free_weights(phi_weights *w)
         phi_layer_weights *layer = &w->layers[i];
         phi_weight_done(&layer->qkv);
         phi_weight_done(&layer->out);
-        phi_weight_done(&layer->gate_up);
+        phi_weight_done(&layer->up);
         phi_weight_done(&layer->down);
         phi_free(layer->attn_norm);
         phi_free(layer->ffn_norm);
@@ -96,7 +96,7 @@ static phi_weights *make_weights(const random_kind *kind, uint32_t window)
         phi_layer_weights *layer = &w->layers[i];
         random_weight(&layer->qkv, kind, 256, 128, 0.2F);
         random_weight(&layer->out, kind, 128, 128, 0.2F);
-        random_weight(&layer->gate_up, kind, 512, 128, 0.2F);
+        random_weight(&layer->up, kind, 512, 128, 0.2F);
         random_weight(&layer->down, kind, 128, 256, 0.1F);
         layer->attn_norm = random_norm(128);
         layer->ffn_norm = random_norm(128);

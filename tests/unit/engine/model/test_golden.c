@@ -1,5 +1,5 @@
 /*
- * The engine against Hugging Face's transformers: tests/golden/make_phi3.py made the checkpoints
+ * The engine against Hugging Face's transformers: the scripts in tests/golden made the checkpoints
  * and the answers. Every kernel set must give logits within 1e-4 of the largest one and the same
  * 256 greedy tokens.
  */
@@ -349,6 +349,8 @@ int main(void)
         CASE("tied"),
         CASE("mini"),
         CASE("split"),
+        CASE("phi2"),
+        CASE("phi2-grouped"),
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_kv_types),
         cmocka_unit_test(test_kv_perplexity),

@@ -265,7 +265,7 @@ static void check_values(const phi_weights *weights, const phi_weights *right)
         const phi_layer_weights *y = &right->layers[layer];
         const phi_weight *pairs[][2] = {{&x->qkv, &y->qkv},
                                         {&x->out, &y->out},
-                                        {&x->gate_up, &y->gate_up},
+                                        {&x->up, &y->up},
                                         {&x->down, &y->down},
                                         {&weights->embedding, &right->embedding},
                                         {&weights->head, &right->head}};

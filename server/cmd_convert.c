@@ -1,5 +1,6 @@
-/* phid convert: a model's folder in the format of another ecosystem. */
+/* phid convert: a model in the format of another ecosystem, of each or of GGUF. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "engine/engine.h"
 #include "server/cli.h"
 
@@ -22,6 +23,7 @@ typedef struct shown {
 typedef struct arguments {
     const char *format;
     const char *precision;
+    const char *type;
     const char *group_size;
     const char *threads;
     bool asymmetric;
@@ -29,17 +31,26 @@ typedef struct arguments {
     phi_cli_args args;
 } arguments;
 
+/* What is to be done: GGUF is written by the same code as phid quantize's. */
+typedef struct request {
+    bool is_gguf;
+    phi_convert_options folder;
+    phi_quantize_options gguf;
+} request;
+
 static void help(void)
 {
     (void)printf(
-        "phid convert: a model as a folder of another ecosystem.\n"
+        "phid convert: a model in the format of another ecosystem.\n"
         "\n"
         "  phid convert SRC OUT --format onnx\n"
         "  phid convert SRC OUT --format openvino --precision int4 --group-size 64\n"
+        "  phid convert SRC OUT.gguf --format gguf\n"
         "\n"
         "SRC is any folder or .gguf that phid quantize reads; OUT is the folder to write,\n"
-        "new or empty. Without a precision each matrix keeps its own: codes go over as\n"
-        "they are where the format can hold them, and the report says where it cannot.\n"
+        "new or empty, or the .gguf. Without a precision each matrix keeps its own: codes\n"
+        "go over as they are where the format can hold them, and the report says where it\n"
+        "cannot.\n"
         "\n"
         "  --format F        onnx: for ONNX Runtime GenAI's CPU provider\n"
         "                    openvino: for OpenVINO GenAI, tokenizer models included\n"
@@ -47,9 +58,11 @@ static void help(void)
         "                    mlx: for mlx-lm\n"
         "                    gptq, compressed-tensors: for vLLM and transformers; codes in\n"
         "                    the layers, embedding and head as floats\n"
+        "                    gguf: for llama.cpp, and for phid itself\n"
         "  --precision P     int4, int8, fp16 or fp32\n"
+        "  --type T          gguf, in the place of a precision: as phid quantize has it\n"
         "  --group-size N    INT4: weights that share a scale: 16, 32 (default), 64, 128\n"
-        "                    or 256\n"
+        "                    or 256; of gguf 32, 64 or 128\n"
         "  --asymmetric      INT4: groups have a zero point: larger, more exact\n"
         "  --threads N       compute threads; default: one for each core\n"
         "  --json            the report as JSON\n"
@@ -57,12 +70,11 @@ static void help(void)
         "Progress goes to standard error, the report to standard output.\n");
 }
 
-static bool on_progress(void *user, uint64_t bytes_done, uint64_t bytes_total)
+static bool show(shown *self, double fraction)
 {
-    shown *self = user;
     uint64_t now_ns = phi_clock_ns();
-    if (now_ns - self->last_ns >= (self->tty ? TTY_LINE_NS : PLAIN_LINE_NS) && bytes_total > 0) {
-        double share = 100.0 * (double)bytes_done / (double)bytes_total;
+    if (now_ns - self->last_ns >= (self->tty ? TTY_LINE_NS : PLAIN_LINE_NS)) {
+        double share = 100.0 * fraction;
         self->last_ns = now_ns;
         (void)fprintf(stderr, self->tty ? "\r%3.0f%% written, %.0f s\033[K" : "%3.0f%% %6.1f s\n",
                       share, (double)(now_ns - self->started_ns) / 1e9);
@@ -70,45 +82,72 @@ static bool on_progress(void *user, uint64_t bytes_done, uint64_t bytes_total)
     return !phi_cli_interrupted();
 }
 
-static phi_status take_options(const arguments *args, uint64_t group, phi_convert_options *options,
-                               phi_err *err)
+static bool on_folder_progress(void *user, uint64_t bytes_done, uint64_t bytes_total)
 {
+    return show(user, bytes_total > 0 ? (double)bytes_done / (double)bytes_total : 0.0);
+}
+
+static bool on_gguf_progress(void *user, const phi_quantize_progress *progress)
+{
+    return show(user, progress->fraction);
+}
+
+static phi_status take_options(const arguments *args, uint64_t group, request *out, phi_err *err)
+{
+    phi_precision precision = PHI_PRECISION_INT4;
     if (args->args.count != 2) {
         return phi_fail(err, PHI_E_INVALID,
-                        "name a source and a folder: phid convert SRC OUT --format F");
+                        "name a source and a result: phid convert SRC OUT --format F");
     }
-    if (!args->format || !phi_convert_format_parse(args->format, &options->format)) {
+    out->is_gguf = args->format && strcmp(args->format, "gguf") == 0;
+    if (!args->format ||
+        (!out->is_gguf && !phi_convert_format_parse(args->format, &out->folder.format))) {
         return phi_fail(err, PHI_E_INVALID,
-                        "--format is %s%.40s%s; it must be onnx, openvino, safetensors, mlx, gptq "
-                        "or compressed-tensors",
+                        "--format is %s%.40s%s; it must be onnx, openvino, safetensors, mlx, gptq, "
+                        "compressed-tensors or gguf",
                         args->format ? "'" : "missing", args->format ? args->format : "",
                         args->format ? "'" : "");
     }
-    options->keep = !args->precision;
-    if (args->precision && !phi_precision_parse(args->precision, &options->precision)) {
+    if (args->precision && !phi_precision_parse(args->precision, &precision)) {
         return phi_fail(err, PHI_E_INVALID,
                         "--precision is '%.40s'; it must be int4, int8, fp16 or fp32",
                         args->precision);
     }
-    bool is_int4 = !options->keep && options->precision == PHI_PRECISION_INT4;
+    if (args->type && (!out->is_gguf || args->precision)) {
+        return phi_fail(err, PHI_E_INVALID, "--type applies to --format gguf without --precision");
+    }
+    bool is_int4 = args->precision && precision == PHI_PRECISION_INT4;
     if (!is_int4 && (args->group_size || args->asymmetric)) {
         return phi_fail(err, PHI_E_INVALID, "%s applies to --precision int4 only",
                         args->group_size ? "--group-size" : "--asymmetric");
     }
-    options->source = args->args.items[0];
-    options->out_dir = args->args.items[1];
-    options->group_size = (uint32_t)group;
-    options->symmetric = !args->asymmetric;
+    out->folder.source = args->args.items[0];
+    out->folder.out_dir = args->args.items[1];
+    out->folder.keep = !args->precision;
+    out->folder.precision = precision;
+    out->folder.group_size = (uint32_t)group;
+    out->folder.symmetric = !args->asymmetric;
+    out->gguf = (phi_quantize_options){.source = args->args.items[0],
+                                       .out_path = args->args.items[1],
+                                       .keep = !args->precision && !args->type,
+                                       .precision = precision,
+                                       .type = args->type,
+                                       .group_size = (uint32_t)group,
+                                       .symmetric = !args->asymmetric};
     return PHI_OK;
 }
 
 static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *threads,
-                        phi_convert_options *options, phi_err *err)
+                        request *wanted, phi_err *err)
 {
     const phi_cli_flag flags[] = {
-        {"--format", &out->format, NULL},         {"--precision", &out->precision, NULL},
-        {"--group-size", &out->group_size, NULL}, {"--threads", &out->threads, NULL},
-        {"--asymmetric", NULL, &out->asymmetric}, {"--json", NULL, &out->json},
+        {"--format", &out->format, NULL},
+        {"--precision", &out->precision, NULL},
+        {"--group-size", &out->group_size, NULL},
+        {"--threads", &out->threads, NULL},
+        {"--asymmetric", NULL, &out->asymmetric},
+        {"--json", NULL, &out->json},
+        {"--type", &out->type, NULL},
     };
     uint64_t group = 32;
     phi_status status =
@@ -118,16 +157,22 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
     status =
         status ? status
                : phi_cli_number("--threads", out->threads, 1, PHI_LIMIT_TEAM_THREADS, threads, err);
-    return status ? status : take_options(out, group, options, err);
+    return status ? status : take_options(out, group, wanted, err);
 }
 
-static void report(const phi_convert_options *options, const phi_convert_report *r, bool json)
+static const char *format_of(const request *wanted)
 {
+    return wanted->is_gguf ? "gguf" : phi_convert_format_name(wanted->folder.format);
+}
+
+static void report(const request *wanted, const phi_convert_report *r, bool json)
+{
+    const char *out = wanted->folder.out_dir;
     if (json) {
         json_t *body = json_pack(
-            "{s:s, s:s, s:i, s:i, s:i, s:f, s:{s:s, s:f}, s:f}", "out", options->out_dir, "format",
-            phi_convert_format_name(options->format), "matrices", (int)r->matrices, "exact",
-            (int)r->exact, "requantized", (int)r->requantized, "weight_rmse", r->weight_rmse,
+            "{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:{s:s, s:f}, s:f}", "out", out, "format",
+            format_of(wanted), "matrices", (int)r->matrices, "exact", (int)r->exact, "rescaled",
+            (int)r->rescaled, "requantized", (int)r->requantized, "weight_rmse", r->weight_rmse,
             "worst_tensor", "name", r->worst_tensor, "rmse", r->worst_rmse, "seconds", r->seconds);
         (void)json_dumpf(body, stdout, JSON_INDENT(2));
         (void)printf("\n");
@@ -135,23 +180,50 @@ static void report(const phi_convert_options *options, const phi_convert_report 
         return;
     }
     (void)printf("%s: %s, %" PRIu32 " matrices, %" PRIu32 " exactly as they were, %" PRIu32
-                 " coded anew, %" PRIu32 " rounded to fp16, %.1f s\n",
-                 options->out_dir, phi_convert_format_name(options->format), r->matrices, r->exact,
-                 r->requantized, r->matrices - r->exact - r->requantized, r->seconds);
-    if (r->requantized > 0) {
-        (void)printf("weights coded anew: relative error %.4f; largest %.4f in %s\n",
+                 " with scales rounded to fp16, %" PRIu32 " coded anew, %" PRIu32
+                 " rounded to fp16, %.1f s\n",
+                 out, format_of(wanted), r->matrices, r->exact, r->rescaled, r->requantized,
+                 r->matrices - r->exact - r->rescaled - r->requantized, r->seconds);
+    if (r->requantized + r->rescaled > 0) {
+        (void)printf("weights that are not exact: relative error %.4g; largest %.4g in %s\n",
                      r->weight_rmse, r->worst_rmse, r->worst_tensor);
     }
 }
 
-static phi_status convert(unsigned threads, const phi_convert_options *options,
-                          phi_convert_report *out_report, phi_err *err)
+/* A file that is there stays, as a folder does. */
+static phi_status write_gguf(phi_engine *engine, const phi_quantize_options *options,
+                             phi_convert_report *out_report, phi_err *err)
+{
+    phi_quality quality = {0};
+    if (phi_file_exists(options->out_path)) {
+        return phi_fail(err, PHI_E_INVALID,
+                        "%s is there already; name a file that does not exist yet",
+                        options->out_path);
+    }
+    phi_status status = phi_engine_quantize(engine, options, &quality, err);
+    if (!status) {
+        *out_report = (phi_convert_report){.matrices = quality.matrices,
+                                           .exact = quality.exact,
+                                           .rescaled = quality.rescaled,
+                                           .requantized = quality.coded,
+                                           .weight_rmse = quality.weight_rmse,
+                                           .worst_rmse = quality.worst_rmse,
+                                           .seconds = quality.seconds};
+        (void)snprintf(out_report->worst_tensor, sizeof out_report->worst_tensor, "%s",
+                       quality.worst_tensor);
+    }
+    return status;
+}
+
+static phi_status convert(unsigned threads, const request *wanted, phi_convert_report *out_report,
+                          phi_err *err)
 {
     phi_engine *engine = NULL;
     phi_engine_options engine_options = {.threads = threads, .isa = phi_cli_isa()};
     phi_status status = phi_engine_create(&engine_options, &engine, err);
     if (!status) {
-        status = phi_engine_convert(engine, options, out_report, err);
+        status = wanted->is_gguf ? write_gguf(engine, &wanted->gguf, out_report, err)
+                                 : phi_engine_convert(engine, &wanted->folder, out_report, err);
         phi_engine_destroy(engine);
     }
     return status;
@@ -160,19 +232,21 @@ static phi_status convert(unsigned threads, const phi_convert_options *options,
 static int run(int argc, char *const *argv)
 {
     arguments args = {0};
-    phi_convert_options options = {0};
+    request wanted = {0};
     phi_convert_report result = {0};
     phi_err err = {0};
     uint64_t threads = 0;
-    if (parse(argc, argv, &args, &threads, &options, &err)) {
+    if (parse(argc, argv, &args, &threads, &wanted, &err)) {
         return phi_cli_fail("convert", &err, PHI_CLI_USAGE);
     }
     shown progress = {.tty = isatty(STDERR_FILENO) == 1, .started_ns = phi_clock_ns()};
     progress.last_ns = progress.started_ns;
-    options.progress = on_progress;
-    options.progress_user = &progress;
+    wanted.folder.progress = on_folder_progress;
+    wanted.folder.progress_user = &progress;
+    wanted.gguf.progress = on_gguf_progress;
+    wanted.gguf.progress_user = &progress;
     phi_status status = phi_cli_catch_signals(&err);
-    status = status ? status : convert((unsigned)threads, &options, &result, &err);
+    status = status ? status : convert((unsigned)threads, &wanted, &result, &err);
     if (progress.tty) {
         (void)fputs("\r\033[K", stderr);
     }
@@ -183,7 +257,7 @@ static int run(int argc, char *const *argv)
     if (status) {
         return phi_cli_fail("convert", &err, PHI_CLI_FAILED);
     }
-    report(&options, &result, args.json);
+    report(&wanted, &result, args.json);
     return PHI_CLI_OK;
 }
 

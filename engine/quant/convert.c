@@ -232,13 +232,14 @@ static phi_status settle(conversion *c, size_t count, phi_err *err)
                                   out->name, out->cols, target->group);
         }
         phi_form form = phi_tensor_form(recode->tensor);
-        recode->exact = phi_recode_is_exact(&form, &c->scans[i], target);
+        recode->fit = phi_recode_fits(&form, &c->scans[i], target);
         out->bits = target->bits;
         out->group = target->group;
         out->zero_rule = target->zero_rule;
         out->scale_dtype = target->scale_dtype;
-        c->report->exact += recode->exact;
-        c->report->requantized += !recode->exact;
+        c->report->exact += recode->fit == PHI_FIT_EXACT;
+        c->report->rescaled += recode->fit == PHI_FIT_ROUNDED;
+        c->report->requantized += recode->fit == PHI_FIT_NONE;
     }
     return PHI_OK;
 }

@@ -55,8 +55,9 @@ typedef struct phi_convert_options {
 typedef struct phi_convert_report {
     uint32_t matrices;
     uint32_t exact;       /* of these, those whose values are the source's own */
+    uint32_t rescaled;    /* those that keep their codes, with scales rounded to fp16 */
     uint32_t requantized; /* those that were coded anew; the rest are rounded to 16 bits */
-    double weight_rmse;   /* of those coded anew, relative to their root mean square */
+    double weight_rmse;   /* of the last two, relative to their root mean square */
     char worst_tensor[64];
     double worst_rmse;
     double seconds;

@@ -221,3 +221,32 @@ bool phi_encode_row(const phi_encoding *encoding, const float *x, size_t cols, v
         PHI_UNREACHABLE();
     }
 }
+
+void phi_encode_codes(phi_dtype dtype, const uint8_t *codes, const float *scales,
+                      const float *offsets, size_t cols, void *out)
+{
+    uint8_t *to = out;
+    PHI_ASSERT(cols % PHI_BLOCK_ELEMENTS == 0);
+    for (size_t b = 0; b < cols / PHI_BLOCK_ELEMENTS; b++, codes += PHI_BLOCK_ELEMENTS) {
+        uint16_t d = phi_half_of_float(scales[b]);
+        if (dtype == PHI_DTYPE_Q8_0) {
+            phi_block_q8_0 block = {.d = d};
+            for (size_t k = 0; k < PHI_BLOCK_ELEMENTS; k++) {
+                block.codes[k] = (int8_t)((int)codes[k] - 128);
+            }
+            memcpy(to, &block, sizeof block);
+            to += sizeof block;
+        } else if (dtype == PHI_DTYPE_Q4_1) {
+            phi_block_q4_1 block = {.d = d, .m = phi_half_of_float(offsets[b])};
+            pack_nibbles(codes, block.nibbles);
+            memcpy(to, &block, sizeof block);
+            to += sizeof block;
+        } else {
+            phi_block_q4_0 block = {.d = d};
+            PHI_ASSERT(dtype == PHI_DTYPE_Q4_0);
+            pack_nibbles(codes, block.nibbles);
+            memcpy(to, &block, sizeof block);
+            to += sizeof block;
+        }
+    }
+}

@@ -30,5 +30,9 @@ bool phi_encode_group_is_valid(uint32_t group);
 bool phi_encode_divides(const phi_encoding *encoding, uint32_t cols);
 /* `out` takes phi_dtype_row_bytes(dtype, cols); `cols` is whole groups. */
 bool phi_encode_row(const phi_encoding *encoding, const float *x, size_t cols, void *out);
+/* A row of Q4_0, Q4_1 or Q8_0 whose codes are there: unsigned, 0..15 or 0..255, with a scale and,
+ * for Q4_1, an offset for each block of 32, which fp16 holds. */
+void phi_encode_codes(phi_dtype dtype, const uint8_t *codes, const float *scales,
+                      const float *offsets, size_t cols, void *out);
 
 #endif

@@ -35,6 +35,8 @@ typedef struct pipeline {
     uint8_t *source;      /* one chunk as stored */
     uint8_t *encoded;     /* one chunk as it will be stored */
     float *rows;          /* [workers][2][cols_max]: a row before and after */
+    uint8_t *codes;       /* one chunk as codes, where such are handed over */
+    float *scales;        /* [2][chunk / 32]: theirs, and offsets */
     error_sums *row_sums; /* [rows of a chunk] */
 
     /* The chunk that the team is working on. */
@@ -168,15 +170,45 @@ static phi_status write_chunk(pipeline *p, uint32_t row, uint32_t count, error_s
     return report(p, err);
 }
 
-/* The tensor's part in the report. */
-static void account(pipeline *p, const error_sums *sums)
+/* True when the encoding gives back what the source has, value for value. */
+static bool is_lossless(const pipeline *p)
+{
+    const phi_tensor *tensor = p->tensor;
+    phi_dtype dtype = p->encoding.dtype;
+    if (dtype == PHI_DTYPE_F32) {
+        return true;
+    }
+    phi_form form = phi_tensor_form(tensor);
+    bool is_float = phi_dtype_get(dtype)->block_elements == 1;
+    return is_float ? form.kind == phi_form_of(dtype).kind
+                    : !tensor->piece_coded[0] && !phi_tensor_is_mixed(tensor) &&
+                          phi_recipe_copies(&p->encoding, tensor->dtype);
+}
+
+/* What became of a matrix. */
+static phi_recode_fit count_matrix(pipeline *p, const phi_kept *kept)
 {
     phi_quality *quality = p->quality;
+    bool moves = kept && kept->moves;
+    phi_recode_fit fit = moves ? kept->fit : is_lossless(p) ? PHI_FIT_EXACT : PHI_FIT_NONE;
+    quality->matrices++;
+    quality->exact += fit == PHI_FIT_EXACT;
+    quality->rescaled += fit == PHI_FIT_ROUNDED;
+    quality->coded += fit == PHI_FIT_NONE && phi_dtype_get(p->encoding.dtype)->block_elements > 1;
+    return fit;
+}
+
+/* The tensor's part in the report. */
+static void account(pipeline *p, const error_sums *sums, const phi_kept *kept)
+{
+    phi_quality *quality = p->quality;
+    bool smaller = p->encoded_row_bytes * p->tensor->rows < p->tensor->bytes;
     quality->tensors++;
-    if (p->encoded_row_bytes * p->tensor->rows >= p->tensor->bytes) {
+    quality->tensors_quantized += smaller;
+    bool differs = p->tensor->n_dims == 2 && count_matrix(p, kept) != PHI_FIT_EXACT;
+    if (kept ? !differs : !smaller) {
         return;
     }
-    quality->tensors_quantized++;
     p->total.error += sums->error;
     p->total.weight += sums->weight;
     double rmse = sums->weight > 0.0 ? sqrt(sums->error / sums->weight) : 0.0;
@@ -186,24 +218,67 @@ static void account(pipeline *p, const error_sums *sums)
     }
 }
 
+/* Codes as they are, in blocks. */
+static phi_status move_tensor(pipeline *p, const phi_kept *kept, error_sums *sums, phi_err *err)
+{
+    const phi_tensor *tensor = p->tensor;
+    uint32_t step = rows_per_chunk(tensor);
+    size_t blocks = tensor->cols / PHI_BLOCK_ELEMENTS;
+    float *offsets = p->scales + step * blocks;
+    phi_recode recode = {.compute = p->compute,
+                         .checkpoint = p->checkpoint,
+                         .tensor = tensor,
+                         .target = kept->target,
+                         .fit = kept->fit};
+    phi_status status = PHI_OK;
+    for (uint32_t row = 0; status == PHI_OK && row < tensor->rows; row += step) {
+        uint32_t count = tensor->rows - row < step ? tensor->rows - row : step;
+        status = phi_recode_rows(&recode, row, count, p->codes, p->scales, offsets, err);
+        for (uint32_t r = 0; status == PHI_OK && r < count; r++) {
+            phi_encode_codes(p->encoding.dtype, p->codes + (size_t)r * tensor->cols,
+                             p->scales + r * blocks, offsets + r * blocks, tensor->cols,
+                             p->encoded + r * p->encoded_row_bytes);
+        }
+        if (status == PHI_OK) {
+            status = phi_gguf_write_data(p->writer, p->encoded, count * p->encoded_row_bytes, err);
+        }
+        p->meter->state.bytes_done += phi_tensor_share(tensor, row, count);
+        status = status ? status : report(p, err);
+    }
+    *sums = (error_sums){.error = recode.error, .weight = recode.weight};
+    return status;
+}
+
+static phi_status encode_tensor(pipeline *p, error_sums *sums, phi_err *err)
+{
+    const phi_tensor *tensor = p->tensor;
+    uint32_t step = rows_per_chunk(tensor);
+    phi_status status = PHI_OK;
+    for (uint32_t row = 0; status == PHI_OK && row < tensor->rows;) {
+        phi_row_run run = phi_tensor_run(tensor, row);
+        uint32_t count = run.rows < step ? run.rows : step;
+        p->source_run = run;
+        status = write_chunk(p, row, count, sums, err);
+        row += count;
+    }
+    return status;
+}
+
 static phi_status write_tensor(pipeline *p, const phi_tensor *tensor, phi_err *err)
 {
+    const phi_kept *kept = phi_recipe_kept(p->recipe, tensor);
     p->tensor = tensor;
     p->encoding = phi_recipe_choose(p->recipe, tensor);
     bool sized = phi_dtype_row_bytes(p->encoding.dtype, tensor->cols, &p->encoded_row_bytes);
     PHI_ASSERT(sized);
     phi_status status = report(p, err);
     error_sums sums = {0};
-    uint32_t step = rows_per_chunk(tensor);
-    for (uint32_t row = 0; status == PHI_OK && row < tensor->rows;) {
-        phi_row_run run = phi_tensor_run(tensor, row);
-        uint32_t count = run.rows < step ? run.rows : step;
-        p->source_run = run;
-        status = write_chunk(p, row, count, &sums, err);
-        row += count;
+    if (status == PHI_OK) {
+        status =
+            kept && kept->moves ? move_tensor(p, kept, &sums, err) : encode_tensor(p, &sums, err);
     }
     if (status == PHI_OK) {
-        account(p, &sums);
+        account(p, &sums, kept);
     }
     return status;
 }
@@ -224,7 +299,10 @@ static phi_status allocate(pipeline *p, phi_err *err)
     p->encoded = phi_try_alloc(elements * sizeof(float));
     p->rows = phi_try_alloc(workers * 2 * p->cols_max * sizeof(float));
     p->row_sums = phi_try_alloc_zero(rows, sizeof *p->row_sums);
-    if (!p->source || !p->encoded || !p->rows || !p->row_sums) {
+    p->codes = p->recipe->kept ? phi_try_alloc(elements) : NULL;
+    p->scales = p->recipe->kept ? phi_try_alloc(elements / 16 * sizeof *p->scales) : NULL;
+    bool kept = !p->recipe->kept || (p->codes && p->scales);
+    if (!p->source || !p->encoded || !p->rows || !p->row_sums || !kept) {
         return phi_fail(err, PHI_E_NO_MEMORY, "no memory for a chunk of %zu weights", elements);
     }
     return PHI_OK;
@@ -247,6 +325,8 @@ phi_status phi_pipeline_run(const phi_pipeline_input *input, phi_quality *qualit
     if (status == PHI_OK && p.total.weight > 0.0) {
         quality->weight_rmse = sqrt(p.total.error / p.total.weight);
     }
+    phi_free(p.scales);
+    phi_free(p.codes);
     phi_free(p.row_sums);
     phi_free(p.rows);
     phi_free(p.encoded);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -59,6 +60,11 @@ static uint32_t file_type(const quantize_call *call)
     if (call->recipe.mix) {
         return phi_mix_file_type(call->recipe.mix);
     }
+    const phi_gguf *gguf = phi_checkpoint_gguf(call->source);
+    uint32_t stated = 0;
+    if (call->recipe.kept && gguf && phi_gguf_get_u32(gguf, "general.file_type", &stated)) {
+        return stated;
+    }
     for (size_t i = 0; i < sizeof FILE_TYPES / sizeof FILE_TYPES[0]; i++) {
         if (strcmp(call->quality.matrix_type, FILE_TYPES[i].name) == 0) {
             return FILE_TYPES[i].number;
@@ -102,14 +108,26 @@ static char *folder_of(const char *path)
     return slash == path ? phi_strdup("/") : phi_strndup(path, (size_t)(slash - path));
 }
 
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat left;
+    struct stat right;
+    return stat(a, &left) == 0 && stat(b, &right) == 0 && left.st_dev == right.st_dev &&
+           left.st_ino == right.st_ino;
+}
+
 /* Before the work, not after it. */
-static phi_status check_out(const char *out_path, phi_err *err)
+static phi_status check_out(const char *source, const char *out_path, phi_err *err)
 {
     size_t bytes = strlen(out_path);
     if (bytes == 0 || out_path[bytes - 1] == '/' || phi_file_is_dir(out_path)) {
         return phi_fail(err, PHI_E_INVALID,
                         "the result cannot be written to '%s', a directory; name the .gguf file "
                         "to write",
+                        out_path);
+    }
+    if (source && is_same_file(source, out_path)) {
+        return phi_fail(err, PHI_E_INVALID, "'%s' is the source; name another file to write",
                         out_path);
     }
     char *dir = folder_of(out_path);
@@ -136,7 +154,7 @@ static phi_status put_metadata(quantize_call *call, const phi_description *descr
     phi_gguf_put_u32(writer, "general.file_type", file_type(call));
     phi_gguf_put_u32(writer, "general.quantization_version", 2);
     phi_gguf_put_string(writer, "general.quantized_by", quantized_by, sizeof quantized_by - 1);
-    if (!call->recipe.mix && call->recipe.precision == PHI_PRECISION_INT4) {
+    if (!call->recipe.mix && !call->recipe.kept && call->recipe.precision == PHI_PRECISION_INT4) {
         phi_gguf_put_u32(writer, "phid.quantization.group_size", call->recipe.group);
     }
     return phi_tokenizer_put_gguf(call->tokenizer, description->n_vocab, writer, err);
@@ -263,7 +281,7 @@ phi_status phi_quantize(const phi_compute *compute, const phi_quantize_options *
     uint64_t start_ns = phi_clock_ns();
     quantize_call call = {.compute = *compute, .options = options};
     call.compute.priority = PHI_TEAM_BACKGROUND;
-    phi_status status = check_out(options->out_path, err);
+    phi_status status = check_out(options->source, options->out_path, err);
     if (status == PHI_OK) {
         status = open_source(&call, err);
     }
@@ -289,6 +307,7 @@ phi_status phi_quantize(const phi_compute *compute, const phi_quantize_options *
         (void)unlink(call.partial_path);
     }
     phi_free(call.partial_path);
+    phi_recipe_done(&call.recipe);
     phi_tokenizer_destroy(call.tokenizer);
     phi_checkpoint_close(call.source);
     return status;

@@ -3,9 +3,9 @@
  * Owns:    nothing that outlives the call.
  * Threads: [job]; arithmetic runs on the team at background priority.
  * Errors:  the tensor, file or option is named; PHI_E_CANCELLED when the progress callback says
- *          stop. Nothing is visible at `out_path` unless the call succeeds.
- * Limits:  resident memory is bounded by the largest tensor's chunk and two layers, not by the
- *          model.
+ *          stop. Nothing is visible at `out_path` unless the call succeeds; it may not be the
+ * source. Limits:  resident memory is bounded by the largest tensor's chunk and two layers, not by
+ * the model.
  */
 #ifndef PHI_ENGINE_QUANT_QUANTIZE_H
 #define PHI_ENGINE_QUANT_QUANTIZE_H
@@ -52,6 +52,7 @@ typedef struct phi_quantize_options {
     const char *source;   /* what phi_checkpoint_open takes */
     const char *out_path; /* the GGUF to write */
     const char *name;     /* general.name; NULL: the source's */
+    bool keep;            /* each matrix as it is, where a GGUF type holds it (kept.h); else: */
     phi_precision precision;
     const char *type;      /* a GGUF type or mix ("q4_k_m"), in the place of a precision; or NULL */
     uint32_t group_size;   /* INT4: 32, 64 or 128; others ignore it (INT8 is 32) */
@@ -74,9 +75,13 @@ typedef struct phi_quality {
     double top1_agreement;      /* share of tokens whose most likely next token is the same */
     uint32_t tensors;           /* tensors written */
     uint32_t tensors_quantized; /* of these, those of fewer bits than the source */
-    double weight_rmse;         /* root mean square error over all quantized weights, relative to
-                                   their root mean square */
-    char worst_tensor[64];      /* largest relative error of one tensor, and the error */
+    uint32_t matrices;
+    uint32_t exact;        /* of the matrices, those whose values are the source's own */
+    uint32_t rescaled;     /* those that keep their codes, with scales rounded to fp16 */
+    uint32_t coded;        /* those that were coded anew; the rest are rounded to 16 bits */
+    double weight_rmse;    /* root mean square error over all quantized weights (kept: over
+                              those that are not exact), relative to their root mean square */
+    char worst_tensor[64]; /* largest relative error of one tensor, and the error */
     double worst_rmse;
     const char *matrix_type;    /* GGUF type of most of the layers' matrices: "Q4_0" */
     const char *embedding_type; /* of the embedding and of the head, */

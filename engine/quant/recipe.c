@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/mem.h"
 #include "base/str.h"
 #include "config/limits.h"
 #include "engine/formats/tensor_rows.h"
@@ -66,8 +67,16 @@ static phi_dtype half_of(const phi_tensor *source)
     return is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
 }
 
+const phi_kept *phi_recipe_kept(const phi_recipe *recipe, const phi_tensor *tensor)
+{
+    return recipe->kept ? &recipe->kept[tensor - recipe->first] : NULL;
+}
+
 phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tensor)
 {
+    if (recipe->kept) {
+        return phi_recipe_kept(recipe, tensor)->encoding;
+    }
     phi_encoding encoding = {.dtype = PHI_DTYPE_F32, .group = PHI_BLOCK_ELEMENTS, .search = true};
     if (tensor->n_dims < 2 || (!recipe->mix && recipe->precision == PHI_PRECISION_FP32)) {
         return encoding;
@@ -96,7 +105,7 @@ phi_status phi_recipe_check_options(const phi_quantize_options *options, phi_err
     if (!options->out_path || options->out_path[0] == '\0') {
         return phi_fail_param(err, PHI_E_INVALID, "out", "no output file is given");
     }
-    if (options->type && !phi_mix_find(options->type)) {
+    if (!options->keep && options->type && !phi_mix_find(options->type)) {
         return phi_fail_param(err, PHI_E_INVALID, "type", "type is '%.40s'; it must be %s",
                               options->type, phi_mix_names());
     }
@@ -104,7 +113,7 @@ phi_status phi_recipe_check_options(const phi_quantize_options *options, phi_err
         return phi_fail_param(err, PHI_E_INVALID, "precision",
                               "precision must be int4, int8, fp16 or fp32");
     }
-    if (!options->type && options->precision == PHI_PRECISION_INT4 &&
+    if (!options->keep && !options->type && options->precision == PHI_PRECISION_INT4 &&
         !phi_encode_group_is_valid(options->group_size)) {
         return phi_fail_param(err, PHI_E_INVALID, "group_size",
                               "group_size is %u; int4 has groups of 32, 64 or 128",
@@ -141,9 +150,17 @@ phi_status phi_recipe_make(const phi_quantize_options *options, const phi_checkp
         .precision = options->precision,
         .group = PHI_BLOCK_ELEMENTS,
         .symmetric = options->symmetric,
-        .mix = options->type ? phi_mix_find(options->type) : NULL,
+        .mix = options->type && !options->keep ? phi_mix_find(options->type) : NULL,
         .description = phi_checkpoint_description(checkpoint),
     };
+    if (options->keep) {
+        recipe.first = phi_checkpoint_at(checkpoint, 0);
+        status = phi_kept_plan(checkpoint, &recipe.kept, err);
+        if (!status) {
+            *out_recipe = recipe;
+        }
+        return status;
+    }
     if (!recipe.mix && options->precision == PHI_PRECISION_INT4) {
         recipe.group = options->group_size;
         const phi_tensor *undivided = find_undivided(checkpoint, recipe.group);
@@ -157,4 +174,10 @@ phi_status phi_recipe_make(const phi_quantize_options *options, const phi_checkp
     }
     *out_recipe = recipe;
     return PHI_OK;
+}
+
+void phi_recipe_done(phi_recipe *recipe)
+{
+    phi_free(recipe->kept);
+    recipe->kept = NULL;
 }

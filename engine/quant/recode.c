@@ -108,6 +108,20 @@ static bool is_half(float value)
     return phi_half_to_float(phi_half_of_float(value)) == value;
 }
 
+/* Rounding to fp16 moves a scale by less than most codes are apart. */
+static bool is_near_half(float value)
+{
+    float half = phi_half_to_float(phi_half_of_float(value));
+    return isfinite(half) && fabsf(half - value) <= fabsf(value) / 256.0F;
+}
+
+/* Rounding to fp16 moves an offset by a small part of a step. */
+static bool is_near_offset(float offset, float scale)
+{
+    float half = phi_half_to_float(phi_half_of_float(offset));
+    return isfinite(half) && fabsf(half - offset) <= fabsf(scale) / 8.0F;
+}
+
 /* ---- looking ---- */
 
 static void look_at(const own_row *row, uint32_t cols, phi_recode_scan *scan)
@@ -118,7 +132,10 @@ static void look_at(const own_row *row, uint32_t cols, phi_recode_scan *scan)
         scan->whole_zeros = scan->whole_zeros && is_whole(row, g, most);
         scan->centred = scan->centred && zero_of(row, g) == (is_int4 ? 8.0F : 128.0F);
         scan->halves = scan->halves && is_half(row->scales[g]);
-        scan->half_offsets = scan->half_offsets && is_half(real_of(row, g, 0));
+        float offset = real_of(row, g, 0);
+        scan->half_offsets = scan->half_offsets && is_half(offset);
+        scan->near_halves = scan->near_halves && is_near_half(row->scales[g]);
+        scan->near_offsets = scan->near_offsets && is_near_offset(offset, row->scales[g]);
     }
 }
 
@@ -126,8 +143,12 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
                            phi_recode_scan *out_scan, phi_err *err)
 {
     phi_form form = phi_tensor_form(tensor);
-    phi_recode_scan scan = {
-        .whole_zeros = true, .centred = true, .halves = true, .half_offsets = true};
+    phi_recode_scan scan = {.whole_zeros = true,
+                            .centred = true,
+                            .halves = true,
+                            .half_offsets = true,
+                            .near_halves = true,
+                            .near_offsets = true};
     PHI_ASSERT(form.group);
     if (!form.has_offsets && !form.wide) {
         *out_scan = scan;
@@ -155,25 +176,28 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
     return status;
 }
 
-bool phi_recode_is_exact(const phi_form *form, const phi_recode_scan *scan,
-                         const phi_code_target *target)
+phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan,
+                               const phi_code_target *target)
 {
+    bool real = target->zero_rule == PHI_ZERO_REAL;
     bool fits = form->group && (form->kind == PHI_WEIGHT_INT4 || target->bits == 8) &&
                 form->group % target->group == 0;
-    bool scales = target->scale_dtype == PHI_DTYPE_F32 ||
-                  (target->scale_dtype == PHI_DTYPE_F16 && scan->halves);
-    switch (target->zero_rule) {
-    case PHI_ZERO_CENTRE:
-        return fits && scales && scan->centred && scan->whole_zeros;
-    case PHI_ZERO_INTEGER:
-        return fits && scales && scan->whole_zeros;
-    case PHI_ZERO_REAL:
-        return fits && scales && (target->scale_dtype == PHI_DTYPE_F32 || scan->half_offsets);
+    bool zeros =
+        real || (scan->whole_zeros && (scan->centred || target->zero_rule == PHI_ZERO_INTEGER));
+    if (!fits || !zeros) {
+        return PHI_FIT_NONE;
     }
-    PHI_UNREACHABLE();
+    if (target->scale_dtype == PHI_DTYPE_F32) {
+        return PHI_FIT_EXACT;
+    }
+    PHI_ASSERT(target->scale_dtype == PHI_DTYPE_F16);
+    if (scan->halves && (scan->half_offsets || !real)) {
+        return PHI_FIT_EXACT;
+    }
+    return scan->near_halves && (scan->near_offsets || !real) ? PHI_FIT_ROUNDED : PHI_FIT_NONE;
 }
 
-/* ---- exact ---- */
+/* ---- codes as they are ---- */
 
 static void move_row(const own_row *row, const phi_code_target *target, uint32_t cols,
                      uint8_t *codes, float *scales, float *zeros)
@@ -196,7 +220,34 @@ static void move_row(const own_row *row, const phi_code_target *target, uint32_t
     }
 }
 
-static phi_status move_rows(const phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
+/* Rounds a row's scales, and its zeros where they are real, and counts what that changes. */
+static void round_row(phi_recode *self, const uint8_t *codes, float *scales, float *zeros)
+{
+    const phi_code_target *target = &self->target;
+    bool real = target->zero_rule == PHI_ZERO_REAL;
+    PHI_ASSERT(zeros || target->zero_rule == PHI_ZERO_CENTRE);
+    for (size_t g = 0; g < self->tensor->cols / target->group; g++) {
+        float centre = target->zero_rule == PHI_ZERO_INTEGER  ? zeros[g]
+                       : target->zero_rule == PHI_ZERO_CENTRE ? (float)(1U << (target->bits - 1))
+                                                              : 0.0F;
+        float scale = phi_round_to(target->scale_dtype, scales[g]);
+        float offset = real ? zeros[g] : 0.0F;
+        float rounded = real ? phi_round_to(target->scale_dtype, offset) : 0.0F;
+        for (size_t k = g * target->group; k < (g + 1) * target->group; k++) {
+            double q = (double)((float)codes[k] - centre);
+            double before = (double)scales[g] * q + (double)offset;
+            double after = (double)scale * q + (double)rounded;
+            self->error += (after - before) * (after - before);
+            self->weight += before * before;
+        }
+        scales[g] = scale;
+        if (real) {
+            zeros[g] = rounded;
+        }
+    }
+}
+
+static phi_status move_rows(phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
                             float *scales, float *zeros, phi_err *err)
 {
     const phi_tensor *tensor = self->tensor;
@@ -210,9 +261,13 @@ static phi_status move_rows(const phi_recode *self, uint32_t row, uint32_t count
     const uint8_t *from = data;
     for (uint32_t r = 0; r < count && !status; r++) {
         phi_row_run run = phi_tensor_run(tensor, row + r);
+        uint8_t *row_codes = codes + (size_t)r * tensor->cols;
+        float *row_zeros = zeros ? zeros + r * groups : NULL;
         split(&run, tensor->cols, from, &own);
-        move_row(&own, &self->target, tensor->cols, codes + (size_t)r * tensor->cols,
-                 scales + r * groups, zeros ? zeros + r * groups : NULL);
+        move_row(&own, &self->target, tensor->cols, row_codes, scales + r * groups, row_zeros);
+        if (self->fit == PHI_FIT_ROUNDED) {
+            round_row(self, row_codes, scales + r * groups, row_zeros);
+        }
         from += run.row_bytes;
     }
     phi_free(data);
@@ -316,8 +371,8 @@ static phi_status code_anew(phi_recode *self, uint32_t row, uint32_t count, uint
 phi_status phi_recode_rows(phi_recode *self, uint32_t row, uint32_t count, uint8_t *codes,
                            float *scales, float *zeros, phi_err *err)
 {
-    return self->exact ? move_rows(self, row, count, codes, scales, zeros, err)
-                       : code_anew(self, row, count, codes, scales, zeros, err);
+    return self->fit != PHI_FIT_NONE ? move_rows(self, row, count, codes, scales, zeros, err)
+                                     : code_anew(self, row, count, codes, scales, zeros, err);
 }
 
 phi_status phi_recode_floats(const phi_checkpoint *checkpoint, const phi_tensor *tensor,

@@ -21,22 +21,31 @@ typedef struct phi_recode_scan {
     bool centred;      /* and is the middle one */
     bool halves;       /* every scale is one that fp16 has */
     bool half_offsets; /* so is every offset of the unsigned codes, as PHI_ZERO_REAL has it */
+    bool near_halves;  /* fp16 comes close to every scale, */
+    bool near_offsets; /* and to every such offset */
 } phi_recode_scan;
+
+/* How much of a matrix of codes a target keeps. */
+typedef enum phi_recode_fit {
+    PHI_FIT_NONE,    /* nothing: it is coded anew from its values */
+    PHI_FIT_ROUNDED, /* its codes; scales, and real zeros, are rounded to the target's type */
+    PHI_FIT_EXACT,
+} phi_recode_fit;
 
 /* Reads the matrix's scales and offsets; its form must be INT4 or INT8. */
 phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                            phi_recode_scan *out_scan, phi_err *err) PHI_MUST_CHECK;
-/* True when a matrix of this form and these zero points and scales is in the target what it is. */
-bool phi_recode_is_exact(const phi_form *form, const phi_recode_scan *scan,
-                         const phi_code_target *target);
+/* How a matrix of this form, with these zero points and scales, goes into the target. */
+phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan,
+                               const phi_code_target *target);
 
 typedef struct phi_recode {
     const phi_compute *compute;
     const phi_checkpoint *checkpoint;
     const phi_tensor *tensor;
     phi_code_target target;
-    bool exact;
-    double error; /* of rows coded anew: sums of squared differences and of squares */
+    phi_recode_fit fit;
+    double error; /* of rows that are not exact: sums of squared differences and of squares */
     double weight;
 } phi_recode;
 

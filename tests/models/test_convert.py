@@ -1,5 +1,6 @@
 """phid convert: the sample model as a folder of other ecosystems, and back, code for code."""
 
+import array
 import json
 import os
 import pathlib
@@ -49,11 +50,14 @@ def convert(source, out, form, *options):
     return json.loads(phid("convert", source, out, "--format", form, "--json", *options))
 
 
+def inspected(path):
+    return json.loads(phid("inspect", path, "--json"))["tensors"]
+
+
 def values(folder, out):
     """All that the folder's codes stand for; files of other formats have other names in them."""
     phid("quantize", folder, "--precision", "fp32", "--no-quality", "--out", out)
-    tensors = json.loads(phid("inspect", out, "--json"))["tensors"]
-    return out.read_bytes()[-sum(tensor["bytes"] for tensor in tensors):]
+    return out.read_bytes()[-sum(tensor["bytes"] for tensor in inspected(out)):]
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -118,12 +122,16 @@ def test_more_bits_cost_less(tmp_path):
 
 @pytest.mark.parametrize("arguments, says", [
     ([SAMPLE, "out"], "--format is missing"),
-    ([SAMPLE, "--format", "onnx"], "name a source and a folder"),
+    ([SAMPLE, "--format", "onnx"], "name a source and a result"),
     ([SAMPLE, "out", "--format", "tflite"], "it must be onnx, openvino, safetensors"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int5"], "it must be int4, int8, fp16 or fp32"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int4", "--group-size", "48"],
      "must be 16, 32, 64, 128 or 256"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int8", "--asymmetric"], "int4 only"),
+    ([SAMPLE, "out", "--format", "onnx", "--type", "q4_k_m"], "--type applies to --format gguf"),
+    ([SAMPLE, "out", "--format", "gguf", "--type", "q4_k_m", "--precision", "int4"], "--type applies to"),
+    ([SAMPLE, "out", "--format", "gguf", "--type", "q4_9"], "it must be"),
+    ([SAMPLE, "out", "--format", "gguf", "--precision", "int4", "--group-size", "256"], "32, 64 or 128"),
     (["/nowhere", "out", "--format", "onnx"], "nowhere"),
 ])
 def test_refusals(arguments, says, tmp_path):
@@ -214,3 +222,72 @@ def test_nothing_is_left_of_a_failure(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "single word" in phid("convert", tmp_path, tmp_path / "sub/out", "--format", "openvino", fails=True)
     assert not list((tmp_path / "sub").iterdir())
+
+
+# How many of the sample model's 18 matrices a GGUF takes over as they are, how many with scales (or
+# offsets, which zero points become) that fp16 rounds, and how many it codes anew: MLX's embedding and
+# head have 8 bits with offsets, which no type of GGUF has.
+TO_GGUF = [
+    ("mlx", "int4", (16, 0, 2), "Q4_1"), ("mlx", "int4-128", (16, 0, 2), "Q4_1"), ("mlx", "fp16", (18, 0, 0), "F16"),
+    ("onnx", "int4", (16, 2, 0), "Q4_0"), ("onnx", "int8", (0, 18, 0), "Q8_0"),
+    ("openvino", "int4", (18, 0, 0), "Q4_0"), ("openvino", "int8", (18, 0, 0), "Q8_0"),
+    ("openvino", "int4-offset", (2, 16, 0), "Q4_1"),
+    ("gptq", "int4", (18, 0, 0), "Q4_0"), ("gptq", "int4-128", (18, 0, 0), "Q4_0"), ("gptq", "int8", (18, 0, 0), "Q8_0"),
+    ("gptq", "int4-offset", (2, 16, 0), "Q4_1"),
+    ("compressed-tensors", "int4", (18, 0, 0), "Q4_0"), ("safetensors", "fp32", (18, 0, 0), "F32"),
+]
+
+
+def same_values(left, right, tmp_path):
+    """As numbers: the zero of a negative scale equals the other zero."""
+    both = [array.array("f", values(path, tmp_path / "as-floats")) for path in (left, right)]
+    return both[0] == both[1]
+
+
+@pytest.mark.parametrize("form, coding, counts, kind", TO_GGUF)
+def test_codes_become_gguf(form, coding, counts, kind, tmp_path):
+    """Code for code: the GGUF's values are the folder's, and it answers as the folder does."""
+    first, made = tmp_path / "first", tmp_path / "a.gguf"
+    convert(SAMPLE, first, form, *CODINGS[coding])
+    said = convert(first, made, "gguf")
+    assert (said["exact"], said["rescaled"], said["requantized"]) == counts
+    types = {tensor["name"]: tensor["type"] for tensor in inspected(made)}
+    assert types["blk.1.ffn_down.weight"] == kind
+    assert same_values(made, first, tmp_path) == (counts[0] == 18)
+    assert said["weight_rmse"] < (0.007 if counts[2] else 5e-4)
+    assert phid("generate", made, *ASK) == phid("generate", first, *ASK)
+    back = convert(made, tmp_path / "back", form)
+    if kind == "Q4_1" and form != "mlx":
+        assert back["requantized"] == 16  # rounded offsets are no whole number of scales
+    else:
+        assert back["requantized"] == 0
+        assert same_values(tmp_path / "back", made, tmp_path)
+
+
+def test_gguf_is_what_quantize_writes(ggufs, tmp_path):
+    """One writer: the same options give the same bytes, and a GGUF without any is copied."""
+    for name, options in GGUFS.items():
+        convert(SAMPLE, tmp_path / f"{name}.gguf", "gguf", *options)
+        assert (tmp_path / f"{name}.gguf").read_bytes() == (ggufs / f"{name}.gguf").read_bytes()
+        said = convert(ggufs / f"{name}.gguf", tmp_path / f"{name}-again.gguf", "gguf")
+        assert said["exact"] == 18
+        assert inspected(tmp_path / f"{name}-again.gguf") == inspected(ggufs / f"{name}.gguf")
+        assert values(tmp_path / f"{name}-again.gguf", tmp_path / "b") == values(ggufs / f"{name}.gguf", tmp_path / "c")
+
+
+def test_what_gguf_cannot_hold_is_coded_anew(tmp_path):
+    """Groups of 16 are no GGUF type's but the K-quants'."""
+    convert(SAMPLE, tmp_path / "first", "onnx", "--precision", "int4", "--group-size", "16")
+    said = convert(tmp_path / "first", tmp_path / "a.gguf", "gguf")
+    assert (said["requantized"], said["rescaled"]) == (16, 2)
+    assert 0.01 < said["weight_rmse"] < 0.1
+
+
+def test_gguf_that_is_there(ggufs, tmp_path):
+    shutil.copy(ggufs / "int4.gguf", tmp_path / "a.gguf")
+    before = (tmp_path / "a.gguf").read_bytes()
+    assert "is there already" in phid("convert", SAMPLE, tmp_path / "a.gguf", "--format", "gguf", fails=True)
+    said = phid("quantize", tmp_path / "a.gguf", "--precision", "int8", "--out", tmp_path / "a.gguf", fails=True)
+    assert "is the source" in said
+    assert (tmp_path / "a.gguf").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.gguf"]

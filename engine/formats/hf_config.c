@@ -139,6 +139,12 @@ static phi_status read_heads(const phi_fields *config, phi_description *d, phi_e
                         d->n_embd, d->n_head);
     }
     d->head_dim = d->n_embd / d->n_head;
+    if (d->head_dim > PHI_LIMIT_HEAD_DIM) {
+        return phi_fail(err, PHI_E_LIMIT,
+                        CONFIG ": \"hidden_size\" (%u) over \"num_attention_heads\" (%u) makes "
+                               "heads of %u; at most %u is accepted",
+                        d->n_embd, d->n_head, d->head_dim, PHI_LIMIT_HEAD_DIM);
+    }
     return PHI_OK;
 }
 

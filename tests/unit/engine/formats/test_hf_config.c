@@ -347,6 +347,32 @@ static void test_wrong_fields(void **state)
     }
 }
 
+/* Heads whose size no field states, and rotary factors for all of it. */
+static void test_large_heads(void **state)
+{
+    (void)state;
+    enum { FACTORS = 4096 };
+    static double ones[FACTORS];
+    phi_description d;
+    phi_err err;
+    phi_buf text;
+    for (size_t i = 0; i < FACTORS; i++) {
+        ones[i] = 1.0;
+    }
+    phi_buf_init(&text, 1U << 20);
+    (void)phi_buf_append_str(&text,
+                             "{\"model_type\":\"phi3\",\"hidden_size\":32768,"
+                             "\"num_hidden_layers\":1,\"num_attention_heads\":4,"
+                             "\"intermediate_size\":64,\"vocab_size\":96,\"rope_scaling\":{");
+    put_list(&text, "short_factor", ones, FACTORS);
+    (void)phi_buf_append_char(&text, ',');
+    put_list(&text, "long_factor", ones, FACTORS);
+    (void)phi_buf_append_str(&text, ",\"type\":\"longrope\"}}");
+    assert_int_equal(read_text(phi_buf_text(&text), &d, &err), PHI_E_LIMIT);
+    assert_non_null(strstr(err.message, "makes heads of 8192; at most 1024"));
+    phi_buf_done(&text);
+}
+
 static void test_wrong_generation_config(void **state)
 {
     (void)state;
@@ -373,6 +399,7 @@ int main(void)
         cmocka_unit_test(test_defaults_and_overrides),
         cmocka_unit_test(test_wrong_fields),
         cmocka_unit_test(test_wrong_generation_config),
+        cmocka_unit_test(test_large_heads),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

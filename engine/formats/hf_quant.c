@@ -126,6 +126,11 @@ static phi_status read_compressed(const phi_fields *fields, phi_hf_quant *out, p
     {
         status = status ? status : read_config_group(name, group, &out->bits, err);
     }
+    if (!status && out->bits == 0) {
+        status = phi_fail(err, PHI_E_FORMAT,
+                          CONFIG ": field \"quantization_config.config_groups\" must be an object "
+                                 "with a group of layers in it");
+    }
     return status;
 }
 

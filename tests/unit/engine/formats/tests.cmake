@@ -14,6 +14,7 @@ phid_test(engine.formats.checkpoint ${TEST_DIR}/test_checkpoint.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
 phid_test(engine.formats.hf_config ${TEST_DIR}/test_hf_config.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+phid_test(engine.formats.hf_quant ${TEST_DIR}/test_hf_quant.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.tensor_rows ${TEST_DIR}/test_tensor_rows.c LIBS ${FORMATS_TEST_LIBS})

@@ -71,9 +71,10 @@ static const phi_onnx_tensor *branch_tensor(const onnx_walk *w, const phi_onnx_n
     return outer ? outer->tensor : NULL;
 }
 
-/* One cache, or the two of LongRoPE, which an If chooses from by the length of the sequence. */
+/* One cache, or the two of LongRoPE, which an If chooses from by the length of the sequence: the
+ * second is for sequences longer than `*out_bound`. */
 static phi_status read_cache(const onnx_walk *w, const phi_onnx_node *node, uint32_t input,
-                             const phi_onnx_tensor **out)
+                             const phi_onnx_tensor **out, int64_t *out_bound)
 {
     const char *name = phi_onnx_input(node, input);
     onnx_source source = phi_onnx_source(w, name);
@@ -98,8 +99,7 @@ static phi_status read_cache(const onnx_walk *w, const phi_onnx_node *node, uint
     if (!out[0] || !out[1]) {
         return phi_onnx_refuse(w, chooser, "does not choose between two stored tables");
     }
-    w->decoder->has_two = true;
-    w->decoder->n_ctx_original = bound->tensor->number;
+    *out_bound = bound->tensor->number;
     return use_positions(w, phi_onnx_input(chooser, 0));
 }
 
@@ -107,18 +107,25 @@ static phi_status read_caches(const onnx_walk *w, const phi_onnx_node *node)
 {
     const phi_onnx_tensor *cos[2] = {NULL, NULL};
     const phi_onnx_tensor *sin[2] = {NULL, NULL};
+    int64_t bounds[2] = {0, 0};
     phi_onnx_decoder *d = w->decoder;
-    phi_status status = read_cache(w, node, COS, cos);
-    status = status ? status : read_cache(w, node, SIN, sin);
+    phi_status status = read_cache(w, node, COS, cos, &bounds[0]);
+    status = status ? status : read_cache(w, node, SIN, sin, &bounds[1]);
     if (status) {
         return status;
     }
+    bool has_two = cos[1] != NULL;
+    if (has_two != (sin[1] != NULL) || bounds[0] != bounds[1]) {
+        return phi_onnx_refuse(w, node, "chooses its cosines in another way than its sines");
+    }
     if (d->cos[0] && (d->cos[0] != cos[0] || d->cos[1] != cos[1] || d->sin[0] != sin[0] ||
-                      d->sin[1] != sin[1])) {
+                      d->sin[1] != sin[1] || d->n_ctx_original != bounds[0])) {
         return phi_onnx_refuse(w, node, "has other rotary angles than the layer after it");
     }
     memcpy(d->cos, cos, sizeof d->cos);
     memcpy(d->sin, sin, sizeof d->sin);
+    d->has_two = has_two;
+    d->n_ctx_original = bounds[0];
     return PHI_OK;
 }
 

@@ -453,6 +453,20 @@ static void add_rope(void)
     now.inside = true; /* a threshold is a constant of the graph */
     add_tensor("original", INT64, 0, 1, &original, sizeof original);
     now.inside = inside;
+    if (lies("sines without a choice")) {
+        add_tensor("one_sin", FLOAT, ORIGINAL, HALF, tables[1], sizeof tables[1] / CTX * ORIGINAL);
+    }
+    if (lies("sines by another length")) {
+        static const int64_t other = ORIGINAL + 1;
+        now.inside = true;
+        add_tensor("other", INT64, 0, 1, &other, sizeof other);
+        now.inside = inside;
+        add_node("Greater", "greater2", "total64 other", "is_other");
+        phi_buf second = start_node("If", "if2", "is_other", "other_cos one_sin");
+        add_branch(&second, "then_branch", tables[2], tables[3], CTX);
+        add_branch(&second, "else_branch", tables[0], tables[1], ORIGINAL);
+        end_node(&second);
+    }
     add_node("Greater", "greater", "total64 original", "is_long");
     phi_buf node = start_node("If", "if", "is_long", "cos sin");
     add_branch(&node, "then_branch", tables[2], tables[3], CTX);
@@ -463,8 +477,9 @@ static void add_rope(void)
 static void add_attention(const char *name, const char *inputs, const char *output)
 {
     char all[400];
-    (void)snprintf(all, sizeof all, "%s past_k past_v seqlens total cos sin%s", inputs,
-                   lies("an attention sink") ? " - - sink" : "");
+    bool one_sin = lies("sines without a choice") || lies("sines by another length");
+    (void)snprintf(all, sizeof all, "%s past_k past_v seqlens total cos %s%s", inputs,
+                   one_sin ? "one_sin" : "sin", lies("an attention sink") ? " - - sink" : "");
     phi_buf node = start_node("GroupQueryAttention", name, all, output);
     put_text(&node, 7, "com.microsoft");
     put_int(&node, "num_heads", H);
@@ -840,6 +855,10 @@ static void test_other_graphs(void **state)
         {{.bits = 4, .lie = "weights packed for a GPU"}, "weight_prepacked"},
         {{.bits = 32, .lie = "a table of zeros"}, "rising angles"},
         {{.bits = 32, .lie = "two tables in one"}, "do not rise evenly"},
+        {{.bits = 32, .long_rope = true, .lie = "sines without a choice"},
+         "another way than its sines"},
+        {{.bits = 32, .long_rope = true, .lie = "sines by another length"},
+         "another way than its sines"},
         {{.bits = 32, .lie = "operators of its own"}, "operators of its own"},
         {{.bits = 32, .lie = "a sparse tensor"}, "sparse"},
     };

@@ -54,13 +54,14 @@ static bool match_chain(const phi_ov_graph *graph, phi_ov_value multiply, chain 
         phi_ov_value left = phi_ov_unconverted(graph, phi_ov_input(graph, multiply, side));
         out->scales = phi_ov_unconverted(graph, phi_ov_input(graph, multiply, 1 - side));
         out->zeros = none;
-        if (phi_ov_is(graph, left, PHI_OV_SUBTRACT)) {
+        bool subtracts = phi_ov_is(graph, left, PHI_OV_SUBTRACT);
+        if (subtracts) {
             out->zeros = phi_ov_unconverted(graph, phi_ov_input(graph, left, 1));
             left = phi_ov_unconverted(graph, phi_ov_input(graph, left, 0));
         }
         out->codes = left;
         if (is_const_of(graph, left, true) && is_const_of(graph, out->scales, false)) {
-            return out->zeros.node == PHI_OV_NONE || phi_ov_is(graph, out->zeros, PHI_OV_CONST);
+            return !subtracts || phi_ov_is(graph, out->zeros, PHI_OV_CONST);
         }
     }
     return false;
@@ -297,10 +298,10 @@ phi_status phi_ov_take_norm(phi_openvino *o, phi_ov_value value, phi_part part, 
         return PHI_OK;
     }
     phi_ov_value constant = phi_ov_unconverted(&o->graph, value);
-    const phi_ov_node *node = phi_ov_node_of(&o->graph, constant);
-    if (node->op != PHI_OV_CONST || !is_float_type(node->type, &stored->dtype) ||
-        node->n_dims == 0 || node->dims[node->n_dims - 1] != n_embd ||
-        phi_ov_elements(node) != n_embd) {
+    const phi_ov_node *node =
+        phi_ov_is(&o->graph, constant, PHI_OV_CONST) ? phi_ov_node_of(&o->graph, constant) : NULL;
+    if (!node || !is_float_type(node->type, &stored->dtype) || node->n_dims == 0 ||
+        node->dims[node->n_dims - 1] != n_embd || phi_ov_elements(node) != n_embd) {
         return phi_ov_fail(&o->graph, constant, PHI_E_FORMAT, err,
                            "stands where the %u numbers of %s belong", n_embd, stored->name);
     }

@@ -21,6 +21,8 @@
 #define MODEL_BIN "openvino_model.bin"
 /* Large pieces: a token that goes on over many is looked at anew with each. */
 #define CHUNK_BYTES (1U << 20)
+/* They are searched for every layer of the model. */
+#define PARAMETER_NAMES_BYTES_MAX 4096U
 
 typedef enum place {
     OUTSIDE,
@@ -265,6 +267,15 @@ static void read_data(reading *r, const XML_Char **attributes)
     node->text = variable ? keep(r, variable) : NULL;
 }
 
+/* A constant of no dimensions has one element, so that its bytes are not none. */
+static void end_layer(reading *r)
+{
+    const phi_ov_node *node = current(r);
+    if (node->op == PHI_OV_CONST && node->n_dims == 0 && node->bytes == 0) {
+        STOP(r, PHI_E_FORMAT, "layer \"%.80s\" (Const) has no data", node->name);
+    }
+}
+
 static void begin_port(reading *r, const XML_Char **attributes)
 {
     phi_ov_node *node = current(r);
@@ -278,7 +289,10 @@ static void begin_port(reading *r, const XML_Char **attributes)
     }
     if (r->place == IN_OUTPUT) {
         node->n_outputs++;
-        if (node->op == PHI_OV_PARAMETER && names) {
+        if (node->op == PHI_OV_PARAMETER && names && strlen(names) >= PARAMETER_NAMES_BYTES_MAX) {
+            STOP(r, PHI_E_LIMIT, "layer \"%.80s\" has more than %u bytes of names", node->name,
+                 PARAMETER_NAMES_BYTES_MAX);
+        } else if (node->op == PHI_OV_PARAMETER && names) {
             node->text = keep(r, names);
         }
         return;
@@ -371,6 +385,7 @@ static void XMLCALL end_element(void *user, const XML_Char *name)
     if (r->depth == 4 && (r->place == IN_INPUT || r->place == IN_OUTPUT)) {
         r->place = IN_LAYER;
     } else if (r->depth == 3 && r->place == IN_LAYER) {
+        end_layer(r);
         r->place = IN_LAYERS;
     } else if (r->depth == 2) {
         r->place = OUTSIDE;

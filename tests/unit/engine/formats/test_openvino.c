@@ -248,6 +248,10 @@ static const damage lies[] = {
     {"to-port=\"1\"", "to-port=\"77\"", PHI_E_FORMAT, "joins what is not there"},
     {"from-layer=\"2\"", "from-layer=\"99999\"", PHI_E_FORMAT, "joins what is not there"},
     {"name=\"silu\"", "name=\"\"", PHI_E_FORMAT, "needs an id, a name and a type"},
+    {"<data element_type=\"i64\"", "<rt_info element_type=\"i64\"", PHI_E_FORMAT, "has no data"},
+    /* A constant that becomes a conversion of nothing. */
+    {"name=\"norm_weight\" type=\"Const\"", "name=\"nothing\" type=\"Convert\"", PHI_E_FORMAT,
+     "numbers of model.norm.weight belong"},
 };
 
 static void check_damages(const damage *damages, size_t count)

@@ -69,3 +69,50 @@ uint64_t phi_hash_fnv1a(const void *data, size_t bytes)
     }
     return hash;
 }
+
+static uint64_t rotate(uint64_t value, unsigned bits)
+{
+    return value << bits | value >> (64 - bits);
+}
+
+static void sip_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[1] = rotate(v[1], 13) ^ v[0];
+    v[0] = rotate(v[0], 32);
+    v[2] += v[3];
+    v[3] = rotate(v[3], 16) ^ v[2];
+    v[0] += v[3];
+    v[3] = rotate(v[3], 21) ^ v[0];
+    v[2] += v[1];
+    v[1] = rotate(v[1], 17) ^ v[2];
+    v[2] = rotate(v[2], 32);
+}
+
+uint64_t phi_hash_keyed(const uint64_t secret[2], const void *data, size_t bytes)
+{
+    const uint8_t *at = data;
+    uint64_t v[4] = {secret[0] ^ 0x736F6D6570736575U, secret[1] ^ 0x646F72616E646F6DU,
+                     secret[0] ^ 0x6C7967656E657261U, secret[1] ^ 0x7465646279746573U};
+    for (size_t left = bytes;; left -= 8, at += 8) {
+        uint64_t word = 0;
+        size_t now = left < 8 ? left : 8;
+        for (size_t i = 0; i < now; i++) {
+            word |= (uint64_t)at[i] << (8 * i);
+        }
+        if (now < 8) {
+            word |= (uint64_t)bytes << 56;
+        }
+        v[3] ^= word;
+        sip_round(v);
+        v[0] ^= word;
+        if (now < 8) {
+            break;
+        }
+    }
+    v[2] ^= 0xFF;
+    for (int i = 0; i < 3; i++) {
+        sip_round(v);
+    }
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}

@@ -1,9 +1,7 @@
 /*
- * Purpose: SHA-256, random identifiers and constant-time comparison, over nettle and getrandom.
- * Owns:    nothing; phi_sha256 is caller storage.
- * Threads: one per object.
- * Errors:  none.
- * Limits:  none.
+ * Purpose: SHA-256, hashes for tables, random identifiers and constant-time comparison, over nettle
+ * and getrandom. Owns:    nothing; phi_sha256 is caller storage. Threads: one per object. Errors:
+ * none. Limits:  none.
  */
 #ifndef PHI_BASE_HASH_H
 #define PHI_BASE_HASH_H
@@ -30,7 +28,10 @@ bool phi_secret_equal(const char *a, const char *b);
 void phi_random_id(const char *prefix, char *out, size_t out_bytes);
 void phi_random_bytes(void *data, size_t bytes);
 
-/* FNV-1a, 64 bit: for hash tables, not against attackers. */
+/* FNV-1a, 64 bit: for numbers that nobody chooses to collide. */
 uint64_t phi_hash_fnv1a(const void *data, size_t bytes);
+/* SipHash-1-3 (Aumasson and Bernstein, 2012): for tables whose keys come from files and clients.
+ * Without the secret nobody can make keys that share a slot. */
+uint64_t phi_hash_keyed(const uint64_t secret[2], const void *data, size_t bytes);
 
 #endif

@@ -17,6 +17,7 @@ struct phi_strmap {
     slot *slots;
     size_t mask; /* slots - 1, a power of two minus one */
     size_t count;
+    uint64_t secret[2]; /* of the hash */
 };
 
 phi_strmap *phi_strmap_create(size_t expected)
@@ -34,6 +35,7 @@ phi_strmap *phi_strmap_create(size_t expected)
     }
     map->slots = table;
     map->mask = slots - 1;
+    phi_random_bytes(map->secret, sizeof map->secret);
     return map;
 }
 
@@ -59,10 +61,9 @@ static slot *probe(const phi_strmap *map, const char *key, size_t key_bytes, uin
     return &map->slots[i];
 }
 
-static uint32_t hash_of(const char *key, size_t key_bytes)
+static uint32_t hash_of(const phi_strmap *map, const char *key, size_t key_bytes)
 {
-    uint64_t hash = phi_hash_fnv1a(key, key_bytes);
-    return (uint32_t)(hash ^ hash >> 32);
+    return (uint32_t)phi_hash_keyed(map->secret, key, key_bytes);
 }
 
 static phi_status grow(phi_strmap *map)
@@ -93,7 +94,7 @@ phi_status phi_strmap_insert(phi_strmap *map, const char *key, size_t key_bytes,
             return status;
         }
     }
-    uint32_t hash = hash_of(key, key_bytes);
+    uint32_t hash = hash_of(map, key, key_bytes);
     slot *at = probe(map, key, key_bytes, hash);
     if (at->key) {
         return PHI_E_EXISTS;
@@ -105,7 +106,7 @@ phi_status phi_strmap_insert(phi_strmap *map, const char *key, size_t key_bytes,
 
 bool phi_strmap_find(const phi_strmap *map, const char *key, size_t key_bytes, uint32_t *out_value)
 {
-    const slot *at = probe(map, key, key_bytes, hash_of(key, key_bytes));
+    const slot *at = probe(map, key, key_bytes, hash_of(map, key, key_bytes));
     if (!at->key) {
         return false;
     }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "config/limits.h"
@@ -41,15 +42,19 @@ static size_t table_slots(size_t count)
     return slots;
 }
 
-static uint64_t mix(uint64_t key)
+/* Which slot a pair goes to is not for the file to choose: pairs that share one are compared in
+ * turn. */
+static uint64_t mix(const phi_bpe *bpe, uint64_t key)
 {
-    key *= 0x9e3779b97f4a7c15ULL;
+    key = (key ^ bpe->secret) * 0x9e3779b97f4a7c15ULL;
+    key = (key ^ key >> 32) * 0xd6e8feb86659fd93ULL;
     return key ^ (key >> 29);
 }
 
 phi_status phi_bpe_init(phi_bpe *bpe, const phi_vocab *vocab, size_t merge_count, phi_err *err)
 {
     *bpe = (phi_bpe){.vocab = vocab, .unk_id = -1};
+    phi_random_bytes(&bpe->secret, sizeof bpe->secret);
     size_t slots = table_slots(merge_count);
     bpe->merges = phi_try_alloc(slots * sizeof *bpe->merges);
     bpe->order = phi_try_alloc((merge_count + 1) * 2 * sizeof *bpe->order);
@@ -78,7 +83,7 @@ void phi_bpe_done(phi_bpe *bpe)
 static phi_bpe_merge *merge_slot(const phi_bpe *bpe, int32_t left, int32_t right)
 {
     uint64_t key = ((uint64_t)(uint32_t)left << 32) | (uint32_t)right;
-    size_t i = mix(key) & bpe->mask;
+    size_t i = mix(bpe, key) & bpe->mask;
     while (bpe->merges[i].left >= 0 &&
            (bpe->merges[i].left != left || bpe->merges[i].right != right)) {
         i = (i + 1) & bpe->mask;
@@ -147,7 +152,7 @@ static uint64_t joint_key(uint32_t before, uint32_t after)
 
 static bool joint_find(const phi_bpe *bpe, uint64_t key, size_t *out_slot)
 {
-    size_t i = mix(key) & bpe->joint_mask;
+    size_t i = mix(bpe, key) & bpe->joint_mask;
     while (bpe->joints[i] && bpe->joints[i] != key) {
         i = (i + 1) & bpe->joint_mask;
     }

@@ -33,6 +33,7 @@ typedef struct phi_bpe {
     bool ignore_merges; /* a word that is a piece is that piece, whatever the merges say */
     int32_t unk_id;     /* -1: what cannot be encoded disappears */
 
+    uint64_t secret;       /* of the hash tables below */
     phi_bpe_merge *merges; /* hash table by (left, right); left -1: free */
     size_t mask;
     size_t count;

@@ -72,13 +72,24 @@ static void test_fnv1a(void **state)
     assert_true(phi_hash_fnv1a("foobar", 6) == 0x85944171F73967E8ULL);
 }
 
+/* CPython's hash of bytes with PYTHONHASHSEED=0, which is SipHash-1-3 of a key of zeros. */
+static void test_keyed(void **state)
+{
+    (void)state;
+    static const uint64_t zeros[2] = {0, 0};
+    static const uint64_t others[2] = {1, 0};
+    assert_true(phi_hash_keyed(zeros, "a", 1) == 0x407448D2B89B1813ULL);
+    assert_true(phi_hash_keyed(zeros, "foobar", 6) == 0x7738AE0A5DF09B34ULL);
+    assert_true(phi_hash_keyed(zeros, "0123456789abcdef!", 17) == 0x9463628F6C8882CAULL);
+    assert_true(phi_hash_keyed(others, "foobar", 6) != 0x7738AE0A5DF09B34ULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256),
-        cmocka_unit_test(test_secret_equal),
-        cmocka_unit_test(test_random_id),
-        cmocka_unit_test(test_fnv1a),
+        cmocka_unit_test(test_sha256),    cmocka_unit_test(test_secret_equal),
+        cmocka_unit_test(test_random_id), cmocka_unit_test(test_fnv1a),
+        cmocka_unit_test(test_keyed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -83,6 +83,9 @@
 #define PHI_LIMIT_TEXT_BYTES (16U << 20)
 /* One vocabulary piece, in bytes. */
 #define PHI_LIMIT_PIECE_BYTES 4096U
+/* Pairs of pieces that a vocabulary with scores may join, each of about 40 bytes of memory: a list
+ * of merges has at most as many (PHI_LIMIT_GGUF_ARRAY_COUNT). */
+#define PHI_LIMIT_SCORED_MERGES (4U << 20)
 /* A tokenizer's pattern, in bytes: o200k's, the longest known, has under 500. */
 #define PHI_LIMIT_PATTERN_BYTES 16384U
 /* Steps of one match of such a pattern: a text of PHI_LIMIT_TEXT_BYTES can need one each byte. */

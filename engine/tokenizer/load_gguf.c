@@ -190,6 +190,11 @@ static phi_status scores_to_merges(phi_tokenizer *tokenizer, const scored *sorte
                             tokenizer->label, sorted[i].id, SCORED_PIECE_BYTES_MAX);
         }
         (void)add_splits(vocab, token, 0, NULL, &merges, NULL);
+        if (merges > PHI_LIMIT_SCORED_MERGES) {
+            return phi_fail(err, PHI_E_LIMIT,
+                            "%s: its tokens are made of others in more than %u ways",
+                            tokenizer->label, PHI_LIMIT_SCORED_MERGES);
+        }
     }
     phi_status status = phi_bpe_init(&tokenizer->bpe, vocab, merges, err);
     uint32_t rank = 0;

@@ -385,6 +385,47 @@ static void folder_of_gaps(void **state)
     (void)unlink(path);
 }
 
+/* All of a..ab..bc..c: each is two others in as many ways as it has places to be cut at. */
+static void refuses_too_many_ways(void **state)
+{
+    (void)state;
+    enum { MOST = 44, COUNT = (MOST + 1) * (MOST + 1) * (MOST + 1) - 1, BYTES = 3 * MOST };
+    phi_gguf_string *pieces = phi_alloc_zero(COUNT, sizeof *pieces);
+    float *scores = phi_alloc_zero(COUNT, sizeof *scores);
+    char(*texts_of)[BYTES] = phi_alloc_zero(COUNT, sizeof *texts_of);
+    for (size_t i = 0; i < COUNT; i++) {
+        size_t left = i + 1;
+        pieces[i].text = texts_of[i];
+        for (char letter = 'a'; letter <= 'c'; letter++, left /= MOST + 1) {
+            memset(texts_of[i] + pieces[i].bytes, letter, left % (MOST + 1));
+            pieces[i].bytes += left % (MOST + 1);
+        }
+    }
+    char *path = phi_strdup("/tmp/phid-test-tokenizer-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    phi_err err = {.code = PHI_OK};
+    phi_gguf_writer *writer = NULL;
+    assert_int_equal(phi_gguf_writer_create(path, &writer, &err), PHI_OK);
+    phi_gguf_put_string(writer, "tokenizer.ggml.model", "llama", 5);
+    phi_gguf_put_strings(writer, "tokenizer.ggml.tokens", pieces, COUNT);
+    phi_gguf_put_f32s(writer, "tokenizer.ggml.scores", scores, COUNT);
+    assert_int_equal(phi_gguf_write_header(writer, &err), PHI_OK);
+    assert_int_equal(phi_gguf_writer_commit(writer, &err), PHI_OK);
+    phi_gguf *gguf = NULL;
+    phi_tokenizer *tokenizer = NULL;
+    assert_int_equal(phi_gguf_open(path, &gguf, &err), PHI_OK);
+    assert_int_equal(phi_tokenizer_open_gguf(gguf, &tokenizer, &err), PHI_E_LIMIT);
+    assert_non_null(strstr(err.message, "more than 4194304 ways"));
+    phi_gguf_close(gguf);
+    (void)unlink(path);
+    phi_free(path);
+    phi_free(pieces);
+    phi_free(scores);
+    phi_free(texts_of);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -392,6 +433,7 @@ int main(void)
         cmocka_unit_test(round_trip_of_phi_3),        cmocka_unit_test(round_trip_of_phi_4),
         cmocka_unit_test(round_trip_of_phi_4_mini),   cmocka_unit_test(refuses_too_few_rows),
         cmocka_unit_test(refuses_a_nul_in_a_piece),   cmocka_unit_test(folder_of_gaps),
+        cmocka_unit_test(refuses_too_many_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

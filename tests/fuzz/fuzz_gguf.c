@@ -3,10 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "base/mem.h"
-#include "engine/formats/checkpoint.h"
 #include "engine/formats/gguf.h"
-#include "engine/formats/tensor_rows.h"
+#include "fuzz_checkpoint.h"
 #include "fuzz_input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
@@ -54,53 +52,6 @@ static void touch_tensors(const phi_gguf *gguf)
     }
 }
 
-/* The last row, which `raw` holds, as a matrix of its own is what it is as floats. */
-static void touch_matrix(const phi_tensor *tensor, const void *raw, const float *wide)
-{
-    phi_form form = phi_tensor_form(tensor);
-    phi_weight weight;
-    float *row = phi_alloc(tensor->cols * sizeof *row);
-    if (tensor->n_dims == 2 && phi_weight_shape(&weight, &form, 1, tensor->cols, NULL) == PHI_OK &&
-        phi_weight_alloc(&weight, NULL) == PHI_OK) {
-        phi_tensor_set_rows(tensor, tensor->rows - 1, 1, raw, &weight, 0);
-        phi_weight_row(&weight, 0, row);
-        for (uint32_t k = 0; k < tensor->cols; k++) {
-            /* Also true for what is not a number in either. */
-            if (row[k] != wide[k] && row[k] == row[k]) {
-                abort();
-            }
-        }
-        phi_weight_done(&weight);
-    }
-    phi_free(row);
-}
-
-static void touch_checkpoint(const char *path)
-{
-    phi_checkpoint *checkpoint;
-    phi_err err;
-    if (phi_checkpoint_open(path, &checkpoint, &err) != PHI_OK) {
-        return;
-    }
-    if (phi_description_check(phi_checkpoint_description(checkpoint), "fuzz", &err) != PHI_OK) {
-        abort();
-    }
-    for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
-        const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
-        void *raw = phi_alloc((size_t)phi_tensor_row_bytes_max(tensor));
-        float *wide = phi_alloc(tensor->cols * sizeof *wide);
-        if (phi_checkpoint_read_rows_f32(checkpoint, tensor, 0, 1, raw, wide, &err) ||
-            phi_checkpoint_read_rows_f32(checkpoint, tensor, tensor->rows - 1, 1, raw, wide,
-                                         &err)) {
-            abort();
-        }
-        touch_matrix(tensor, raw, wide);
-        phi_free(raw);
-        phi_free(wide);
-    }
-    phi_checkpoint_close(checkpoint);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     const char *path = fuzz_file(data, bytes);
@@ -112,6 +63,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     touch_values(gguf);
     touch_tensors(gguf);
     phi_gguf_close(gguf);
-    touch_checkpoint(path);
+    fuzz_checkpoint(path);
     return 0;
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the fuzz targets safetensors, gguf, hf_config and packed.
+"""Writes the seeds of the fuzz targets safetensors, gguf, hf_config, hf_folder, tokenizer_gguf and
+packed.
 
 They are small, valid files (and a few that are just wrong), so that mutations start close to what
 the readers accept. Usage: make_formats_seeds.py [CORPUS_DIRECTORY]
@@ -190,6 +191,71 @@ write("hf_config", "newer", directory(NEWER, GENERATION, INDEX))
 write("hf_config", "refused", directory(
     {"architectures": ["PhiForCausalLM"], "model_type": "phi"}, GENERATION,
     {"weight_map": {"a": "../shard"}}))
+
+
+# The smallest model whose matrices are of codes: one layer of 32 columns.
+SMALL = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_size": 32,
+         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+         "intermediate_size": 32, "vocab_size": 8, "max_position_embeddings": 16}
+MATRICES = {"model.embed_tokens.": 8, "model.layers.0.self_attn.qkv_proj.": 64,
+            "model.layers.0.self_attn.o_proj.": 32, "model.layers.0.mlp.gate_up_proj.": 64,
+            "model.layers.0.mlp.down_proj.": 32, "lm_head.": 8}
+NORMS = ["model.layers.0.input_layernorm.weight", "model.layers.0.post_attention_layernorm.weight",
+         "model.norm.weight"]
+
+
+def folder(name, section, arrays, everywhere=True, **config):
+    """arrays: what stands for NAMEweight, as (suffix, dtype, shape by rows, bytes)."""
+    tensors = [(norm, "F32", [32], 128) for norm in NORMS]
+    for stem, rows in MATRICES.items():
+        if everywhere or stem.startswith("model.layers"):
+            tensors += [(stem + suffix, dtype, shape(rows), size(rows))
+                        for suffix, dtype, shape, size in arrays]
+        else:
+            tensors += [(stem + "weight", "F16", [rows, 32], rows * 64)]
+    text = json.dumps(dict(SMALL, **section, **config), separators=(",", ":")).encode()
+    write("hf_folder", name, text + b"\0" + safetensors(tensors))
+
+
+folder("plain", {}, [("weight", "BF16", lambda n: [n, 32], lambda n: n * 64)])
+folder("mlx", {"quantization": {"group_size": 32, "bits": 4}}, [
+    ("weight", "U32", lambda n: [n, 4], lambda n: n * 16),
+    ("scales", "F16", lambda n: [n, 1], lambda n: n * 2),
+    ("biases", "F16", lambda n: [n, 1], lambda n: n * 2)])
+folder("mxfp4", {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}, [
+    ("weight", "U32", lambda n: [n, 4], lambda n: n * 16),
+    ("scales", "U8", lambda n: [n, 1], lambda n: n)])
+folder("gptq", {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 16}}, [
+    ("qweight", "I32", lambda n: [4, n], lambda n: n * 16),
+    ("scales", "F16", lambda n: [2, n], lambda n: n * 4),
+    ("qzeros", "I32", lambda n: [2, n // 8], lambda n: n),
+    ("g_idx", "I32", lambda n: [32], lambda n: 128)], everywhere=False)
+folder("awq", {"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemm"}}, [
+    ("qweight", "I32", lambda n: [32, n // 8], lambda n: n * 16),
+    ("scales", "F16", lambda n: [1, n], lambda n: n * 2),
+    ("qzeros", "I32", lambda n: [1, n // 8], lambda n: n // 2)], everywhere=False)
+for bits in (4, 8):
+    folder(f"compressed_{bits}", {"quantization_config": {
+        "quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": bits}}}}}, [
+        ("weight_packed", "I32", lambda n, b=bits: [n, b], lambda n, b=bits: n * b * 4),
+        ("weight_scale", "BF16", lambda n: [n, 2], lambda n: n * 4)], everywhere=False)
+
+PIECES = ["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "c", "ab", "\u2581ab", "aab"]
+write("tokenizer_gguf", "scores", gguf([
+    ("general.name", "str", "Phi-3"), ("tokenizer.ggml.model", "str", "llama"),
+    ("tokenizer.ggml.tokens", "strs", PIECES),
+    ("tokenizer.ggml.scores", "f32s", [0, 0, 0, 0, -8, -7, -6, -5, -1, -2, -1]),
+    ("tokenizer.ggml.token_type", "i32s", [2, 3, 4, 6, 1, 1, 1, 1, 1, 1, 1]),
+    ("tokenizer.ggml.bos_token_id", "u32", 1), ("tokenizer.ggml.eos_token_id", "u32", 2),
+    ("tokenizer.ggml.add_bos_token", "bool", 1), ("tokenizer.ggml.add_space_prefix", "bool", 1),
+    ("tokenizer.chat_template", "str", "{{ messages }}")], []))
+for pre in ("gpt-2", "dbrx", "gpt-4o", "starcoder", "default"):
+    write("tokenizer_gguf", "bytes-" + pre, gguf([
+        ("tokenizer.ggml.model", "str", "gpt2"), ("tokenizer.ggml.pre", "str", pre),
+        ("tokenizer.ggml.tokens", "strs", ["a", "b", "c", "\u0120", "ab", "\u0120a", "<|end|>", "1"]),
+        ("tokenizer.ggml.merges", "strs", ["a b", "\u0120 a"]),
+        ("tokenizer.ggml.token_type", "i32s", [1, 1, 1, 1, 1, 1, 3, 1])], []))
 
 
 def packed(tensors, data_offset=4096):

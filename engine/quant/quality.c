@@ -1,5 +1,6 @@
 #include "engine/quant/quality.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -512,7 +513,21 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void summarise(const evaluation *e, phi_quality *quality)
+/* Reports have no infinity. */
+static double perplexity_of(double nll)
+{
+    return exp(fmin(nll, log(DBL_MAX)));
+}
+
+static phi_status fail_infinite(const char *which, phi_err *err)
+{
+    return phi_fail(err, PHI_E_UNSUPPORTED,
+                    "quality cannot be measured: the %s's answers are no finite numbers, because "
+                    "its weights are damaged or out of range",
+                    which);
+}
+
+static phi_status summarise(const evaluation *e, phi_quality *quality, phi_err *err)
 {
     size_t rows = e->windows.tokens.count;
     double *divergences = phi_alloc_zero(rows, sizeof *divergences);
@@ -538,15 +553,20 @@ static void summarise(const evaluation *e, phi_quality *quality)
         agreed += row->best_a == row->best_b;
         count++;
     }
+    if (!isfinite(nll_source) || !isfinite(nll_result)) {
+        phi_free(divergences);
+        return fail_infinite(isfinite(nll_source) ? "result" : "source", err);
+    }
     qsort(divergences, count, sizeof *divergences, compare_doubles);
     quality->measured = true;
     quality->eval_tokens = (uint32_t)count;
-    quality->perplexity_source = exp(nll_source / (double)count);
-    quality->perplexity_result = exp(nll_result / (double)count);
+    quality->perplexity_source = perplexity_of(nll_source / (double)count);
+    quality->perplexity_result = perplexity_of(nll_result / (double)count);
     quality->kl_mean = divergence_sum / (double)count;
     quality->kl_p99 = divergences[(size_t)ceil(0.99 * (double)count) - 1];
     quality->top1_agreement = (double)agreed / (double)count;
     phi_free(divergences);
+    return PHI_OK;
 }
 
 phi_status phi_quality_measure(const phi_quality_input *input, phi_quality *out_quality,
@@ -575,7 +595,7 @@ phi_status phi_quality_measure(const phi_quality_input *input, phi_quality *out_
         status = run_heads(&e, input->source, input->result, err);
     }
     if (status == PHI_OK) {
-        summarise(&e, out_quality);
+        status = summarise(&e, out_quality, err);
     }
     phi_free(e.rows);
     phi_free(e.hidden[1]);

@@ -3,7 +3,8 @@
  *          Kullback-Leibler divergence, agreement on the most likely token.
  * Owns:    nothing beyond a call.
  * Threads: one [job]; arithmetic runs on the team.
- * Errors:  those of reading; PHI_E_INVALID with `param` eval_text for a text of too few tokens.
+ * Errors:  those of reading; PHI_E_INVALID with `param` eval_text for a text of too few tokens;
+ *          PHI_E_UNSUPPORTED for a model whose answers are no finite numbers.
  * Limits:  one layer of one model, a block of head rows of both, and the hidden states of the
  *          text's tokens are in memory at a time, never a whole model.
  *

@@ -130,6 +130,14 @@ static phi_status check_out(const char *source, const char *out_path, phi_err *e
         return phi_fail(err, PHI_E_INVALID, "'%s' is the source; name another file to write",
                         out_path);
     }
+    /* What takes its place replaces it: a device, a pipe or a socket is not for that. */
+    struct stat info;
+    if (stat(out_path, &info) == 0 && !S_ISREG(info.st_mode)) {
+        return phi_fail(err, PHI_E_INVALID,
+                        "the result cannot be written to '%s', which is no regular file; name the "
+                        ".gguf file to write",
+                        out_path);
+    }
     char *dir = folder_of(out_path);
     phi_status status = PHI_OK;
     if (!phi_file_is_dir(dir)) {

@@ -257,6 +257,26 @@ static void test_a_text_of_one_token_is_refused(void **state)
     bench_done(&b);
 }
 
+/* Finite weights whose products are not. */
+static void test_answers_that_are_no_numbers(void **state)
+{
+    (void)state;
+    random_model model = RANDOM_MODEL_SMALL;
+    model.dtype = PHI_DTYPE_F32;
+    model.odd_tensor = "model.norm.weight";
+    model.odd_value = 3e38F;
+    bench b;
+    bench_init(&b, &model, NULL);
+    b.options.precision = PHI_PRECISION_INT8;
+    b.options.eval_tokens_max = 40;
+    assert_int_equal(phi_quantize(&compute, &b.options, &b.quality, &b.err), PHI_E_UNSUPPORTED);
+    assert_non_null(strstr(b.err.message, "the source's answers are no finite numbers"));
+    assert_int_not_equal(access(b.out, F_OK), 0);
+    b.options.measure = false;
+    bench_must_run(&b, PHI_PRECISION_INT8);
+    bench_done(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -264,6 +284,7 @@ int main(void)
         cmocka_unit_test(test_a_lossless_result_differs_by_nothing),
         cmocka_unit_test(test_fewer_bits_differ_more),
         cmocka_unit_test(test_a_text_of_one_token_is_refused),
+        cmocka_unit_test(test_answers_that_are_no_numbers),
     };
     return cmocka_run_group_tests(tests, start_team, stop_team);
 }

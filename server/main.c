@@ -1,6 +1,7 @@
 #include "config/suggest.h"
 #include "server/cli.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,6 +75,8 @@ static bool wants_help(int argc, char *const *argv)
 
 int main(int argc, char **argv)
 {
+    /* A file that grows beyond the limit of its size is an error like a full disk. */
+    (void)signal(SIGXFSZ, SIG_IGN);
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name) {
         print_help();

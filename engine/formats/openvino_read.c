@@ -16,7 +16,14 @@ static phi_status read_description(const char *dir, phi_description *out, phi_er
                         "there is no config.json beside openvino_model.xml; it is needed, because "
                         "an OpenVINO model does not say what it is");
     }
-    return phi_hf_config_read(dir, out, err);
+    phi_status status = phi_hf_config_read(dir, out, err);
+    if (!status && out->arch != PHI_ARCH_PHI3) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        "config.json: OpenVINO models of architecture %s are not supported; of %s "
+                        "they are",
+                        phi_arch_name(out->arch), phi_arch_name(PHI_ARCH_PHI3));
+    }
+    return status;
 }
 
 static phi_status make_ones(phi_openvino *o, phi_err *err)

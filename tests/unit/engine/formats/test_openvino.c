@@ -368,6 +368,25 @@ static void test_missing_files(void **state)
     ov_model_done(&model);
 }
 
+/* The graph is held to what config.json says: what says it is another model has no such graph. */
+static void test_other_architecture(void **state)
+{
+    (void)state;
+    ov_model model;
+    phi_openvino *o = NULL;
+    phi_err err = {0};
+    ov_model_make(&model, &(ov_options){.weights = OV_F16});
+    ov_model_write(&model, &f);
+    (void)fixture_write_text(&f, "config.json",
+                             "{\"architectures\":[\"PhiForCausalLM\"],\"model_type\":\"phi\","
+                             "\"hidden_size\":32,\"num_hidden_layers\":2,"
+                             "\"num_attention_heads\":4,\"num_key_value_heads\":2,"
+                             "\"intermediate_size\":64,\"vocab_size\":96}");
+    assert_int_equal(phi_openvino_open(f.dir, &o, &err), PHI_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "architecture phi2 are not supported"));
+    ov_model_done(&model);
+}
+
 /* Memory that runs out anywhere is an error like others, and leaks nothing. */
 static void test_no_memory(void **state)
 {
@@ -405,6 +424,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nesting, setup, teardown),
         cmocka_unit_test_setup_teardown(test_outside, setup, teardown),
         cmocka_unit_test_setup_teardown(test_missing_files, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_other_architecture, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

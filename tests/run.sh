@@ -55,7 +55,8 @@ stage_http() {
 stage_sanitize() {
     build asan
     ctest --preset asan -j "$jobs"
-    PHID_BIN=$PWD/build/asan/server/phid pytest tests/http
+    PHID_BIN=$PWD/build/asan/server/phid pytest tests/http tests/models/test_damaged_files.py \
+        tests/models/test_command_line.py
     build tsan
     # Only what has threads is worth the wait under the thread sanitizer.
     ctest --preset tsan -j "$jobs" -R '(runtime|kernels|server|facade)'

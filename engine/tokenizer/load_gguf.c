@@ -425,8 +425,9 @@ phi_status phi_tokenizer_open_gguf(const phi_gguf *gguf, phi_tokenizer **out_tok
                             "%s: tokenizer.huggingface.json is longer than %u bytes", label,
                             PHI_LIMIT_TOKENIZER_JSON_BYTES);
         }
-        status = phi_tokenizer_load_json(json.text, json.bytes, NULL, "tokenizer.huggingface.json",
-                                         &tokenizer, err);
+        char *where = phi_strfmt("%s: tokenizer.huggingface.json", label);
+        status = phi_tokenizer_load_json(json.text, json.bytes, NULL, where, &tokenizer, err);
+        phi_free(where);
         if (status == PHI_OK) {
             status = apply_keys(tokenizer, gguf, tokenizer->adds_bos, err);
         }

@@ -24,15 +24,15 @@ static json_t *description_json(const phi_description *d)
         (void)json_array_append_new(eos, json_integer(d->eos_ids[i]));
     }
     return json_pack(
-        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:b, s:i, s:i, "
+        "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:b, s:I, s:i, "
         "s:o}",
         "architecture", phi_arch_name(d->arch), "name", d->name, "layers", (int)d->n_layer,
         "hidden", (int)d->n_embd, "heads", (int)d->n_head, "heads_kv", (int)d->n_head_kv,
         "head_dim", (int)d->head_dim, "feed_forward", (int)d->n_ffn, "vocabulary", (int)d->n_vocab,
         "context", (int)d->n_ctx, "rotary", (int)d->n_rot, "rope_theta", (double)d->rope_theta,
         "rope", d->rope == PHI_ROPE_LONG ? "longrope" : "plain", "context_original",
-        (int)d->n_ctx_original, "tied_head", d->tied_head ? 1 : 0, "window", (int)d->window, "bos",
-        (int)d->bos_id, "eos", eos);
+        (int)d->n_ctx_original, "tied_head", d->tied_head ? 1 : 0, "window", (json_int_t)d->window,
+        "bos", (int)d->bos_id, "eos", eos);
 }
 
 static void print_json(const phi_inspection *inspection)

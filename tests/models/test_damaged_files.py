@@ -4,6 +4,7 @@ either does its work or ends with one line that names what is wrong, and leaves 
 PHID_DAMAGE multiplies the number of changes; 1 is what the suite runs.
 """
 
+import json
 import os
 import random
 import struct
@@ -136,3 +137,13 @@ def test_damaged(form, models, tmp_path):
                     made.unlink(missing_ok=True)
         finally:
             path.write_bytes(whole)
+
+
+def test_window_of_all_bits(models, tmp_path):
+    """A number that is allowed to be large is told as it is."""
+    data = (models / "gguf" / "model.gguf").read_bytes()
+    key = b"phi3.attention.sliding_window" + struct.pack("<I", 4)
+    place = data.index(key) + len(key)
+    (tmp_path / "wide.gguf").write_bytes(data[:place] + b"\xf0\xff\xff\xff" + data[place + 4:])
+    done = phid("inspect", tmp_path / "wide.gguf", "--json")
+    assert json.loads(done.stdout)["model"]["window"] == 0xFFFFFFF0

@@ -276,6 +276,32 @@ static phi_status dense_zero_codes(const phi_coded *coded, uint32_t row, uint32_
     return status;
 }
 
+/* Zero points of which a word holds those of one group and several rows. */
+static phi_status word_zero_codes(const phi_coded *coded, uint32_t row, uint32_t count,
+                                  phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
+{
+    uint32_t per_word = WORD_BITS / coded->bits;
+    uint32_t mask = (1U << coded->bits) - 1;
+    uint32_t first = row / per_word;
+    uint64_t groups = groups_of(coded);
+    uint64_t lines = (row + count - 1) / per_word - first + 1;
+    phi_status status = reserve(buffer, lines * groups * 4, err);
+    status = status ? status
+                    : read_array(&coded->zeros, first * groups * 4, lines * groups * 4,
+                                 buffer->data, err);
+    for (uint32_t r = 0; r < count && !status; r++) {
+        const uint8_t *line =
+            (const uint8_t *)buffer->data + ((row + r) / per_word - first) * groups * 4;
+        for (uint64_t g = 0; g < groups; g++) {
+            uint32_t word;
+            memcpy(&word, line + g * 4, sizeof word);
+            uint32_t code = word >> (row + r) % per_word * coded->bits & mask;
+            out[r * groups + g] = (uint8_t)(code ^ flip_of(coded));
+        }
+    }
+    return status;
+}
+
 /* Zero points that are codes, [count][groups], as they are stored. */
 static phi_status read_zero_codes(const phi_coded *coded, uint32_t row, uint32_t count,
                                   phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
@@ -284,6 +310,9 @@ static phi_status read_zero_codes(const phi_coded *coded, uint32_t row, uint32_t
     phi_status status = PHI_OK;
     if (coded->zeros_order == PHI_ZEROS_DENSE) {
         return dense_zero_codes(coded, row, count, buffer, out, err);
+    }
+    if (coded->zeros_order == PHI_ZEROS_BY_WORD) {
+        return word_zero_codes(coded, row, count, buffer, out, err);
     }
     if (coded->zeros_order == PHI_ZEROS_BY_ROW) {
         uint64_t row_bytes = packed_bytes(groups, coded->bits);
@@ -344,6 +373,7 @@ static phi_status read_params(const phi_coded *coded, uint32_t row, uint32_t cou
     case PHI_ZEROS_BY_ROW:
     case PHI_ZEROS_DENSE:
     case PHI_ZEROS_BY_GROUP:
+    case PHI_ZEROS_BY_WORD:
     case PHI_ZEROS_AWQ:
         break;
     }
@@ -432,7 +462,9 @@ static phi_status check_shape(const phi_coded *coded, phi_err *err)
         return phi_fail(err, PHI_E_UNSUPPORTED, "groups of %u do not divide %u columns",
                         coded->group, coded->cols);
     }
-    if ((in_words || coded->zeros_order == PHI_ZEROS_BY_GROUP) && WORD_BITS % coded->bits != 0) {
+    bool zeros_in_words =
+        coded->zeros_order == PHI_ZEROS_BY_GROUP || coded->zeros_order == PHI_ZEROS_BY_WORD;
+    if ((in_words || zeros_in_words) && WORD_BITS % coded->bits != 0) {
         return phi_fail(err, PHI_E_UNSUPPORTED, "codes of %u bits in words of 32 are not supported",
                         coded->bits);
     }
@@ -465,6 +497,8 @@ static uint64_t zeros_bytes(const phi_coded *coded)
         return coded->rows * packed_bytes(groups, coded->bits);
     case PHI_ZEROS_DENSE:
         return packed_bytes(groups * coded->rows, coded->bits);
+    case PHI_ZEROS_BY_WORD:
+        return ((uint64_t)coded->rows * coded->bits + WORD_BITS - 1) / WORD_BITS * groups * 4;
     case PHI_ZEROS_BY_GROUP:
     case PHI_ZEROS_AWQ:
         return groups * coded->rows * coded->bits / 8;
@@ -574,7 +608,8 @@ phi_status phi_coded_settle(phi_coded *coded, phi_err *err)
     status = status ? status : read_group_index(coded, err);
     bool is_codes = coded->zeros_order == PHI_ZEROS_BY_ROW ||
                     coded->zeros_order == PHI_ZEROS_DENSE ||
-                    coded->zeros_order == PHI_ZEROS_BY_GROUP || coded->zeros_order == PHI_ZEROS_AWQ;
+                    coded->zeros_order == PHI_ZEROS_BY_GROUP ||
+                    coded->zeros_order == PHI_ZEROS_BY_WORD || coded->zeros_order == PHI_ZEROS_AWQ;
     if (!status && is_codes) {
         status = join_zeros(coded, err);
     } else if (!status && coded->is_signed && coded->zeros_order == PHI_ZEROS_ONE) {

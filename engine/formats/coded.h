@@ -53,6 +53,7 @@ typedef enum phi_zero_order {
     PHI_ZEROS_BY_ROW,   /* codes [rows][ceil(groups * bits / 8)], low bits first */
     PHI_ZEROS_DENSE,    /* codes [rows * groups], low bits first, rows without a gap. OpenVINO */
     PHI_ZEROS_BY_GROUP, /* 32-bit words [groups][rows * bits / 32], low bits first. GPTQ */
+    PHI_ZEROS_BY_WORD,  /* 32-bit words [ceil(rows * bits / 32)][groups]. compressed-tensors */
     PHI_ZEROS_AWQ,      /* 32-bit words [groups][rows / 8], in AWQ's order */
     PHI_ZEROS_FLOAT,    /* [rows][groups] of the scales' type */
     PHI_ZEROS_OFFSET,   /* [rows][groups] of the scales' type, to be added: MLX's biases */

@@ -66,7 +66,7 @@ static phi_status read_awq(const phi_fields *fields, phi_hf_quant *out, phi_err 
 
 /* One group of layers of compressed-tensors: how wide its codes are. */
 static phi_status read_config_group(const char *name, const json_t *group, uint32_t *bits,
-                                    phi_err *err)
+                                    bool *all_asymmetric, phi_err *err)
 {
     char path[160];
     const char *type = "int";
@@ -87,12 +87,12 @@ static phi_status read_config_group(const char *name, const json_t *group, uint3
     if (status) {
         return status;
     }
-    if (strcmp(type, "int") != 0 || (found != 4 && found != 8) || !symmetric) {
+    if (strcmp(type, "int") != 0 || (found != 4 && found != 8)) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
-                        CONFIG ": \"%s\" asks for %s %s of %u bits; supported: symmetric int of 4 "
-                               "or 8",
-                        path, symmetric ? "symmetric" : "asymmetric", type, found);
+                        CONFIG ": \"%s\" asks for %.20s of %u bits; supported: int of 4 or 8", path,
+                        type, found);
     }
+    *all_asymmetric = *all_asymmetric && !symmetric;
     if (*bits && *bits != found) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
                         CONFIG ": \"quantization_config.config_groups\" has codes of %u and of %u "
@@ -109,6 +109,7 @@ static phi_status read_compressed(const phi_fields *fields, phi_hf_quant *out, p
     const char *format = "";
     const char *name;
     json_t *group;
+    bool all_asymmetric = true;
     bool known = false;
     phi_status status = phi_fields_require(fields, "config_groups", err);
     status = status ? status : phi_fields_string(fields, "format", &format, err);
@@ -124,13 +125,14 @@ static phi_status read_compressed(const phi_fields *fields, phi_hf_quant *out, p
     out->method = PHI_HF_COMPRESSED;
     json_object_foreach(phi_fields_get(fields, "config_groups"), name, group)
     {
-        status = status ? status : read_config_group(name, group, &out->bits, err);
+        status = status ? status : read_config_group(name, group, &out->bits, &all_asymmetric, err);
     }
     if (!status && out->bits == 0) {
         status = phi_fail(err, PHI_E_FORMAT,
                           CONFIG ": field \"quantization_config.config_groups\" must be an object "
                                  "with a group of layers in it");
     }
+    out->asymmetric = out->bits && all_asymmetric;
     return status;
 }
 
@@ -347,20 +349,64 @@ static phi_status make_gptq(const making *m, uint32_t bits, int32_t zero_point_a
     return status;
 }
 
-static phi_status make_compressed(const making *m, uint32_t bits, bool *out_found)
+/* Zero points: in words over the rows beside packed codes, else bytes as the codes are. */
+static phi_status take_compressed_zeros(const making *m, bool packed, bool wanted)
 {
     phi_coded *coded = m->coded;
+    if (!wanted && !find(m, "weight_zero_point", NULL)) {
+        return PHI_OK;
+    }
+    PHI_ASSERT(coded->group > 0);
+    uint64_t groups = coded->cols / coded->group;
+    uint64_t lines = packed ? ((uint64_t)coded->rows * coded->bits + 31) / 32 : coded->rows;
+    coded->zeros_order = packed ? PHI_ZEROS_BY_WORD : PHI_ZEROS_BY_ROW;
+    coded->zero = 0;
+    return take(m, "weight_zero_point", packed ? "I32" : "I8", lines, groups, &coded->zeros, NULL);
+}
+
+/* The group of each column. One that was never filled holds -1, and says nothing. */
+static phi_status take_compressed_index(const making *m)
+{
+    phi_coded *coded = m->coded;
+    if (!find(m, "weight_g_idx", NULL)) {
+        return PHI_OK;
+    }
+    size_t bytes = (size_t)coded->cols * sizeof(int32_t);
+    phi_status status = take(m, "weight_g_idx", "I32", 1, coded->cols, &coded->group_index, NULL);
+    if (!status && coded->group_index.bytes != bytes) {
+        status = phi_fail(m->err, PHI_E_FORMAT, "tensor \"%.*sweight_g_idx\" is not %u numbers",
+                          (int)m->stem_bytes, m->name, coded->cols);
+    }
+    if (status) {
+        return status;
+    }
+    int32_t *index = phi_try_alloc(bytes);
+    if (!index) {
+        return phi_fail(m->err, PHI_E_NO_MEMORY, "not enough memory for groups");
+    }
+    status =
+        phi_file_read_at(coded->group_index.file, coded->group_index.offset, index, bytes, m->err);
+    bool unset = false;
+    for (uint32_t k = 0; k < coded->cols && !status; k++) {
+        unset = unset || index[k] == -1;
+    }
+    phi_free(index);
+    if (unset) {
+        coded->group_index = (phi_array){.file = NULL};
+    }
+    return status;
+}
+
+static phi_status make_compressed(const making *m, const phi_hf_quant *quant, bool *out_found)
+{
+    phi_coded *coded = m->coded;
+    uint32_t bits = quant->bits;
     const phi_tensor_entry *scales = find(m, "weight_scale", NULL);
     bool packed = find(m, "weight_packed", NULL) != NULL;
     phi_status status = PHI_OK;
     *out_found = scales != NULL;
     if (!scales) {
         return PHI_OK;
-    }
-    if (find(m, "weight_zero_point", NULL)) {
-        return phi_fail(m->err, PHI_E_UNSUPPORTED,
-                        "tensor \"%.*sweight_zero_point\": only symmetric codes are supported",
-                        (int)m->stem_bytes, m->name);
     }
     coded->bits = bits;
     coded->is_signed = !packed;
@@ -377,10 +423,8 @@ static phi_status make_compressed(const making *m, uint32_t bits, bool *out_foun
     status =
         status ? status : take_scales(m, "weight_scale", coded->rows, 0, &coded->scales, &scales);
     status = status ? status : set_groups(m, phi_tensor_entry_cols(scales));
-    if (!status && find(m, "weight_g_idx", NULL)) {
-        status = take(m, "weight_g_idx", "I32", 1, coded->cols, &coded->group_index, NULL);
-    }
-    return status;
+    status = status ? status : take_compressed_zeros(m, packed, quant->asymmetric);
+    return status ? status : take_compressed_index(m);
 }
 
 phi_status phi_hf_quant_find(const phi_hf_quant *quant, const phi_hf_finder *finder,
@@ -408,7 +452,7 @@ phi_status phi_hf_quant_find(const phi_hf_quant *quant, const phi_hf_finder *fin
         status = make_gptq(&m, quant->bits, 0, true, out_found);
         break;
     case PHI_HF_COMPRESSED:
-        status = make_compressed(&m, quant->bits, out_found);
+        status = make_compressed(&m, quant, out_found);
         break;
     }
     if (status || !*out_found) {

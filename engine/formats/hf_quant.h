@@ -15,7 +15,9 @@
  * X.qweight int32 [K, N / 8], X.qzeros int32 [K / g, N / 8], X.scales [K / g, N] (AutoAWQ, version
  * "gemm"). compressed-tensors  X.weight_packed int32 [N, ceil(K b / 32)] with 2^(b - 1) added,
  * X.weight_scale [N, K / g], X.weight_g_idx ("pack-quantized"); or X.weight int8 with
- * X.weight_scale [N, 1] or [1] ("int-quantized", "naive-quantized"). Symmetric ones.
+ * X.weight_scale [N, 1] or [1] ("int-quantized", "naive-quantized"). Asymmetric ones have
+ * X.weight_zero_point: int32 [ceil(N b / 32), K / g], words over the rows with 2^(b - 1) added, or
+ * int8 [N, K / g].
  */
 #ifndef PHI_ENGINE_FORMATS_HF_QUANT_H
 #define PHI_ENGINE_FORMATS_HF_QUANT_H
@@ -40,6 +42,7 @@ typedef struct phi_hf_quant {
     phi_hf_method method;
     uint32_t bits;          /* GPTQ and compressed-tensors */
     int32_t zero_point_add; /* GPTQ: 1, in "gptq_v2" 0 */
+    bool asymmetric;        /* compressed-tensors: every matrix of codes has zero points */
 } phi_hf_quant;
 
 /* From config.json of `dir`. */

@@ -65,9 +65,10 @@ static json_t *gptq_section(const phi_export_tensor *usual)
 
 static json_t *compressed_section(const phi_export_tensor *usual)
 {
+    bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
     json_t *weights = json_pack("{s:i, s:s, s:b, s:s, s:i, s:b}", "num_bits", (int)usual->bits,
-                                "type", "int", "symmetric", 1, "strategy", "group", "group_size",
-                                (int)usual->group, "dynamic", 0);
+                                "type", "int", "symmetric", centred ? 1 : 0, "strategy", "group",
+                                "group_size", (int)usual->group, "dynamic", 0);
     return json_pack("{s:s, s:s, s:s, s:{s:{s:[s], s:o}}, s:[s]}", "quant_method",
                      "compressed-tensors", "format", "pack-quantized", "quantization_status",
                      "compressed", "config_groups", "group_0", "targets", "Linear", "weights",

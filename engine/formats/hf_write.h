@@ -12,7 +12,8 @@
  *   MLX                 those, and 4 and 8 bits by 32, 64 or 128 with offsets (PHI_ZERO_REAL)
  *   GPTQ                those, and 4 and 8 bits of the layers' matrices, with zero points that are
  *                       codes ("gptq_v2") or the middle ("gptq"), scales in fp16
- *   compressed-tensors  those, and 4 and 8 bits of the layers' matrices, symmetric
+ *   compressed-tensors  those, and 4 and 8 bits of the layers' matrices, with zero points or
+ * without
  */
 #ifndef PHI_ENGINE_FORMATS_HF_WRITE_H
 #define PHI_ENGINE_FORMATS_HF_WRITE_H

@@ -12,7 +12,7 @@
 /* Elements that are read at a time. */
 #define CHUNK_ELEMENTS (1U << 20)
 
-enum { CODES = 0, SCALES = 1, ZEROS = 2 };
+enum { CODES = 0, SCALES = 1, ZEROS = 2, ZERO_WORDS = 3 };
 
 /* ---- names ---- */
 
@@ -124,13 +124,18 @@ static phi_status plan_compressed(const phi_hf_writing *w, const char *stem, phi
 {
     const phi_export_tensor *t = item->tensor;
     phi_hf_arrays *out = &item->arrays;
-    if (t->zero_rule != PHI_ZERO_CENTRE) {
-        return refuse(w, t, "zero points here, only symmetric codes");
+    if (t->zero_rule == PHI_ZERO_REAL || t->cols % (32 / t->bits) != 0) {
+        return refuse(w, t, "offsets, only zero points; nor rows that do not fill words");
     }
     add(out, stem, "weight_packed", "I32", item->rows, (uint64_t)t->cols * t->bits / 32, 4);
     add(out, stem, "weight_scale", name_of(t->scale_dtype), item->rows, t->cols / t->group,
         size_of(t->scale_dtype));
     add(out, stem, "weight_shape", "I64", 0, 2, 8);
+    if (t->zero_rule == PHI_ZERO_INTEGER) {
+        uint32_t per_word = 32 / t->bits;
+        add(out, stem, "weight_zero_point", "I32", (item->rows + per_word - 1) / per_word,
+            t->cols / t->group, 4);
+    }
     return PHI_OK;
 }
 
@@ -197,7 +202,8 @@ static phi_dtype dtype_of(const phi_hf_array *array)
 
 static uint32_t rows_at_once(const phi_hf_item *item)
 {
-    uint32_t rows = CHUNK_ELEMENTS / item->tensor->cols + 1;
+    /* Whole words of zero points of several rows. */
+    uint32_t rows = (CHUNK_ELEMENTS / item->tensor->cols + 32) / 32 * 32;
     return rows < item->rows ? rows : item->rows;
 }
 
@@ -277,6 +283,27 @@ static void free_chunk(chunk *it)
     phi_free(it->words);
 }
 
+/* Zero points of compressed-tensors: a word holds those of one group and several rows. `row` is the
+ * first of a word; the words' memory is free. */
+static phi_status put_zero_words(phi_hf_writing *w, const phi_hf_item *item, chunk *it,
+                                 uint32_t row, uint32_t count)
+{
+    const phi_export_tensor *t = item->tensor;
+    size_t groups = t->cols / t->group;
+    uint32_t per_word = 32 / t->bits;
+    size_t lines = (count + per_word - 1) / per_word;
+    PHI_ASSERT(row % per_word == 0);
+    memset(it->words, 0, lines * groups * sizeof *it->words);
+    for (uint32_t r = 0; r < count; r++) {
+        for (size_t g = 0; g < groups; g++) {
+            it->words[r / per_word * groups + g] |= (uint32_t)it->zeros[r * groups + g]
+                                                    << r % per_word * t->bits;
+        }
+    }
+    return put(w, &item->arrays.at[ZERO_WORDS], row / per_word * groups * 4, it->words,
+               lines * groups * 4);
+}
+
 /* Arrays that lie row by row: MLX and compressed-tensors. */
 static phi_status fill_rows(phi_hf_writing *w, const phi_hf_item *item, chunk *it, uint32_t step)
 {
@@ -306,6 +333,8 @@ static phi_status fill_rows(phi_hf_writing *w, const phi_hf_item *item, chunk *i
         if (!status && t->zero_rule == PHI_ZERO_REAL) {
             narrow(t->scale_dtype, it->zeros, count * groups);
             status = put(w, &arrays->at[ZEROS], row * scale_bytes, it->zeros, count * scale_bytes);
+        } else if (!status && t->zero_rule == PHI_ZERO_INTEGER) {
+            status = put_zero_words(w, item, it, row, count);
         }
     }
     return status;

@@ -100,8 +100,6 @@ static phi_zero_rule zero_rule(const conversion *c, bool centred)
     switch (c->options->format) {
     case PHI_CONVERT_MLX:
         return PHI_ZERO_REAL;
-    case PHI_CONVERT_COMPRESSED:
-        return PHI_ZERO_CENTRE;
     default:
         return centred ? PHI_ZERO_CENTRE : PHI_ZERO_INTEGER;
     }

@@ -10,10 +10,10 @@
  *
  * Without a precision each matrix keeps its own. A matrix of codes goes over exactly when the
  * format has its width, its groups (or smaller ones, which repeat the scale) and its zero points.
- * ONNX, OpenVINO and GPTQ store them as codes, so an offset that is no whole number of scales
- * (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its values; so is any
- * that has zero points, for compressed-tensors. MLX stores offsets. GPTQ and compressed-tensors
- * have the layers' matrices in codes, all alike; the embedding and the head are floats there.
+ * ONNX, OpenVINO, GPTQ and compressed-tensors store them as codes, so an offset that is no whole
+ * number of scales (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its
+ * values. MLX stores offsets. GPTQ and compressed-tensors have the layers' matrices in codes, all
+ * alike; the embedding and the head are floats there.
  *
  * A GGUF's tokenizer, template and configuration become the files that a folder has them in.
  */

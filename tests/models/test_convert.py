@@ -28,7 +28,7 @@ HUGGING_FACE = {
     "safetensors": ["fp16", "fp32"],
     "mlx": ["int4", "int4-offset", "int4-128", "int8", "fp16"],
     "gptq": ["int4", "int4-offset", "int4-128", "int8"],
-    "compressed-tensors": ["int4", "int4-128", "int8"],
+    "compressed-tensors": ["int4", "int4-offset", "int4-128", "int8"],
 }
 CODINGS = {
     "int4": ["--precision", "int4"],
@@ -93,9 +93,10 @@ def test_hugging_face_there_and_again(form, coding, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["onnx", "openvino"])
-@pytest.mark.parametrize("form", ["mlx", "gptq", "compressed-tensors"])
-def test_codes_go_over(form, source, tmp_path):
-    convert(SAMPLE, tmp_path / "source", source, *CODINGS["int4"])
+@pytest.mark.parametrize("form, coding", [("mlx", "int4"), ("gptq", "int4"), ("compressed-tensors", "int4"),
+                                          ("compressed-tensors", "int4-offset")])
+def test_codes_go_over(form, coding, source, tmp_path):
+    convert(SAMPLE, tmp_path / "source", source, *CODINGS[coding])
     then = convert(tmp_path / "source", tmp_path / "then", form)
     assert (then["matrices"], then["requantized"]) == (18, 0)
     assert values(tmp_path / "then", tmp_path / "then.gguf") == \
@@ -234,7 +235,8 @@ TO_GGUF = [
     ("openvino", "int4-offset", (2, 16, 0), "Q4_1"),
     ("gptq", "int4", (18, 0, 0), "Q4_0"), ("gptq", "int4-128", (18, 0, 0), "Q4_0"), ("gptq", "int8", (18, 0, 0), "Q8_0"),
     ("gptq", "int4-offset", (2, 16, 0), "Q4_1"),
-    ("compressed-tensors", "int4", (18, 0, 0), "Q4_0"), ("safetensors", "fp32", (18, 0, 0), "F32"),
+    ("compressed-tensors", "int4", (18, 0, 0), "Q4_0"), ("compressed-tensors", "int4-offset", (2, 16, 0), "Q4_1"),
+    ("safetensors", "fp32", (18, 0, 0), "F32"),
 ]
 
 

@@ -119,8 +119,25 @@ def compressed(stem, weight, bits, group):
             stem + "weight_shape": numpy.array(weight.shape, numpy.int32)}, value
 
 
-def config_groups(bits):
-    return {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "symmetric": True}}}
+def compressed_zeros(stem, weight, bits, group, packed=True):
+    """Asymmetric: zero points in words over the rows, or as bytes beside codes that are bytes."""
+    q, scales, zeros = encode(weight, bits, group, False)
+    middle = 1 << (bits - 1)
+    value = decode(q, scales, zeros, group)
+    if not packed:
+        return {stem + "weight": (q - middle).astype(numpy.int8), stem + "weight_scale": scales,
+                stem + "weight_zero_point": (zeros - middle).astype(numpy.int8)}, value
+    padded = numpy.zeros((-(-zeros.shape[0] * bits // 32) * 32 // bits, zeros.shape[1]), numpy.int64)
+    padded[:zeros.shape[0]] = zeros
+    return {stem + "weight_packed": words(q, bits).view(numpy.int32), stem + "weight_scale": scales,
+            stem + "weight_zero_point": numpy.ascontiguousarray(words(padded.T, bits).T).view(numpy.int32),
+            stem + "weight_g_idx": numpy.full(weight.shape[1], -1, numpy.int32),
+            stem + "weight_shape": numpy.array(weight.shape, numpy.int32)}, value
+
+
+def config_groups(bits, symmetric=True):
+    return {"group_0": {"targets": ["Linear"],
+                        "weights": {"num_bits": bits, "type": "int", "symmetric": symmetric}}}
 
 
 ORDER = numpy.random.default_rng(3)
@@ -142,6 +159,12 @@ LAYOUTS = {
     "compressed-8": (lambda s, w: compressed(s, w, 8, w.shape[1]), "quantization_config",
                      {"quant_method": "compressed-tensors", "format": "int-quantized",
                       "config_groups": config_groups(8)}, "compressed-tensors", False),
+    "compressed-zeros-4": (lambda s, w: compressed_zeros(s, w, 4, 32), "quantization_config",
+                           {"quant_method": "compressed-tensors", "format": "pack-quantized",
+                            "config_groups": config_groups(4, False)}, "compressed-tensors", False),
+    "compressed-zeros-8": (lambda s, w: compressed_zeros(s, w, 8, w.shape[1], False), "quantization_config",
+                           {"quant_method": "compressed-tensors", "format": "int-quantized",
+                            "config_groups": config_groups(8, False)}, "compressed-tensors", False),
 }
 
 
@@ -204,7 +227,8 @@ def test_answers(layout, sample, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
-@pytest.mark.parametrize("layout", ["gptq-4", "gptq-8", "awq", "compressed-4", "compressed-8"])
+@pytest.mark.parametrize("layout", ["gptq-4", "gptq-8", "awq", "compressed-4", "compressed-8",
+                                    "compressed-zeros-4", "compressed-zeros-8"])
 def test_convert_is_exact(layout, form, sample, tmp_path):
     stored, _ = build(sample, layout, tmp_path)
     said = json.loads(phid("convert", stored, tmp_path / "model", "--format", form, "--json"))
@@ -246,3 +270,13 @@ STEM = "model.layers.1.mlp.down_proj."
 ])
 def test_refusals(change, section, says, sample, tmp_path):
     assert says in refusal(sample, tmp_path, change, **section)
+
+
+def test_asymmetric_without_zero_points(sample, tmp_path):
+    stored, _ = build(sample, "compressed-4", tmp_path)
+    config = json.loads((stored / "config.json").read_text())
+    config["quantization_config"]["config_groups"] = config_groups(4, False)
+    (stored / "config.json").write_text(json.dumps(config))
+    done = subprocess.run([PHID, "inspect", str(stored)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert 'weight_zero_point" is missing' in done.stderr

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
 PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
 NUMPY_TYPES = {"F32": numpy.float32, "F16": numpy.float16, "I32": numpy.int32, "U32": numpy.uint32,
-               "I8": numpy.int8, "U8": numpy.uint8}
+               "I8": numpy.int8, "U8": numpy.uint8, "BF16": numpy.uint16}
 TYPE_NAMES = {numpy.dtype(value): name for name, value in NUMPY_TYPES.items()}
 AWQ_ROWS = [0, 2, 4, 6, 1, 3, 5, 7]
 
@@ -144,6 +144,7 @@ ORDER = numpy.random.default_rng(3)
 LAYOUTS = {
     "mlx-4": (lambda s, w: mlx(s, w, 4, 64), "quantization", {"group_size": 64, "bits": 4}, "MLX", True),
     "mlx-8": (lambda s, w: mlx(s, w, 8, 32), "quantization", {"group_size": 32, "bits": 8}, "MLX", True),
+    "mlx-16": (lambda s, w: mlx(s, w, 4, 16), "quantization", {"group_size": 16, "bits": 4}, "MLX", True),
     "mlx-2": (lambda s, w: mlx(s, w, 2, 32), "quantization", {"group_size": 32, "bits": 2}, "MLX", True),
     "gptq-4": (lambda s, w: gptq(s, w, 4, 128), "quantization_config",
                {"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ", False),
@@ -280,3 +281,77 @@ def test_asymmetric_without_zero_points(sample, tmp_path):
     done = subprocess.run([PHID, "inspect", str(stored)], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert 'weight_zero_point" is missing' in done.stderr
+
+
+TARGETS = ["onnx", "openvino", "safetensors", "mlx", "gptq", "compressed-tensors", "gguf"]
+
+
+def floats(path, out):
+    """All values, in the order in which a GGUF has them."""
+    phid("quantize", path, "--precision", "fp32", "--no-quality", "--out", out)
+    tensors = json.loads(phid("inspect", out, "--json"))["tensors"]
+    return numpy.frombuffer(out.read_bytes()[-sum(tensor["bytes"] for tensor in tensors):], numpy.float32)
+
+
+def words_apart(packed):
+    shifts = numpy.arange(8, dtype=numpy.uint32) * numpy.uint32(4)
+    return (packed.view(numpy.uint32)[..., None] >> shifts & numpy.uint32(15)).reshape(len(packed), -1).astype(int)
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_odd_codes_go_over(form, sample, tmp_path):
+    """A tied head, rows whose scale is 0 and negative scales, as Q4_0 has them."""
+    stored = {}
+    for name, weight in sample.items():
+        if "lm_head" in name:
+            continue
+        if weight.ndim == 1 or ".layers." not in name:
+            stored[name] = weight
+            continue
+        stem = name.removesuffix("weight")
+        arrays, _ = compressed(stem, weight, 4, 32)
+        q, scales = words_apart(arrays[stem + "weight_packed"]), arrays[stem + "weight_scale"].copy()
+        scales[::7] = 0
+        # w = s (q - 8) = -s (16 - q - 8), where q is not 0.
+        turned = (q.reshape(len(q), -1, 32).min(2) > 0) & (numpy.arange(len(q))[:, None] % 3 == 0)
+        q = numpy.where(numpy.repeat(turned, 32, 1), 16 - q, q)
+        assert turned.any()
+        arrays[stem + "weight_packed"] = words(q, 4).view(numpy.int32)
+        arrays[stem + "weight_scale"] = numpy.where(turned, -scales, scales)
+        stored.update(arrays)
+    source = make_folder(tmp_path / "source", stored, tie_word_embeddings=True, quantization_config={
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": config_groups(4)})
+    out = tmp_path / ("out.gguf" if form == "gguf" else "out")
+    said = json.loads(phid("convert", source, out, "--format", form, "--json"))
+    assert (said["matrices"], said["exact"]) == (17, 17)
+    before, after = floats(source, tmp_path / "a.gguf"), floats(out, tmp_path / "b.gguf")
+    assert numpy.array_equal(before, after)
+    assert (before == 0).sum() > before.size // 9
+    described = json.loads(phid("inspect", out, "--json"))
+    assert "output.weight" not in [tensor["name"] for tensor in described["tensors"]]
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_bf16_goes_over(form, sample, tmp_path):
+    """bf16 stays where the format has it, and becomes fp16 for ONNX and OpenVINO."""
+    stored = {name: (weight.astype(numpy.float32).view(numpy.uint32) >> 16).astype(numpy.uint16)
+              for name, weight in sample.items()}
+    source = make_folder(tmp_path / "source", stored)
+    out = tmp_path / ("out.gguf" if form == "gguf" else "out")
+    said = json.loads(phid("convert", source, out, "--format", form, "--json"))
+    kept = form not in ("onnx", "openvino")
+    assert (said["exact"], said["requantized"]) == (18 if kept else 0, 0)
+    before, after = floats(source, tmp_path / "a.gguf"), floats(out, tmp_path / "b.gguf")
+    assert numpy.array_equal(before if kept else before.astype(numpy.float16).astype(numpy.float32), after)
+
+
+@pytest.mark.parametrize("form, exact", [("onnx", 0), ("openvino", 0), ("safetensors", 18), ("mlx", 0), ("gguf", 0)])
+def test_groups_of_16_go_over(form, exact, sample, tmp_path):
+    """MLX reads groups of 16, and its own tools do not write them: they are coded anew."""
+    source, _ = build(sample, "mlx-16", tmp_path)
+    out = tmp_path / ("out.gguf" if form == "gguf" else "out")
+    said = json.loads(phid("convert", source, out, "--format", form, "--json"))
+    assert (said["exact"], said["requantized"]) == (exact, 18 - exact)
+    before, after = floats(source, tmp_path / "a.gguf"), floats(out, tmp_path / "b.gguf")
+    error = numpy.sqrt(((before - after) ** 2).sum() / (before ** 2).sum())
+    assert error == 0 if exact else 0 < error < 0.12

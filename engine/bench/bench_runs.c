@@ -126,8 +126,10 @@ static phi_status prefill(session *self, uint32_t tokens, phi_err *err)
         uint32_t left = tokens - at;
         uint32_t n = left < self->bench->batch_tokens ? left : self->bench->batch_tokens;
         for (uint32_t i = 0; i < n; i++) {
-            self->rows[i] = (phi_row){
-                .token = next_token(self), .position = at + i, .want_logits = at + i + 1 == tokens};
+            self->rows[i] = (phi_row){.token = next_token(self),
+                                      .position = at + i,
+                                      .is_prompt = true,
+                                      .want_logits = at + i + 1 == tokens};
         }
         forward(self, n);
         status = go_on(self, err);

@@ -61,11 +61,13 @@ static bool may_use_tiles(void)
 
 bool phi_cpu_has_amx(void)
 {
-    const unsigned tile_and_int8 = 3U << 24;
+    const unsigned tiles = 3U << 24 | 1U << 22; /* AMX-TILE, AMX-INT8, AMX-BF16 */
+    const unsigned avx512_bf16 = 1U << 5;
     const unsigned saved = 3U << 17; /* XCR0: the tiles' configuration and data */
     unsigned eax;
     unsigned edx;
-    if (!phi_cpu_has_avx512_vnni() || (read_leaf(7, 0).edx & tile_and_int8) != tile_and_int8) {
+    if (!phi_cpu_has_avx512_vnni() || (read_leaf(7, 0).edx & tiles) != tiles ||
+        (read_leaf(7, 1).eax & avx512_bf16) == 0) {
         return false;
     }
     __asm__("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));

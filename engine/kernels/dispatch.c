@@ -27,7 +27,7 @@ static bool anywhere(void)
 
 static const set_entry sets[] = {
 #ifdef PHID_KERNELS_X86
-    {&phi_kernels_amx, phi_cpu_has_amx, "AMX-INT8, or Linux 5.16 to permit it"},
+    {&phi_kernels_amx, phi_cpu_has_amx, "AMX-INT8 and AMX-BF16, or Linux 5.16 to permit them"},
     {&phi_kernels_avx512_vnni, phi_cpu_has_avx512_vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
     {&phi_kernels_avx_vnni, phi_cpu_has_avx_vnni, "AVX2, FMA, F16C and AVX-VNNI"},
     {&phi_kernels_avx2, phi_cpu_has_avx2, "AVX2, FMA and F16C"},

@@ -35,6 +35,13 @@
 #define PHI_FLOAT_PIECE 256U
 /* Tokens that lie together in an activation tile, except in AMX's and those of NEON's i8mm. */
 #define PHI_ACT_QUAD 4U
+/* Tokens of a tile of a bulk product, what their number is rounded up to, and that of columns. */
+#define PHI_BULK_TILE 16U
+#define PHI_BULK_TOKENS 32U
+#define PHI_BULK_STEP 32U
+#define PHI_BULK_PARTS_MAX 3U
+/* Blocks of a bulk product's slice, at most. */
+#define PHI_BULK_BLOCKS 32U
 
 /*
  * The right-hand side of a product, in tiles of tokens: tile i holds tokens [i * tile, ...), `tile`
@@ -57,6 +64,36 @@ typedef struct phi_act {
     const float *x;
 } phi_act;
 
+/* The right-hand side of a bulk product, for the set's eyes: numbers as sums of `parts` shorter
+ * ones, in tiles up to a multiple of PHI_BULK_TOKENS, and columns up to one of PHI_BULK_STEP. */
+typedef struct phi_bulk_act {
+    uint32_t n_tok;
+    uint32_t cols;
+    uint32_t parts;
+    uint16_t *values; /* 64-byte aligned */
+} phi_bulk_act;
+
+/*
+ * Products for many tokens, for a set that has faster ones than its dot products. They round
+ * otherwise, and so are for the tokens of prompts alone; but a token's result is still the same
+ * bits whatever their number.
+ */
+typedef struct phi_bulk {
+    const char *instruction; /* "tdpbf16ps" */
+    /* phi_bulk_act.parts beside weights of a kind. */
+    uint32_t (*act_parts)(phi_weight_kind kind);
+    /* x [n_tok, cols] -> tile `tile` of act->values. */
+    void (*pack)(const float *x, uint32_t tile, const phi_bulk_act *act);
+    /* As phi_kernels.rows_int, for any kind and at most PHI_BULK_BLOCKS blocks that begin at an
+     * even one. work: PHI_BULK_WORK(n_tok) floats, 64-byte aligned. */
+    void (*rows)(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
+                 const phi_bulk_act *act, float *work, float *y, size_t ldy);
+} phi_bulk;
+/* A sum for each token and row of a slice. */
+#define PHI_BULK_WORK(n_tok)                                                                       \
+    (((size_t)(n_tok) + PHI_BULK_TOKENS - 1) / PHI_BULK_TOKENS * PHI_BULK_TOKENS *                 \
+     PHI_BULK_BLOCKS * PHI_WEIGHT_BLOCK)
+
 typedef struct phi_kernels {
     const char *name; /* "portable", "avx2" */
     /* Tokens of a tile of codes; a set whose tiles are not PHI_ACT_QUAD wide may order the codes
@@ -73,6 +110,7 @@ typedef struct phi_kernels {
     /* The same for FP16, BF16 and FP32. */
     void (*rows_float)(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                        const phi_act *act, float *y, size_t ldy);
+    const phi_bulk *bulk; /* NULL: prompts are multiplied by the two above, too */
 
     /* out[i] = weight[i] * x[i] / sqrt(mean(x^2) + eps); Zhang and Sennrich, arXiv:1910.07467 */
     void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *out);

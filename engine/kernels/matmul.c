@@ -24,23 +24,16 @@
 
 /* ---- scratch ---- */
 
-/* Hands out the parts of scratch->memory; with memory NULL it only counts. */
-static uint64_t lay_out(phi_matmul_scratch *scratch)
+typedef struct scratch_part {
+    void **part;
+    uint64_t bytes;
+} scratch_part;
+
+/* Hands out parts of scratch->memory, from its beginning; with memory NULL it only counts. */
+static uint64_t hand_out(const phi_matmul_scratch *scratch, const scratch_part *parts, size_t n)
 {
-    uint64_t cells = (uint64_t)scratch->n_tok_max * scratch->cols_max;
-    uint64_t runs = (uint64_t)scratch->n_tok_max * (scratch->cols_max / RUN_MIN + 1);
-    struct {
-        void **part;
-        uint64_t bytes;
-    } parts[] = {
-        {(void **)&scratch->codes, cells},
-        {(void **)&scratch->scales, runs * sizeof(float)},
-        {(void **)&scratch->starts, runs * sizeof(int32_t)},
-        {(void **)&scratch->shifts, runs * sizeof(float)},
-        {(void **)&scratch->x, cells * sizeof(float)},
-    };
     uint64_t used = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (scratch->memory) {
             *parts[i].part = (uint8_t *)scratch->memory + used;
         }
@@ -49,30 +42,59 @@ static uint64_t lay_out(phi_matmul_scratch *scratch)
     return used;
 }
 
-uint64_t phi_matmul_scratch_bytes(uint32_t n_tok_max, uint32_t cols_max)
+static uint64_t lay_out(phi_matmul_scratch *scratch)
 {
-    phi_matmul_scratch sizes = {.n_tok_max = n_tok_max, .cols_max = cols_max};
+    const phi_matmul_sizes *sizes = &scratch->sizes;
+    uint64_t cells = (uint64_t)sizes->n_tok_max * sizes->cols_max;
+    uint64_t runs = (uint64_t)sizes->n_tok_max * (sizes->cols_max / RUN_MIN + 1);
+    uint64_t tokens = ((uint64_t)sizes->n_tok_max + PHI_BULK_TOKENS - 1) / PHI_BULK_TOKENS;
+    uint64_t steps = ((uint64_t)sizes->cols_max + PHI_BULK_STEP - 1) / PHI_BULK_STEP;
+    uint64_t bulk_cells = tokens * PHI_BULK_TOKENS * steps * PHI_BULK_STEP * PHI_BULK_PARTS_MAX;
+    const scratch_part parts[] = {
+        {(void **)&scratch->codes, cells},
+        {(void **)&scratch->scales, runs * sizeof(float)},
+        {(void **)&scratch->starts, runs * sizeof(int32_t)},
+        {(void **)&scratch->shifts, runs * sizeof(float)},
+        {(void **)&scratch->x, cells * sizeof(float)},
+    };
+    const scratch_part bulk_parts[] = {
+        {(void **)&scratch->bulk, bulk_cells * sizeof(uint16_t)},
+        {(void **)&scratch->work,
+         sizes->n_threads * (uint64_t)PHI_BULK_WORK(sizes->n_tok_max) * sizeof(float)},
+    };
+    uint64_t bytes = hand_out(scratch, parts, sizeof parts / sizeof *parts);
+    if (sizes->n_threads) {
+        uint64_t bulk = hand_out(scratch, bulk_parts, sizeof bulk_parts / sizeof *bulk_parts);
+        bytes = bulk > bytes ? bulk : bytes;
+    }
+    return bytes;
+}
+
+uint64_t phi_matmul_scratch_bytes(const phi_matmul_sizes *sizes)
+{
+    phi_matmul_scratch scratch = {.sizes = *sizes};
     uint64_t cells;
-    if (!phi_checked_mul(n_tok_max, (uint64_t)cols_max + RUN_MIN, &cells) ||
+    if (!phi_checked_mul((uint64_t)sizes->n_tok_max + PHI_BULK_TOKENS,
+                         (uint64_t)sizes->cols_max + PHI_BULK_STEP, &cells) ||
         cells > UINT64_MAX / 16) {
         return 0;
     }
-    return lay_out(&sizes);
+    return lay_out(&scratch);
 }
 
-phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, uint32_t n_tok_max,
-                                   uint32_t cols_max, phi_err *err)
+phi_status phi_matmul_scratch_init(phi_matmul_scratch *scratch, const phi_matmul_sizes *sizes,
+                                   phi_err *err)
 {
-    phi_matmul_scratch fresh = {.n_tok_max = n_tok_max, .cols_max = cols_max};
-    uint64_t bytes = phi_matmul_scratch_bytes(n_tok_max, cols_max);
+    phi_matmul_scratch fresh = {.sizes = *sizes};
+    uint64_t bytes = phi_matmul_scratch_bytes(sizes);
     if (bytes == 0 || bytes > SIZE_MAX / 2) {
-        return phi_fail(err, PHI_E_LIMIT, "activations of %u x %u are too large", n_tok_max,
-                        cols_max);
+        return phi_fail(err, PHI_E_LIMIT, "activations of %u x %u are too large", sizes->n_tok_max,
+                        sizes->cols_max);
     }
     fresh.memory = phi_try_alloc_aligned((size_t)bytes);
     if (!fresh.memory) {
         return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for activations of %u x %u",
-                        n_tok_max, cols_max);
+                        sizes->n_tok_max, sizes->cols_max);
     }
     (void)lay_out(&fresh);
     *scratch = fresh;
@@ -198,7 +220,7 @@ void phi_matmul(const phi_compute *compute, const phi_weight *weight, const floa
     if (n_tok == 0) {
         return;
     }
-    PHI_ASSERT(n_tok <= scratch->n_tok_max && weight->cols <= scratch->cols_max);
+    PHI_ASSERT(n_tok <= scratch->sizes.n_tok_max && weight->cols <= scratch->sizes.cols_max);
     job.act.n_tok = n_tok;
     job.act.cols = weight->cols;
     prepare(compute, &job, scratch);
@@ -212,4 +234,76 @@ void phi_matmul(const phi_compute *compute, const phi_weight *weight, const floa
     phi_team_run(compute->team, compute->priority,
                  (weight->n_blocks + SLICE_BLOCKS - 1) / SLICE_BLOCKS, slice_grain(weight, n_tok),
                  multiply_blocks, &job);
+}
+
+/* ---- prompts ---- */
+
+typedef struct bulk_job {
+    const phi_bulk *bulk;
+    const phi_weight *weight;
+    const float *x;
+    float *y;
+    float *work;
+    size_t work_floats; /* of a thread */
+    uint32_t n_blocks;  /* of a slice */
+    phi_bulk_act act;
+} bulk_job;
+
+/* [team] Tiles [begin, end) of tokens. */
+static void bulk_tiles(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    (void)worker;
+    const bulk_job *job = arg;
+    for (size_t i = begin; i < end; i++) {
+        job->bulk->pack(job->x, (uint32_t)i, &job->act);
+    }
+}
+
+/* Blocks of a slice: many share what is fetched of the tokens, but each thread shall have two
+ * slices at least. */
+static uint32_t bulk_blocks(uint32_t n_blocks, unsigned n_threads)
+{
+    uint32_t n = n_blocks / (2 * n_threads) / 2 * 2;
+    return n < 2 ? 2 : n > PHI_BULK_BLOCKS ? PHI_BULK_BLOCKS : n;
+}
+
+/* [team] Slices [begin, end) of the weight. */
+static void bulk_slices(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    const bulk_job *job = arg;
+    const phi_weight *weight = job->weight;
+    for (size_t i = begin; i < end; i++) {
+        uint32_t first = (uint32_t)i * job->n_blocks;
+        uint32_t left = weight->n_blocks - first;
+        job->bulk->rows(weight, first, first + (left < job->n_blocks ? left : job->n_blocks),
+                        &job->act, job->work + worker * job->work_floats, job->y, weight->rows);
+    }
+}
+
+void phi_matmul_prompt(const phi_compute *compute, const phi_weight *weight, const float *x,
+                       uint32_t n_tok, float *y, phi_matmul_scratch *scratch)
+{
+    const phi_bulk *bulk = compute->kernels->bulk;
+    if (!bulk || n_tok == 0) {
+        phi_matmul(compute, weight, x, n_tok, y, scratch);
+        return;
+    }
+    PHI_ASSERT(n_tok <= scratch->sizes.n_tok_max && weight->cols <= scratch->sizes.cols_max);
+    PHI_ASSERT(phi_team_size(compute->team) <= scratch->sizes.n_threads);
+    bulk_job job = {.bulk = bulk,
+                    .weight = weight,
+                    .x = x,
+                    .y = y,
+                    .work = scratch->work,
+                    .work_floats = PHI_BULK_WORK(scratch->sizes.n_tok_max),
+                    .n_blocks = bulk_blocks(weight->n_blocks, phi_team_size(compute->team)),
+                    .act = {.n_tok = n_tok,
+                            .cols = weight->cols,
+                            .parts = bulk->act_parts(weight->kind),
+                            .values = scratch->bulk}};
+    const size_t n_tiles =
+        ((size_t)n_tok + PHI_BULK_TOKENS - 1) / PHI_BULK_TOKENS * (PHI_BULK_TOKENS / PHI_BULK_TILE);
+    phi_team_run(compute->team, compute->priority, n_tiles, 1, bulk_tiles, &job);
+    phi_team_run(compute->team, compute->priority,
+                 (weight->n_blocks + job.n_blocks - 1) / job.n_blocks, 1, bulk_slices, &job);
 }

@@ -27,7 +27,7 @@ struct phi_forward_ctx {
     float *cosine;                /* [n_tok, r / 2] */
     float *sine;                  /* [n_tok, r / 2] */
     float *logits;                /* [n_logits, V] */
-    phi_row *rows;                /* [n_tok] of a streamed layer */
+    phi_row *rows;                /* [n_tok] as they are computed: those of prompts last */
     phi_forward_profile *profile; /* NULL: times are not taken */
     uint64_t lap_ns;              /* when the present part of the pass began */
 };
@@ -85,7 +85,8 @@ phi_status phi_forward_ctx_create(const phi_description *description,
     cols = attn_cols > cols ? attn_cols : cols;
     cols = description->n_ffn > cols ? description->n_ffn : cols;
     phi_status status = phi_rope_init(&ctx->rope, description, err);
-    status = status ? status : phi_matmul_scratch_init(&ctx->scratch, n_tok_max, cols, err);
+    const phi_matmul_sizes products = {n_tok_max, cols, sizes->n_threads};
+    status = status ? status : phi_matmul_scratch_init(&ctx->scratch, &products, err);
     status = status ? status
                     : phi_attention_scratch_init(&ctx->attention, description, n_tok_max,
                                                  sizes->n_threads, err);
@@ -120,8 +121,7 @@ void phi_forward_ctx_destroy(phi_forward_ctx *ctx)
 
 uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx)
 {
-    return ctx->memory_bytes +
-           phi_matmul_scratch_bytes(ctx->scratch.n_tok_max, ctx->scratch.cols_max) +
+    return ctx->memory_bytes + phi_matmul_scratch_bytes(&ctx->scratch.sizes) +
            phi_attention_scratch_bytes(&ctx->description, ctx->sizes.n_tok_max,
                                        ctx->sizes.n_threads);
 }
@@ -257,11 +257,22 @@ static void over_rows(const phi_compute *compute, uint32_t n_tok, phi_team_fn fn
 typedef struct layer_call {
     const phi_layer_weights *layer;
     uint32_t page_layer; /* index of the layer inside a page */
-    const phi_row *rows;
+    const phi_row *rows; /* those of prompts last */
     uint32_t n_rows;
+    uint32_t n_prompt;
     const phi_kv_view *views;
     float *x;
 } layer_call;
+
+static void multiply(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call,
+                     const phi_weight *weight, const float *x, float *y)
+{
+    uint32_t n = call->n_rows - call->n_prompt;
+    phi_matmul(compute, weight, x, n, y, &ctx->scratch);
+    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, call->n_prompt,
+                      y + (size_t)n * weight->rows, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
+}
 
 static void run_norm(phi_forward_ctx *ctx, const phi_compute *compute, const float *x, uint32_t n,
                      const float *weight, const float *bias)
@@ -290,8 +301,7 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, cons
 {
     const phi_layer_weights *w = call->layer;
     uint32_t n = call->n_rows;
-    phi_matmul(compute, &w->qkv, ctx->normed, n, ctx->qkv, &ctx->scratch);
-    lap(ctx, PHI_FORWARD_MATRICES);
+    multiply(ctx, compute, call, &w->qkv, ctx->normed, ctx->qkv);
     stage self = {.ctx = ctx, .kernels = compute->kernels, .bias = w->qkv_bias, .out = ctx->qkv};
     over_rows(compute, n, rope_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
@@ -305,8 +315,7 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, cons
                                .out = ctx->attn};
     phi_attention_run(compute, &attention, &ctx->attention);
     lap(ctx, PHI_FORWARD_ATTENTION);
-    phi_matmul(compute, &w->out, ctx->attn, n, ctx->delta, &ctx->scratch);
-    lap(ctx, PHI_FORWARD_MATRICES);
+    multiply(ctx, compute, call, &w->out, ctx->attn, ctx->delta);
     add_delta(ctx, compute, call, w->out_bias);
 }
 
@@ -320,12 +329,10 @@ static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const laye
                   .in = ctx->gate,
                   .bias = w->up_bias,
                   .out = ctx->ffn};
-    phi_matmul(compute, &w->up, ctx->normed, n, is_gated ? ctx->gate : ctx->ffn, &ctx->scratch);
-    lap(ctx, PHI_FORWARD_MATRICES);
+    multiply(ctx, compute, call, &w->up, ctx->normed, is_gated ? ctx->gate : ctx->ffn);
     over_rows(compute, n, is_gated ? swiglu_slice : gelu_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
-    phi_matmul(compute, &w->down, ctx->ffn, n, ctx->delta, &ctx->scratch);
-    lap(ctx, PHI_FORWARD_MATRICES);
+    multiply(ctx, compute, call, &w->down, ctx->ffn, ctx->delta);
     add_delta(ctx, compute, call, w->down_bias);
 }
 
@@ -340,12 +347,28 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     run_ffn(ctx, compute, call);
 }
 
-static void prepare_angles(phi_forward_ctx *ctx, const phi_row *rows, uint32_t n_rows,
-                           const phi_kv_view *views)
+/* Into ctx->rows, those of prompts last; returns how many these are. */
+static uint32_t sort_rows(phi_forward_ctx *ctx, const phi_row *rows, uint32_t n_rows)
+{
+    uint32_t n = 0;
+    uint32_t n_generated = 0;
+    for (int is_prompt = 0; is_prompt < 2; is_prompt++) {
+        for (uint32_t i = 0; i < n_rows; i++) {
+            if (rows[i].is_prompt == is_prompt) {
+                ctx->rows[n++] = rows[i];
+            }
+        }
+        n_generated = is_prompt ? n_generated : n;
+    }
+    return n_rows - n_generated;
+}
+
+static void prepare_angles(phi_forward_ctx *ctx, uint32_t n_rows, const phi_kv_view *views)
 {
     size_t half = ctx->rope.half;
     for (uint32_t i = 0; i < n_rows; i++) {
-        phi_rope_angles(&ctx->rope, views[rows[i].seq].rope_long, rows[i].position,
+        const phi_row *row = &ctx->rows[i];
+        phi_rope_angles(&ctx->rope, views[row->seq].rope_long, row->position,
                         ctx->cosine + i * half, ctx->sine + i * half);
     }
 }
@@ -373,30 +396,34 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
     PHI_ASSERT(n_rows > 0 && n_rows <= ctx->sizes.n_tok_max);
     size_t n = ctx->description.n_embd;
     begin_laps(ctx);
+    uint32_t n_prompt = sort_rows(ctx, rows, n_rows);
     for (uint32_t i = 0; i < n_rows; i++) {
-        phi_weight_row(&weights->embedding, (uint32_t)rows[i].token, ctx->x + i * n);
+        phi_weight_row(&weights->embedding, (uint32_t)ctx->rows[i].token, ctx->x + i * n);
     }
-    prepare_angles(ctx, rows, n_rows, views);
+    prepare_angles(ctx, n_rows, views);
     for (uint32_t l = 0; l < ctx->description.n_layer; l++) {
         layer_call call = {.layer = &weights->layers[l],
                            .page_layer = l,
-                           .rows = rows,
+                           .rows = ctx->rows,
                            .n_rows = n_rows,
+                           .n_prompt = n_prompt,
                            .views = views,
                            .x = ctx->x};
         run_layer(ctx, compute, &call);
     }
+    /* In the caller's order. */
+    uint32_t next[2] = {0, n_rows - n_prompt};
     uint32_t wanted = 0;
     for (uint32_t i = 0; i < n_rows; i++) {
+        uint32_t from = next[rows[i].is_prompt]++;
         if (rows[i].want_logits) {
-            /* Packing forwards never overwrites a row that is still to come. */
-            memmove(ctx->x + wanted * n, ctx->x + i * n, n * sizeof *ctx->x);
+            memcpy(ctx->delta + wanted * n, ctx->x + from * n, n * sizeof *ctx->x);
             wanted++;
         }
     }
     PHI_ASSERT(wanted <= ctx->sizes.n_logits_max);
     if (wanted) {
-        head(ctx, compute, weights, ctx->x, wanted, ctx->logits);
+        head(ctx, compute, weights, ctx->delta, wanted, ctx->logits);
     }
     return ctx->logits;
 }
@@ -415,11 +442,12 @@ void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,
 {
     PHI_ASSERT(n_tok > 0 && n_tok <= ctx->sizes.n_tok_max);
     for (uint32_t i = 0; i < n_tok; i++) {
-        ctx->rows[i] = (phi_row){.position = position + i};
+        ctx->rows[i] = (phi_row){.position = position + i, .is_prompt = true};
     }
     begin_laps(ctx);
-    prepare_angles(ctx, ctx->rows, n_tok, kv);
-    layer_call call = {.layer = layer, .rows = ctx->rows, .n_rows = n_tok, .views = kv, .x = x};
+    prepare_angles(ctx, n_tok, kv);
+    layer_call call = {
+        .layer = layer, .rows = ctx->rows, .n_rows = n_tok, .n_prompt = n_tok, .views = kv, .x = x};
     run_layer(ctx, compute, &call);
 }
 

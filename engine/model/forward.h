@@ -36,12 +36,18 @@ typedef struct phi_kv_view {
 /* Bytes of one page for a description. */
 uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type);
 
-/* One row of the batch: a token at a position of a sequence. Rows of one sequence are in order of
- * position and contiguous in the batch. */
+/*
+ * One row of the batch: a token at a position of a sequence. Rows of one sequence are in order of
+ * position, contiguous in the batch, and all of a prompt or none.
+ * Tokens of a prompt come many at a time and are multiplied by phi_matmul_prompt, others, and the
+ * head, by phi_matmul. So a sequence's answer depends on what its prompt is, and not on what it is
+ * computed with, in how many steps, or how often.
+ */
 typedef struct phi_row {
     int32_t token;
     uint32_t position;
-    uint32_t seq;     /* index into views */
+    uint32_t seq; /* index into views */
+    bool is_prompt;
     bool want_logits; /* rows that do get logits, in order, packed */
 } phi_row;
 
@@ -81,9 +87,9 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
                          const phi_kv_view *views);
 
 /*
- * The same pass cut into its stages, for passes that stream layer by layer over one sequence whose
- * hidden states x [n_tok, E] the caller keeps: embed, each layer, logits of chosen rows. `kv` is a
- * view whose pages hold one layer only.
+ * The same pass of a prompt, cut into its stages, for passes that stream layer by layer over one
+ * sequence whose hidden states x [n_tok, E] the caller keeps: embed, each layer, logits of chosen
+ * rows. `kv` is a view whose pages hold one layer only.
  */
 void phi_forward_embed(const phi_weights *ends, const int32_t *tokens, uint32_t n_tok, float *x);
 void phi_forward_layer(phi_forward_ctx *ctx, const phi_compute *compute,

@@ -23,7 +23,8 @@ static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_siz
     uint64_t widest =
         larger(larger(desc->n_embd, desc->n_ffn), (uint64_t)desc->n_head * desc->head_dim);
     return row * sizeof(float) * sizes->n_tok_max +
-           phi_matmul_scratch_bytes(sizes->n_tok_max, (uint32_t)widest) +
+           phi_matmul_scratch_bytes(
+               &(phi_matmul_sizes){sizes->n_tok_max, (uint32_t)widest, sizes->n_threads}) +
            (uint64_t)desc->n_vocab * sizes->n_logits_max * sizeof(float) +
            phi_attention_scratch_bytes(desc, sizes->n_tok_max, sizes->n_threads);
 }

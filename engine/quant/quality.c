@@ -426,7 +426,8 @@ static phi_status open_heads(head_pass *pass, phi_err *err)
     if (!pass->stored || !pass->logits[0] || !pass->logits[1]) {
         return phi_fail(err, PHI_E_NO_MEMORY, "no memory for a block of the head");
     }
-    return phi_matmul_scratch_init(&pass->scratch, pass->chunk, d->n_embd, err);
+    return phi_matmul_scratch_init(&pass->scratch, &(phi_matmul_sizes){pass->chunk, d->n_embd, 0},
+                                   err);
 }
 
 static phi_status load_rows(head_pass *pass, int which, uint32_t first, uint32_t count,

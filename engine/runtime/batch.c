@@ -3,7 +3,8 @@
  * 1. Parts are in order of age; a part's rows are contiguous and in order of position.
  * 2. A sequence in the batch is never preempted in the same step: room is made at the cost of
  *    younger ones, which come later, or of paused ones, which have no rows.
- * 3. A part has room in its ring for every event that its rows can cause.
+ * 3. A part's rows are all of the prompt or none.
+ * 4. A part has room in its ring for every event that its rows can cause.
  */
 #include "engine/runtime/core.h"
 
@@ -101,6 +102,7 @@ static void add_part(phi_served *served, phi_generation *seq, uint32_t n_rows)
             .token = seq->tokens[position],
             .position = position,
             .seq = served->n_parts,
+            .is_prompt = position < seq->n_prompt,
             .want_logits = use >= 0,
         };
         if (use >= 0) {
@@ -129,6 +131,10 @@ static uint32_t plan_one(phi_served *served, phi_generation *seq, uint32_t n_lef
         tell_prompt_token(seq, NULL);
         phi_served_end(served, seq, PHI_FINISH_LENGTH, NULL);
         return 0;
+    }
+    if (seq->n_done < seq->n_prompt && wanted > seq->n_prompt - seq->n_done) {
+        /* What was generated is computed again in a step of its own. */
+        wanted = seq->n_prompt - seq->n_done;
     }
     wanted = wanted < n_left ? wanted : n_left;
     if (by_ring != UINT32_MAX) {

@@ -60,15 +60,19 @@ static double reading_speed(bench *b)
     return best;
 }
 
+typedef void (*product_fn)(const phi_compute *compute, const phi_weight *weight, const float *x,
+                           uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
+
 /* Best time of one product, in seconds. The matrices take turns, so that many do not stay cached.
  */
-static double product_time(bench *b, const phi_weight *weights, size_t n_weights, uint32_t n_tok)
+static double product_time(bench *b, const phi_weight *weights, size_t n_weights, uint32_t n_tok,
+                           product_fn product)
 {
     double best = 1e9;
     uint64_t until_ns = phi_clock_ns() + SECONDS_NS;
     for (size_t i = 0; phi_clock_ns() < until_ns || i < 2 * n_weights; i++) {
         uint64_t start_ns = phi_clock_ns();
-        phi_matmul(&b->compute, &weights[i % n_weights], b->x, n_tok, b->y, &b->scratch);
+        product(&b->compute, &weights[i % n_weights], b->x, n_tok, b->y, &b->scratch);
         double seconds = (double)(phi_clock_ns() - start_ns) * 1e-9;
         best = seconds < best ? seconds : best;
     }
@@ -113,19 +117,20 @@ static void run_form(bench *b, double reading, const phi_form *form)
     if (!make_weights(weights, n, form)) {
         (void)printf("not enough memory\n");
     } else {
-        double decode = product_time(b, weights, n, 1);
-        double batch = product_time(b, weights, n, BATCH);
-        double prefill = product_time(b, weights, 1, PREFILL);
+        double decode = product_time(b, weights, n, 1, phi_matmul);
+        double batch = product_time(b, weights, n, BATCH, phi_matmul);
+        double many = product_time(b, weights, 1, PREFILL, phi_matmul);
+        double prompt = product_time(b, weights, 1, PREFILL, phi_matmul_prompt);
         b->compute.priority = PHI_TEAM_BACKGROUND;
-        double background = product_time(b, weights, 1, PREFILL);
+        double background = product_time(b, weights, 1, PREFILL, phi_matmul);
         b->compute.priority = PHI_TEAM_INFERENCE;
         double bytes = (double)phi_weight_bytes(&weights[0]);
         (void)printf(
             "%-12s %-14s decode %7.3f ms %6.2f GB/s %4.0f%% of reading   of %u %5.2f times "
-            "the tokens/s   prefill of %u %8.2f ms %6.1f GMAC/s, in the background %6.1f\n",
+            "the tokens/s   of %u %6.1f GMAC/s, as a prompt %6.1f, in the background %6.1f\n",
             b->compute.kernels->name, form_name(form, name, sizeof name), decode * 1e3,
             bytes / decode * 1e-9, 100.0 * bytes / decode / reading, BATCH, BATCH * decode / batch,
-            PREFILL, prefill * 1e3, 1e-9 * ROWS * COLS * PREFILL / prefill,
+            PREFILL, 1e-9 * ROWS * COLS * PREFILL / many, 1e-9 * ROWS * COLS * PREFILL / prompt,
             1e-9 * ROWS * COLS * PREFILL / background);
     }
     for (size_t i = 0; i < n; i++) {
@@ -162,7 +167,8 @@ int main(int argc, char **argv)
         return 2;
     }
     if (phi_team_create((unsigned)threads, &b.compute.team, &err) ||
-        phi_matmul_scratch_init(&b.scratch, PREFILL, COLS, &err)) {
+        phi_matmul_scratch_init(
+            &b.scratch, &(phi_matmul_sizes){PREFILL, COLS, phi_team_size(b.compute.team)}, &err)) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 1;
     }

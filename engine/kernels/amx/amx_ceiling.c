@@ -3,21 +3,12 @@
  * product takes the unit 16 cycles, and its result comes 52 cycles after (Intel's optimization
  * manual, chapter on AMX), so four accumulators would do.
  */
+#include "engine/kernels/amx/amx.h"
 #include "engine/kernels/ceiling_loops.h"
 
 #include <immintrin.h>
 #include <stdbool.h>
 #include <string.h>
-
-/* Operand of LDTILECFG, as Intel's manual lays it out. */
-typedef struct tile_config {
-    uint8_t palette;
-    uint8_t start_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-_Static_assert(sizeof(tile_config) == 64, "tile configuration");
 
 enum { TILES = 8, ACCUMULATORS = 6, TILE_ROWS = 16, TILE_ROW_BYTES = 64 };
 
@@ -25,8 +16,8 @@ static int32_t int8_rounds(uint32_t rounds)
 {
     static const int8_t codes[TILE_ROWS * TILE_ROW_BYTES] __attribute__((aligned(64))) = {3, -2, 1};
     int32_t sums[TILE_ROWS * TILE_ROW_BYTES / 4] __attribute__((aligned(64)));
-    tile_config before __attribute__((aligned(64)));
-    tile_config config __attribute__((aligned(64))) = {.palette = 1};
+    phi_amx_tile_config before __attribute__((aligned(64)));
+    phi_amx_tile_config config __attribute__((aligned(64))) = {.palette = 1};
     for (int i = 0; i < TILES; i++) {
         config.row_bytes[i] = TILE_ROW_BYTES;
         config.rows[i] = TILE_ROWS;

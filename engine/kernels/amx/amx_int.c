@@ -50,19 +50,9 @@
 #define TOKENS_LAST 5
 #define ROWS_0 6
 
-/* What LDTILECFG reads. */
-typedef struct tile_config {
-    uint8_t palette;
-    uint8_t start_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-_Static_assert(sizeof(tile_config) == 64, "LDTILECFG reads 64 bytes");
-
 static void configure(uint32_t last_width)
 {
-    tile_config config = {.palette = 1};
+    phi_amx_tile_config config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         bool last = i == SUMS_LAST_0 || i == SUMS_LAST_1 || i == TOKENS_LAST;
         bool tokens = i == TOKENS_0 || i == TOKENS_LAST;

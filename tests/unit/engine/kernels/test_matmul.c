@@ -18,6 +18,9 @@
 #define COLS 384
 #define TOKENS 37
 
+/* For teams of up to three. */
+static const phi_matmul_sizes sizes = {TOKENS, COLS, 3};
+
 static float x[TOKENS * COLS];
 static float whole[TOKENS * ROWS];
 static float y[TOKENS * ROWS];
@@ -32,7 +35,7 @@ static void test_independent(void **state)
         phi_team *team = NULL;
         phi_matmul_scratch scratch;
         assert_int_equal(PHI_OK, phi_team_create(threads, &team, NULL));
-        assert_int_equal(PHI_OK, phi_matmul_scratch_init(&scratch, TOKENS, COLS, NULL));
+        assert_int_equal(PHI_OK, phi_matmul_scratch_init(&scratch, &sizes, NULL));
         for (size_t s = 0; s < n_sets; s++) {
             const phi_compute compute = {sets[s], team, PHI_TEAM_INFERENCE};
             for (size_t i = 0; i < n_random_kinds; i++) {
@@ -78,6 +81,74 @@ static void check_close(const phi_weight *w, uint32_t row_begin, uint32_t row_en
     }
 }
 
+/* Products of prompts: a token's are the same bits in any company, and as near to the exact ones as
+ * their kind allows. The FP kinds keep fp32's accuracy; the INT kinds round what they multiply to 8
+ * bits at least, each operand by half a unit of 2^-8 at most (int8 activations, by half of a 127th
+ * of a run's largest). */
+static void check_prompt(const phi_compute *compute, const phi_weight *w,
+                         phi_matmul_scratch *scratch)
+{
+    float row[COLS];
+    for (uint32_t first = 0; first < TOKENS; first += 5) {
+        uint32_t n = TOKENS - first < 5 ? TOKENS - first : 5;
+        phi_matmul_prompt(compute, w, x + first * COLS, n, y, scratch);
+        assert_memory_equal(whole + first * ROWS, y, n * ROWS * sizeof *y);
+    }
+    for (uint32_t r = 0; r < ROWS; r++) {
+        phi_weight_row(w, r, row);
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            double sum = 0.0;
+            double size = 0.0;
+            double rounding = 0.0;
+            for (size_t run = 0; run < COLS; run += 32) {
+                double largest = 0.0;
+                double weights = 0.0;
+                for (size_t c = run; c < run + 32; c++) {
+                    double term = (double)row[c] * (double)x[t * COLS + c];
+                    sum += term;
+                    size += fabs(term);
+                    largest = fmax(largest, fabs((double)x[t * COLS + c]));
+                    weights += fabs((double)row[c]);
+                }
+                rounding += largest * weights / 254.0;
+            }
+            double error = fabs((double)whole[t * ROWS + r] - sum);
+            double bound = 8.0 * (double)FLT_EPSILON * size;
+            if (w->group) {
+                bound += fmax(rounding, size / 255.0);
+            }
+            assert_true(error <= bound);
+        }
+    }
+}
+
+static void test_prompt(void **state)
+{
+    (void)state;
+    const phi_kernels *sets[8];
+    size_t n_sets = phi_kernels_available(sets, 8);
+    phi_team *team = NULL;
+    phi_matmul_scratch scratch;
+    assert_int_equal(PHI_OK, phi_team_create(3, &team, NULL));
+    assert_int_equal(PHI_OK, phi_matmul_scratch_init(&scratch, &sizes, NULL));
+    for (size_t s = 0; s < n_sets; s++) {
+        const phi_compute compute = {sets[s], team, PHI_TEAM_INFERENCE};
+        for (size_t i = 0; i < n_random_kinds; i++) {
+            phi_weight w;
+            random_seed(200 + (uint64_t)i);
+            random_weight(&w, &random_kinds[i], ROWS, COLS, 0.1F);
+            random_floats(x, TOKENS * COLS, 2.0F);
+            uint64_t before = phi_mem_allocations();
+            phi_matmul_prompt(&compute, &w, x, TOKENS, whole, &scratch);
+            assert_true(phi_mem_allocations() == before);
+            check_prompt(&compute, &w, &scratch);
+            phi_weight_done(&w);
+        }
+    }
+    phi_matmul_scratch_done(&scratch);
+    phi_team_destroy(team);
+}
+
 /* In the background OpenBLAS may take the FP kinds: the same products within the rounding of sums.
  * The INT kinds are the same bits. */
 static void test_background(void **state)
@@ -88,7 +159,7 @@ static void test_background(void **state)
     phi_team *team = NULL;
     phi_matmul_scratch scratch;
     assert_int_equal(PHI_OK, phi_team_create(2, &team, NULL));
-    assert_int_equal(PHI_OK, phi_matmul_scratch_init(&scratch, TOKENS, COLS, NULL));
+    assert_int_equal(PHI_OK, phi_matmul_scratch_init(&scratch, &sizes, NULL));
     for (size_t s = 0; s < n_sets; s++) {
         const phi_compute front = {sets[s], team, PHI_TEAM_INFERENCE};
         const phi_compute back = {sets[s], team, PHI_TEAM_BACKGROUND};
@@ -141,23 +212,24 @@ static void test_blas(void **state)
 static void test_no_memory(void **state)
 {
     (void)state;
-    phi_matmul_scratch scratch = {.cols_max = 7};
+    phi_matmul_scratch scratch = {.sizes = {.cols_max = 7}};
+    const phi_matmul_sizes small = {4, 64, 1};
+    const phi_matmul_sizes too_large = {UINT32_MAX, UINT32_MAX, 1};
     phi_err err = {0};
     phi_mem_fail_after(0);
-    assert_int_equal(PHI_E_NO_MEMORY, phi_matmul_scratch_init(&scratch, 4, 64, &err));
+    assert_int_equal(PHI_E_NO_MEMORY, phi_matmul_scratch_init(&scratch, &small, &err));
     phi_mem_fail_after(-1);
-    assert_int_equal(7, scratch.cols_max);
+    assert_int_equal(7, scratch.sizes.cols_max);
     assert_non_null(strstr(err.message, "4 x 64"));
-    assert_int_equal(PHI_E_LIMIT, phi_matmul_scratch_init(&scratch, UINT32_MAX, UINT32_MAX, &err));
-    assert_int_equal(0, phi_matmul_scratch_bytes(UINT32_MAX, UINT32_MAX));
+    assert_int_equal(PHI_E_LIMIT, phi_matmul_scratch_init(&scratch, &too_large, &err));
+    assert_int_equal(0, phi_matmul_scratch_bytes(&too_large));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_independent),
-        cmocka_unit_test(test_background),
-        cmocka_unit_test(test_blas),
+        cmocka_unit_test(test_independent), cmocka_unit_test(test_prompt),
+        cmocka_unit_test(test_background),  cmocka_unit_test(test_blas),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

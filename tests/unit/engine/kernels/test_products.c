@@ -366,7 +366,8 @@ static void test_not_numbers(void **state)
     }
 }
 
-/* Every slot of every table is filled: the table is a name, a number and function pointers. */
+/* Every slot of every table is filled, but the one for bulk products, which a set may lack: the
+ * table is a name, a number and pointers. */
 static void test_slots(void **state)
 {
     (void)state;
@@ -375,7 +376,9 @@ static void test_slots(void **state)
         for (size_t i = 0; i < sizeof(phi_kernels); i += sizeof(void *)) {
             void *slot;
             memcpy(&slot, at + i, sizeof slot);
-            assert_non_null(slot);
+            if (i != offsetof(phi_kernels, bulk)) {
+                assert_non_null(slot);
+            }
         }
     }
 }

@@ -13,7 +13,8 @@ void runner_init(runner *r, const phi_weights *weights, const phi_kernels *kerne
                  phi_kv_type kv_type)
 {
     const phi_description *d = &weights->description;
-    *r = (runner){.weights = weights, .compute = {kernels, team, PHI_TEAM_INFERENCE}};
+    *r = (runner){
+        .weights = weights, .compute = {kernels, team, PHI_TEAM_INFERENCE}, .n_prompt = UINT32_MAX};
     const phi_forward_sizes sizes = {kv_type, RUNNER_TOKENS, 1, phi_team_size(team)};
     assert_int_equal(PHI_OK, phi_forward_ctx_create(d, &sizes, &r->ctx, NULL));
     for (int i = 0; i < RUNNER_PAGES; i++) {
@@ -52,9 +53,14 @@ const float *runner_feed(runner *r, const int32_t *tokens, uint32_t n, uint32_t 
     assert_true(step <= RUNNER_TOKENS && r->n_done + n <= RUNNER_PAGES * PHI_KV_PAGE_TOKENS);
     for (uint32_t done = 0; done < n;) {
         uint32_t count = n - done < step ? n - done : step;
+        bool is_prompt = r->n_done < r->n_prompt;
+        if (is_prompt && count > r->n_prompt - r->n_done) {
+            count = r->n_prompt - r->n_done;
+        }
         for (uint32_t i = 0; i < count; i++) {
             rows[i] = (phi_row){.token = tokens[done + i],
                                 .position = r->n_done + i,
+                                .is_prompt = is_prompt,
                                 .want_logits = done + i + 1 == n};
         }
         logits = phi_forward(r->ctx, &r->compute, r->weights, rows, count, &view);

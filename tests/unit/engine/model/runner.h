@@ -20,6 +20,7 @@ typedef struct runner {
     phi_forward_ctx *ctx;
     void *pages[RUNNER_PAGES];
     uint32_t n_done;
+    uint32_t n_prompt; /* tokens from here on count as generated; UINT32_MAX at first */
     bool rope_long;
 } runner;
 

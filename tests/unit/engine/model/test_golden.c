@@ -111,6 +111,7 @@ static void check_greedy(golden *g, int32_t *tokens, uint32_t n_prompt, const js
     uint32_t n = read_tokens(greedy, right);
     assert_true(n_prompt + n <= TOKENS_MAX);
     runner_restart(&g->run, n_prompt);
+    g->run.n_prompt = n_prompt;
     for (uint32_t i = 0; i < n; i++) {
         const float *logits = runner_extend(&g->run, tokens, n_prompt + i, 32);
         int32_t best = runner_best(&g->run, logits);
@@ -120,6 +121,7 @@ static void check_greedy(golden *g, int32_t *tokens, uint32_t n_prompt, const js
         }
         tokens[n_prompt + i] = best;
     }
+    g->run.n_prompt = UINT32_MAX;
 }
 
 static void check_run(golden *g, const json_t *run)

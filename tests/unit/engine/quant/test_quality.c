@@ -103,7 +103,8 @@ static void window_logits(const char *path, phi_kv_type kv_type, const uint8_t *
     phi_kv_view view = {.pages = pages};
     phi_row rows[WINDOW];
     for (uint32_t i = 0; i < count; i++) {
-        rows[i] = (phi_row){.token = text[i], .position = i, .seq = 0, .want_logits = true};
+        rows[i] =
+            (phi_row){.token = text[i], .position = i, .is_prompt = true, .want_logits = true};
     }
     const float *logits = phi_forward(ctx, &compute, weights, rows, count, &view);
     memcpy(out, logits, (size_t)count * d->n_vocab * sizeof *out);

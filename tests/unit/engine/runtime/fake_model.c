@@ -189,6 +189,8 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
         PHI_ASSERT(i == 0 || row->seq != rows[i - 1].seq ||
                    row->position == rows[i - 1].position + 1);
         PHI_ASSERT(i == 0 || row->seq == rows[i - 1].seq || row->seq == rows[i - 1].seq + 1);
+        PHI_ASSERT(i == 0 || row->seq != rows[i - 1].seq ||
+                   row->is_prompt == rows[i - 1].is_prompt);
         uint64_t *page = view->pages[row->position / PHI_KV_PAGE_TOKENS];
         page[row->position % PHI_KV_PAGE_TOKENS] =
             key_of(row->token, row->position, view->rope_long);

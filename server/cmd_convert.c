@@ -26,6 +26,7 @@ typedef struct arguments {
     const char *type;
     const char *group_size;
     const char *threads;
+    const char *provider;
     bool asymmetric;
     bool json;
     phi_cli_args args;
@@ -52,7 +53,7 @@ static void help(void)
         "go over as they are where the format can hold them, and the report says where it\n"
         "cannot.\n"
         "\n"
-        "  --format F        onnx: for ONNX Runtime GenAI's CPU provider\n"
+        "  --format F        onnx: for ONNX Runtime GenAI\n"
         "                    openvino: for OpenVINO GenAI, tokenizer models included\n"
         "                    safetensors: for transformers, in fp16, bf16 or fp32\n"
         "                    mlx: for mlx-lm\n"
@@ -61,6 +62,8 @@ static void help(void)
         "                    gguf: for llama.cpp, and for phid itself\n"
         "  --precision P     int4, int8, fp16 or fp32\n"
         "  --type T          gguf, in the place of a precision: as phid quantize has it\n"
+        "  --provider P      onnx: who runs it: cpu (default), or cuda, where all that is\n"
+        "                    computed is fp16\n"
         "  --group-size N    INT4: weights that share a scale: 16, 32 (default), 64, 128\n"
         "                    or 256; of gguf 32, 64 or 128\n"
         "  --asymmetric      INT4: groups have a zero point: larger, more exact\n"
@@ -108,6 +111,13 @@ static phi_status take_options(const arguments *args, uint64_t group, request *o
                         args->format ? "'" : "missing", args->format ? args->format : "",
                         args->format ? "'" : "");
     }
+    if (args->provider && (out->is_gguf || out->folder.format != PHI_CONVERT_ONNX)) {
+        return phi_fail(err, PHI_E_INVALID, "--provider applies to --format onnx only");
+    }
+    if (args->provider && !phi_onnx_provider_parse(args->provider, &out->folder.provider)) {
+        return phi_fail(err, PHI_E_INVALID, "--provider is '%.40s'; it must be cpu or cuda",
+                        args->provider);
+    }
     if (args->precision && !phi_precision_parse(args->precision, &precision)) {
         return phi_fail(err, PHI_E_INVALID,
                         "--precision is '%.40s'; it must be int4, int8, fp16 or fp32",
@@ -148,6 +158,7 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
         {"--asymmetric", NULL, &out->asymmetric},
         {"--json", NULL, &out->json},
         {"--type", &out->type, NULL},
+        {"--provider", &out->provider, NULL},
     };
     uint64_t group = 32;
     phi_status status =

@@ -226,6 +226,10 @@ static phi_status read_dequantized(const onnx_walk *w, const phi_onnx_node *node
     status = status ? status : set_group(w, node, coded);
     status = status ? status : set_scales(w, node, 1, coded);
     status = status ? status : set_zeros(w, node, 2, codes->type, coded);
+    if (!status && coded->zeros_order == PHI_ZEROS_FLOAT) {
+        return phi_onnx_refuse(w, node, "has zero points that are no codes; those of type %u are",
+                               codes->type);
+    }
     if (!status && !transposed && coded->zeros_order == PHI_ZEROS_BY_ROW) {
         coded->zeros_order = PHI_ZEROS_BY_GROUP;
     }

@@ -1,5 +1,8 @@
 #include "engine/formats/onnx_write.h"
 
+#include <string.h>
+
+#include "base/assert.h"
 #include "base/mem.h"
 #include "engine/formats/onnx_writer.h"
 #include "engine/formats/protobuf_write.h"
@@ -37,15 +40,42 @@ static phi_status write_model(phi_onnx_writer *w)
     return status;
 }
 
-phi_status phi_onnx_write(const phi_export *export, const char *dir, phi_err *err)
+static const char *const PROVIDER_NAMES[PHI_ONNX_PROVIDER_COUNT] = {
+    [PHI_ONNX_CPU] = "cpu",
+    [PHI_ONNX_CUDA] = "cuda",
+};
+
+const char *phi_onnx_provider_name(phi_onnx_provider provider)
 {
-    phi_onnx_writer w = {.export = export, .dir = dir, .err = err};
+    PHI_ASSERT(provider < PHI_ONNX_PROVIDER_COUNT);
+    return PROVIDER_NAMES[provider];
+}
+
+bool phi_onnx_provider_parse(const char *name, phi_onnx_provider *out_provider)
+{
+    for (int i = 0; i < PHI_ONNX_PROVIDER_COUNT; i++) {
+        if (strcmp(name, PROVIDER_NAMES[i]) == 0) {
+            *out_provider = (phi_onnx_provider)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, const char *dir,
+                          phi_err *err)
+{
+    phi_onnx_writer w = {.export = export,
+                         .dir = dir,
+                         .err = err,
+                         .provider = provider,
+                         .real = provider == PHI_ONNX_CUDA ? PHI_ONNX_FLOAT16 : PHI_ONNX_FLOAT};
     /* The feed-forward's first matrix is written as two. */
     w.placed = phi_try_alloc_zero((size_t) export->count * 2 + 1, sizeof *w.placed);
     phi_buf_init(&w.graph, GRAPH_BYTES_MAX);
-    phi_status status = w.placed ? phi_file_make_dirs(dir, err)
-                                 : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory");
-    status = status ? status : phi_onnx_write_graph(&w);
+    phi_status status =
+        w.placed ? phi_onnx_write_graph(&w) : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory");
+    status = status ? status : phi_file_make_dirs(dir, err);
     status = status ? status : phi_onnx_write_data(&w);
     status = status ? status : write_model(&w);
     status = status ? status : phi_onnx_write_configs(&w);

@@ -103,12 +103,17 @@ static phi_status write_config(const phi_onnx_writer *w)
     return write_json(w, "config.json", root);
 }
 
-static json_t *decoder_of(const phi_description *d)
+static json_t *decoder_of(const phi_onnx_writer *w)
 {
+    const phi_description *d = w->export->description;
+    /* LongRoPE's If rules CUDA's graphs out; the builder leaves them off by itself too. */
+    json_t *providers = w->provider == PHI_ONNX_CUDA
+                            ? json_pack("[{s:{s:s}}]", "cuda", "enable_cuda_graph", "0")
+                            : json_array();
     return json_pack(
-        "{s:{s:s, s:[]}, s:s, s:I, s:I, s:{s:s, s:s, s:s, s:s}, s:{s:s, s:s, s:s}, "
+        "{s:{s:s, s:o}, s:s, s:I, s:I, s:{s:s, s:s, s:s, s:s}, s:{s:s, s:s, s:s}, "
         "s:I, s:I, s:I}",
-        "session_options", "log_id", "onnxruntime-genai", "provider_options", "filename",
+        "session_options", "log_id", "onnxruntime-genai", "provider_options", providers, "filename",
         PHI_ONNX_MODEL, "head_size", (json_int_t)d->head_dim, "hidden_size", (json_int_t)d->n_embd,
         "inputs", "input_ids", "input_ids", "attention_mask", "attention_mask", "past_key_names",
         "past_key_values.%d.key", "past_value_names", "past_key_values.%d.value", "outputs",
@@ -133,7 +138,7 @@ static phi_status write_genai_config(const phi_onnx_writer *w)
         "s:{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:I, s:f}}",
         "model", "type", "phi3", "context_length", (json_int_t)d->n_ctx, "vocab_size",
         (json_int_t)d->n_vocab, "bos_token_id", stated_or_eos(d, d->bos_id), "eos_token_id", eos,
-        "pad_token_id", stated_or_eos(d, d->pad_id), "decoder", decoder_of(d), "search",
+        "pad_token_id", stated_or_eos(d, d->pad_id), "decoder", decoder_of(w), "search",
         "do_sample", 0, "early_stopping", 1, "max_length", (json_int_t)d->n_ctx, "min_length",
         (json_int_t)0, "no_repeat_ngram_size", (json_int_t)0, "num_beams", (json_int_t)1,
         "num_return_sequences", (json_int_t)1, "past_present_share_buffer", 1, "diversity_penalty",

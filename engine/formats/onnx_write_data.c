@@ -68,11 +68,15 @@ static phi_status check_codes(const phi_onnx_writer *w, const phi_export_tensor 
                         "tensor \"%s\": ONNX's MatMulNBits holds 4 or 8 bits, not %u", tensor->name,
                         tensor->bits);
     }
-    if (group < 16 || group > 256 || (group & (group - 1)) != 0 || tensor->cols % group != 0) {
+    /* The kernel for one token on CUDA says of more than 128 that it has no code for them. */
+    bool cuda = w->provider == PHI_ONNX_CUDA;
+    if (group < 16 || group > (cuda ? 128 : 256) || (group & (group - 1)) != 0 ||
+        tensor->cols % group != 0) {
         return phi_fail(w->err, PHI_E_UNSUPPORTED,
-                        "tensor \"%s\": groups of %u; in ONNX's MatMulNBits they are 16, 32, 64, "
-                        "128 or 256 and divide the %u columns",
-                        tensor->name, group, tensor->cols);
+                        "tensor \"%s\": groups of %u; in ONNX Runtime's MatMulNBits%s they are 16, "
+                        "32, 64%s and divide the %u columns",
+                        tensor->name, group, cuda ? " on CUDA" : "",
+                        cuda ? " or 128" : ", 128 or 256", tensor->cols);
     }
     if (tensor->zero_rule == PHI_ZERO_REAL) {
         return phi_fail(w->err, PHI_E_UNSUPPORTED,
@@ -98,7 +102,8 @@ static phi_status place_codes(phi_onnx_writer *w, const char *name, onnx_placed 
     (void)snprintf(full, sizeof full, "%s_Q%u", name, tensor->bits);
     placed->at = put_tensor(w, full, PHI_ONNX_UINT8, 3, codes);
     (void)snprintf(full, sizeof full, "%s_scales", name);
-    placed->scales_at = put_tensor(w, full, PHI_ONNX_FLOAT, 2, scales);
+    placed->bits = phi_onnx_type_bits(w->real);
+    placed->scales_at = put_tensor(w, full, w->real, 2, scales);
     if (phi_onnx_has_zeros(tensor)) {
         (void)snprintf(full, sizeof full, "%s_zero_points", name);
         placed->zeros_at = put_tensor(w, full, PHI_ONNX_UINT8, 2, zeros);
@@ -119,8 +124,9 @@ phi_status phi_onnx_place(phi_onnx_writer *w, const phi_export_tensor *tensor, c
     bool turned = layout == ONNX_COLUMNS;
     const uint64_t dims[2] = {turned ? tensor->cols : rows, turned ? rows : tensor->cols};
     bool vector = tensor->n_dims == 1;
-    placed->at = put_tensor(w, name, tensor->bits == 16 ? PHI_ONNX_FLOAT16 : PHI_ONNX_FLOAT,
-                            vector ? 1 : 2, vector ? &dims[1] : dims);
+    phi_onnx_type type = tensor->bits == 16 ? PHI_ONNX_FLOAT16 : w->real;
+    placed->bits = phi_onnx_type_bits(type);
+    placed->at = put_tensor(w, name, type, vector ? 1 : 2, vector ? &dims[1] : dims);
     return PHI_OK;
 }
 
@@ -144,18 +150,22 @@ static phi_status tell_progress(phi_onnx_writer *w, uint64_t bytes)
     return PHI_OK;
 }
 
-/* Turns floats into what the file holds, in place or into `packed`. */
-static const void *narrow(const phi_export_tensor *tensor, const piece *p, const float *values,
-                          size_t count)
+/* Puts floats where the file has them, in 16 bits by way of `packed`. */
+static phi_status write_reals(phi_onnx_writer *w, const onnx_placed *placed, const piece *p,
+                              uint64_t at, const float *values, size_t count)
 {
-    if (tensor->bits == 32) {
-        return values;
+    if (placed->bits == 32) {
+        return phi_file_writer_patch(w->data, at, values, count * sizeof *values, w->err);
     }
     for (size_t i = 0; i < count; i++) {
         uint16_t half = phi_half_of_float(values[i]);
+        if (!isfinite(phi_half_to_float(half))) {
+            return phi_fail(w->err, PHI_E_UNSUPPORTED, "it holds %g, which fp16 cannot",
+                            (double)values[i]);
+        }
         memcpy(p->packed + i * sizeof half, &half, sizeof half);
     }
-    return p->packed;
+    return phi_file_writer_patch(w->data, at, p->packed, count * sizeof(uint16_t), w->err);
 }
 
 /* Columns of a piece, each a run of `count` rows: what a transposed matrix has side by side. */
@@ -163,15 +173,13 @@ static phi_status write_columns(phi_onnx_writer *w, const onnx_placed *placed, c
                                 uint32_t row, uint32_t count)
 {
     const uint32_t cols = placed->tensor->cols;
-    const uint64_t element = placed->tensor->bits / 8;
     phi_status status = PHI_OK;
     for (uint32_t col = 0; col < cols && !status; col++) {
         for (uint32_t r = 0; r < count; r++) {
             p->zeros[r] = p->values[(size_t)r * cols + col];
         }
-        uint64_t at = placed->at + ((uint64_t)col * placed->rows + row) * element;
-        status = phi_file_writer_patch(w->data, at, narrow(placed->tensor, p, p->zeros, count),
-                                       (size_t)(count * element), w->err);
+        uint64_t at = placed->at + ((uint64_t)col * placed->rows + row) * (placed->bits / 8);
+        status = write_reals(w, placed, p, at, p->zeros, count);
     }
     return status;
 }
@@ -180,7 +188,7 @@ static phi_status write_floats(phi_onnx_writer *w, const onnx_placed *placed, co
                                uint32_t row, uint32_t count)
 {
     const phi_export_tensor *tensor = placed->tensor;
-    const uint64_t element = tensor->bits / 8;
+    const uint64_t element = placed->bits / 8;
     size_t values = (size_t)count * tensor->cols;
     phi_status status = w->export->read_f32(w->export->user, tensor, placed->first_row + row, count,
                                             p->values, w->err);
@@ -190,9 +198,8 @@ static phi_status write_floats(phi_onnx_writer *w, const onnx_placed *placed, co
     if (placed->layout == ONNX_COLUMNS) {
         status = write_columns(w, placed, p, row, count);
     } else {
-        status = phi_file_writer_patch(w->data, placed->at + row * tensor->cols * element,
-                                       narrow(tensor, p, p->values, values),
-                                       (size_t)(values * element), w->err);
+        status = write_reals(w, placed, p, placed->at + (uint64_t)row * tensor->cols * element,
+                             p->values, values);
     }
     return status ? status : tell_progress(w, values * element);
 }
@@ -246,16 +253,16 @@ static phi_status write_codes(phi_onnx_writer *w, const onnx_placed *placed, con
     status = phi_file_writer_patch(w->data, placed->at + row * row_bytes, p->packed,
                                    count * row_bytes, w->err);
     if (!status) {
-        status = phi_file_writer_patch(w->data, placed->scales_at + row * groups * sizeof(float),
-                                       p->values, count * groups * sizeof(float), w->err);
+        status = write_reals(w, placed, p, placed->scales_at + row * groups * (placed->bits / 8),
+                             p->values, count * groups);
     }
     if (!status && has_zeros) {
         status = write_zeros(w, placed, p, row, count);
     }
-    return status ? status : tell_progress(w, count * (row_bytes + groups * sizeof(float)));
+    return status ? status : tell_progress(w, count * (row_bytes + groups * (placed->bits / 8)));
 }
 
-/* Rows of a piece: an even number of them, at least one. */
+/* Rows of a piece, at least one. */
 static uint32_t piece_rows(uint32_t cols)
 {
     size_t rows = PIECE_FLOATS / cols;

@@ -1,6 +1,7 @@
 /*
- * The decoder as onnxruntime-genai's model builder lays it out for its CPU provider, node names
- * included, so that tools that know those graphs know this one.
+ * The decoder as onnxruntime-genai's model builder lays it out for its CPU and CUDA providers,
+ * which differ in the type of all floats, node names included, so that tools that know those graphs
+ * know this one.
  */
 #include <math.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include "engine/formats/onnx_graph.h"
 #include "engine/formats/onnx_writer.h"
 #include "engine/formats/protobuf_write.h"
+#include "engine/tensor/half.h"
 
 /* Field numbers of onnx.proto. */
 enum { GRAPH_NODE = 1, GRAPH_NAME = 2, GRAPH_INITIALIZER = 5, GRAPH_INPUT = 11, GRAPH_OUTPUT = 12 };
@@ -25,7 +27,7 @@ enum { TENSOR_DIMS = 1, TENSOR_TYPE, TENSOR_NAME = 8, TENSOR_RAW };
 #define MICROSOFT "com.microsoft"
 #define MASK "/model/attn_mask_reformat/attn_mask_subgraph/"
 /* Activations rounded to 8 bits for products with 4-bit and 8-bit weights: what onnxruntime-genai's
- * builder asks for on CPUs, and what phid does itself. */
+ * builder asks for on CPUs, and what phid does itself. For CUDA it asks for nothing. */
 #define ACCURACY_LEVEL 4
 #define ROTARY_UNIT 16U
 
@@ -187,15 +189,15 @@ static void add_interface(phi_onnx_writer *w)
     const uint64_t cache_dims[] = {0, d->n_head_kv, 0, d->head_dim};
     add_value(w, GRAPH_INPUT, "input_ids", PHI_ONNX_INT64, 2, ids, NULL);
     add_value(w, GRAPH_INPUT, "attention_mask", PHI_ONNX_INT64, 2, mask, NULL);
-    add_value(w, GRAPH_OUTPUT, "logits", PHI_ONNX_FLOAT, 3, logits, logits_dims);
+    add_value(w, GRAPH_OUTPUT, "logits", w->real, 3, logits, logits_dims);
     for (uint32_t i = 0; i < d->n_layer; i++) {
         static const char *const sides[] = {"key", "value"};
         for (size_t side = 0; side < 2; side++) {
             char name[NAME_BYTES];
             (void)snprintf(name, sizeof name, "past_key_values.%u.%s", i, sides[side]);
-            add_value(w, GRAPH_INPUT, name, PHI_ONNX_FLOAT, 4, past, cache_dims);
+            add_value(w, GRAPH_INPUT, name, w->real, 4, past, cache_dims);
             (void)snprintf(name, sizeof name, "present.%u.%s", i, sides[side]);
-            add_value(w, GRAPH_OUTPUT, name, PHI_ONNX_FLOAT, 4, present, cache_dims);
+            add_value(w, GRAPH_OUTPUT, name, w->real, 4, present, cache_dims);
         }
     }
 }
@@ -236,7 +238,9 @@ static phi_status make_table(const phi_onnx_writer *w, const char *name, bool is
     uint32_t half = d->n_rot / 2;
     const uint64_t dims[2] = {rows, half};
     size_t count = (size_t)rows * half;
-    float *table = phi_try_alloc(count * sizeof *table);
+    bool narrow = w->real == PHI_ONNX_FLOAT16;
+    size_t bytes = count * (narrow ? sizeof(uint16_t) : sizeof(float));
+    void *table = phi_try_alloc(bytes);
     if (!table) {
         return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rotary tables");
     }
@@ -245,10 +249,15 @@ static phi_status make_table(const phi_onnx_writer *w, const char *name, bool is
         float frequency = 1.0F / (stretch * powf(d->rope_theta, (float)(2 * i) / (float)d->n_rot));
         for (uint32_t p = 0; p < rows; p++) {
             double angle = (double)((float)p * frequency);
-            table[(size_t)p * half + i] = (float)(is_sin ? sin(angle) : cos(angle)) * factor;
+            float value = (float)(is_sin ? sin(angle) : cos(angle)) * factor;
+            if (narrow) {
+                ((uint16_t *)table)[(size_t)p * half + i] = phi_half_of_float(value);
+            } else {
+                ((float *)table)[(size_t)p * half + i] = value;
+            }
         }
     }
-    *out = make_tensor(name, PHI_ONNX_FLOAT, 2, dims, table, count * sizeof *table);
+    *out = make_tensor(name, w->real, 2, dims, table, bytes);
     phi_free(table);
     return PHI_OK;
 }
@@ -353,6 +362,12 @@ static void code_inputs(const phi_export_tensor *tensor, const char *weight, cha
                    phi_onnx_has_zeros(tensor) ? "_zero_points" : "");
 }
 
+/* True for fp16 where fp32 is computed. */
+static bool is_widened(const phi_onnx_writer *w, const phi_export_tensor *tensor)
+{
+    return tensor->bits == 16 && w->real == PHI_ONNX_FLOAT;
+}
+
 /* y = W x with initializers that are there: MatMulNBits, or MatMul, which widens fp16. */
 static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *name,
                            const char *weight, uint32_t rows, const char *input, const char *output)
@@ -368,12 +383,14 @@ static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, 
         put_int(&node, "N", rows);
         put_int(&node, "bits", tensor->bits);
         put_int(&node, "block_size", tensor->group);
-        put_int(&node, "accuracy_level", ACCURACY_LEVEL);
+        if (w->provider == PHI_ONNX_CPU) {
+            put_int(&node, "accuracy_level", ACCURACY_LEVEL);
+        }
         end_node(w, &node);
         return;
     }
     (void)snprintf(wide, sizeof wide, "%s", weight);
-    if (tensor->bits == 16) {
+    if (is_widened(w, tensor)) {
         char cast[NAME_BYTES];
         (void)snprintf(cast, sizeof cast, "%.150s/Cast", name);
         (void)snprintf(wide, sizeof wide, "%.150s/Cast/output_0", name);
@@ -552,6 +569,20 @@ static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, co
     end_node(w, &node);
 }
 
+/* GatherBlockQuantized's kernel for CUDA looks for zero points without a gap between rows, that for
+ * CPUs and MatMulNBits where each row begins at a byte. */
+static phi_status check_gathered(const phi_onnx_writer *w, const phi_export_tensor *tensor)
+{
+    bool packed = tensor->bits == 4 && phi_onnx_has_zeros(tensor);
+    if (w->provider == PHI_ONNX_CUDA && packed && tensor->cols / tensor->group % 2 != 0) {
+        return phi_fail(w->err, PHI_E_UNSUPPORTED,
+                        "tensor \"%s\": %u groups a row with zero points of 4 bits; ONNX Runtime "
+                        "on CUDA gathers rows of an even number of groups, or without zero points",
+                        tensor->name, tensor->cols / tensor->group);
+    }
+    return PHI_OK;
+}
+
 static phi_status add_embedding(phi_onnx_writer *w, stream *s)
 {
     const phi_export_tensor *tensor = find(w, PHI_PART_TOKEN_EMBD, 0);
@@ -563,14 +594,15 @@ static phi_status add_embedding(phi_onnx_writer *w, stream *s)
     }
     *s->branch = '\0';
     (void)snprintf(s->residual, sizeof s->residual, EMBEDDING "output_0");
-    phi_status status = phi_onnx_place(w, tensor, weight, ONNX_ROWS, 0, tensor->rows);
+    phi_status status = check_gathered(w, tensor);
+    status = status ? status : phi_onnx_place(w, tensor, weight, ONNX_ROWS, 0, tensor->rows);
     if (status || tensor->bits <= 8) {
         if (!status) {
             gather_codes(w, tensor, weight);
         }
         return status;
     }
-    bool half = tensor->bits == 16;
+    bool half = is_widened(w, tensor);
     (void)snprintf(inputs, sizeof inputs, "%s input_ids", weight);
     add_node(w, "Gather", EMBEDDING "Gather", inputs,
              half ? EMBEDDING "Gather/output_0" : EMBEDDING "output_0");

@@ -16,6 +16,8 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "engine/formats/export.h"
+#include "engine/formats/onnx_graph.h"
+#include "engine/formats/onnx_write.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -35,6 +37,7 @@ typedef struct onnx_placed {
     onnx_layout layout;
     uint32_t first_row;
     uint32_t rows;
+    uint32_t bits; /* of a number: of a float, or of a scale */
     uint64_t at;
     uint64_t scales_at;
     uint64_t zeros_at;
@@ -44,6 +47,8 @@ typedef struct phi_onnx_writer {
     const phi_export *export;
     const char *dir;
     phi_err *err;
+    phi_onnx_provider provider;
+    phi_onnx_type real; /* of all that is computed */
     phi_buf graph;
     onnx_placed *placed;
     uint32_t n_placed;

@@ -18,8 +18,10 @@
 
 /* Of the embedding, the head and INT8. */
 #define GROUP_INT8 32U
-/* MatMulNBits takes powers of two up to this. */
+/* MatMulNBits takes powers of two up to this, ... */
 #define ONNX_GROUP_MAX 256U
+/* ... and its kernel for one token on CUDA up to that. */
+#define CUDA_GROUP_MAX 128U
 /* What mlx.core.quantize takes. */
 #define MLX_GROUP_MIN 32U
 #define MLX_GROUP_MAX 128U
@@ -79,13 +81,18 @@ static bool is_layer_matrix(const phi_tensor *tensor)
     return phi_str_starts(tensor->name, "blk.");
 }
 
+static bool is_cuda(const conversion *c)
+{
+    return c->options->format == PHI_CONVERT_ONNX && c->options->provider == PHI_ONNX_CUDA;
+}
+
 /* What scales, and real zero points, are stored in: fp16 where that is exact. */
 static phi_dtype scale_dtype(const conversion *c, const phi_recode_scan *scan)
 {
     switch (c->options->format) {
     case PHI_CONVERT_ONNX:
         /* The type that is computed in. */
-        return PHI_DTYPE_F32;
+        return is_cuda(c) ? PHI_DTYPE_F16 : PHI_DTYPE_F32;
     case PHI_CONVERT_MLX:
         return scan->halves && scan->half_offsets ? PHI_DTYPE_F16 : PHI_DTYPE_F32;
     case PHI_CONVERT_GPTQ:
@@ -110,7 +117,7 @@ static uint32_t fitting_group(const conversion *c, uint32_t group)
 {
     switch (c->options->format) {
     case PHI_CONVERT_ONNX:
-        return power_group(group, ONNX_GROUP_MAX);
+        return power_group(group, is_cuda(c) ? CUDA_GROUP_MAX : ONNX_GROUP_MAX);
     case PHI_CONVERT_MLX:
         group = power_group(group, MLX_GROUP_MAX);
         return group < MLX_GROUP_MIN ? MLX_GROUP_MIN : group;
@@ -268,7 +275,7 @@ static void plan_floats(conversion *c, const phi_form *form, phi_export_tensor *
     bool asked_16 = !c->options->keep && c->options->precision != PHI_PRECISION_FP32;
     bool is_bf16 = form->kind == PHI_WEIGHT_BF16 && is_hugging_face(c);
     bool is_16 = form->kind == PHI_WEIGHT_FP16 || form->kind == PHI_WEIGHT_BF16;
-    out->bits = asked_16 || (c->options->keep && is_16) ? 16 : 32;
+    out->bits = asked_16 || (c->options->keep && is_16) || is_cuda(c) ? 16 : 32;
     out->float_dtype = is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
     c->report->exact += out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
 }
@@ -360,6 +367,22 @@ static phi_status check_options(const phi_convert_options *options, phi_err *err
         return phi_fail_param(err, PHI_E_INVALID, "group_size",
                               "the group size is %u; it must be 16, 32, 64, 128 or 256", group);
     }
+    if (options->provider != PHI_ONNX_CPU && options->format != PHI_CONVERT_ONNX) {
+        return phi_fail_param(err, PHI_E_INVALID, "provider",
+                              "a provider is ONNX Runtime's; %s has none",
+                              phi_convert_format_name(options->format));
+    }
+    if (is_int4 && options->provider == PHI_ONNX_CUDA && group > CUDA_GROUP_MAX) {
+        return phi_fail_param(err, PHI_E_INVALID, "group_size",
+                              "the group size is %u; ONNX Runtime on CUDA takes up to %u", group,
+                              CUDA_GROUP_MAX);
+    }
+    if (options->provider == PHI_ONNX_CUDA && !options->keep &&
+        options->precision == PHI_PRECISION_FP32) {
+        return phi_fail_param(err, PHI_E_INVALID, "precision",
+                              "ONNX Runtime's attention on CUDA computes in fp16; the precision "
+                              "must be int4, int8 or fp16");
+    }
     return PHI_OK;
 }
 
@@ -377,12 +400,12 @@ static phi_status check_graph(const phi_convert_options *options, const phi_desc
                           phi_convert_format_name(options->format), phi_arch_name(d->arch));
 }
 
-static phi_status write_format(phi_convert_format format, const phi_export *export, const char *dir,
-                               phi_err *err)
+static phi_status write_format(const phi_convert_options *options, const phi_export *export,
+                               const char *dir, phi_err *err)
 {
-    switch (format) {
+    switch (options->format) {
     case PHI_CONVERT_ONNX:
-        return phi_onnx_write(export, dir, err);
+        return phi_onnx_write(export, options->provider, dir, err);
     case PHI_CONVERT_OPENVINO:
         return phi_openvino_write(export, dir, err);
     case PHI_CONVERT_SAFETENSORS:
@@ -420,7 +443,7 @@ static phi_status convert(conversion *c, const char *source_dir, const char *dir
                                .read_f32 = read_f32,
                                .progress = progress};
     if (!status) {
-        status = write_format(c->options->format, &export, dir, err);
+        status = write_format(c->options, &export, dir, err);
     }
     sum_errors(c, count);
     return status;

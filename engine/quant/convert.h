@@ -21,6 +21,7 @@
 #define PHI_ENGINE_QUANT_CONVERT_H
 
 #include "base/status.h"
+#include "engine/formats/onnx_write.h"
 #include "engine/kernels/matmul.h"
 #include "engine/quant/quantize.h"
 
@@ -44,10 +45,11 @@ typedef struct phi_convert_options {
     const char *source;  /* what phi_checkpoint_open takes */
     const char *out_dir; /* made, or empty */
     phi_convert_format format;
-    bool keep;               /* each matrix's own precision; else: */
-    phi_precision precision; /* INT4: embedding and head get 8 bits */
-    uint32_t group_size;     /* INT4: 16 to 256, a power of two; others ignore it (INT8 is 32) */
-    bool symmetric;          /* INT4: without zero points */
+    phi_onnx_provider provider; /* ONNX: who runs it; CUDA computes in fp16 */
+    bool keep;                  /* each matrix's own precision; else: */
+    phi_precision precision;    /* INT4: embedding and head get 8 bits */
+    uint32_t group_size;        /* INT4: 16 to 256, a power of two; others ignore it (INT8 is 32) */
+    bool symmetric;             /* INT4: without zero points */
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *progress_user;
 } phi_convert_options;

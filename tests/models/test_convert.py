@@ -114,6 +114,30 @@ def test_answers(form, tmp_path):
         assert phid("generate", tmp_path / coding, *ASK) == phid("generate", SAMPLE, *ASK)
 
 
+@pytest.mark.parametrize("coding", ["int4", "int4-offset", "int4-128", "int8", "fp16"])
+def test_for_cuda(coding, tmp_path):
+    """fp16 throughout; codes go over to the folder for the CPU and back as they are."""
+    first = convert(SAMPLE, tmp_path / "cuda", "onnx", "--provider", "cuda", *CODINGS[coding])
+    assert first["exact"] == (18 if coding == "fp16" else 0)
+    before = values(tmp_path / "cuda", tmp_path / "cuda.gguf")
+    then = convert(tmp_path / "cuda", tmp_path / "cpu", "onnx", "--provider", "cpu")
+    assert (then["exact"], then["requantized"]) == (18, 0)
+    assert values(tmp_path / "cpu", tmp_path / "cpu.gguf") == before
+    back = convert(tmp_path / "cpu", tmp_path / "back", "onnx", "--provider", "cuda")
+    assert (back["exact"], back["requantized"]) == (18, 0)
+    assert values(tmp_path / "back", tmp_path / "back.gguf") == before
+
+
+def test_larger_groups_are_split_for_cuda(tmp_path):
+    """Its kernel for one token has none of 256."""
+    convert(SAMPLE, tmp_path / "gptq", "gptq", "--precision", "int4", "--group-size", "256")
+    then = convert(tmp_path / "gptq", tmp_path / "cuda", "onnx", "--provider", "cuda")
+    assert then["exact"] == 18
+    assert b"block_size\xa0\x01\x02\x18\x80\x01" in (tmp_path / "cuda" / "model.onnx").read_bytes()
+    assert values(tmp_path / "cuda", tmp_path / "cuda.gguf") == \
+        values(tmp_path / "gptq", tmp_path / "gptq.gguf")
+
+
 def test_more_bits_cost_less(tmp_path):
     errors = [convert(SAMPLE, tmp_path / coding, "onnx", *CODINGS[coding])["weight_rmse"]
               for coding in ("int4-128", "int4", "int8", "fp32")]
@@ -133,6 +157,13 @@ def test_more_bits_cost_less(tmp_path):
     ([SAMPLE, "out", "--format", "gguf", "--type", "q4_k_m", "--precision", "int4"], "--type applies to"),
     ([SAMPLE, "out", "--format", "gguf", "--type", "q4_9"], "it must be"),
     ([SAMPLE, "out", "--format", "gguf", "--precision", "int4", "--group-size", "256"], "32, 64 or 128"),
+    ([SAMPLE, "out", "--format", "onnx", "--provider", "tpu"], "it must be cpu or cuda"),
+    ([SAMPLE, "out", "--format", "mlx", "--provider", "cuda"], "onnx only"),
+    ([SAMPLE, "out", "--format", "gguf", "--provider", "cpu"], "onnx only"),
+    ([SAMPLE, "out", "--format", "onnx", "--provider", "cuda", "--precision", "fp32"],
+     "must be int4, int8 or fp16"),
+    ([SAMPLE, "out", "--format", "onnx", "--provider", "cuda", "--precision", "int4", "--group-size",
+      "256"], "CUDA takes up to 128"),
     (["/nowhere", "out", "--format", "onnx"], "nowhere"),
 ])
 def test_refusals(arguments, says, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 og = pytest.importorskip("onnxruntime_genai")
 ort = pytest.importorskip("onnxruntime")
 np = pytest.importorskip("numpy")
+tokenizers = pytest.importorskip("tokenizers")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
@@ -42,6 +43,7 @@ KINDS = {
     "int4-128": ["4", "128"],
 }
 # How far apart, in logits, the two best tokens may be where the engines choose differently.
+CUDA_MARGIN = {"fp16": 0.05, "int8": 0.1, "int4": 0.25}
 MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25}
 
 pytestmark = pytest.mark.skipif(not os.access(EXPORT, os.X_OK), reason=f"{EXPORT} is not built")
@@ -85,13 +87,20 @@ def phid(path, prompt):
     return [event["token"] for event in events if "token" in event], events[-1]
 
 
+def tokens_of(prompt):
+    """The prompt's tokens, as phid counts them with whatever folder of the sample model."""
+    return [int(token) for token in tokenizers.Tokenizer.from_file(
+        str(SAMPLE / "tokenizer.json")).encode(prompt).ids]
+
+
 def logits(folder, tokens):
     """The logits after each token, from the graph itself."""
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     feed = {"input_ids": np.array([tokens]), "attention_mask": np.ones((1, len(tokens)), np.int64)}
     for value in session.get_inputs():
         if value.name.startswith("past_key_values"):
-            feed[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+            kind = np.float16 if value.type == "tensor(float16)" else np.float32
+            feed[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), kind)
     return session.run(["logits"], feed)[0][0]
 
 
@@ -121,6 +130,31 @@ def test_continues_as_phid_does(folders, kind):
             assert gap <= MARGIN[precision], f"{prompt!r}, step {step}: {token}, not {best}: {gap}"
             differing += int(token != best)
     assert differing <= steps // 20
+
+
+@pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built; see PHID_BIN")
+@pytest.mark.parametrize("precision", CUDA_MARGIN)
+def test_folder_for_cuda(folders, precision):
+    """All floats are fp16; ONNX Runtime has kernels for that on the CPU too, and they follow phid's
+    tokens, read from the same folder."""
+    folder = folders / f"cuda-{precision}"
+    done = subprocess.run([PHID, "convert", SAMPLE, folder, "--format", "onnx", "--provider", "cuda",
+                           "--precision", precision], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((folder / "genai_config.json").read_text())
+    assert config["model"]["decoder"]["session_options"]["provider_options"] == \
+        [{"cuda": {"enable_cuda_graph": "0"}}]
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    for value in session.get_inputs() + session.get_outputs():
+        is_index = value.name in ("input_ids", "attention_mask")
+        assert value.type == ("tensor(int64)" if is_index else "tensor(float16)"), value.name
+    for prompt in PROMPTS:
+        ours, _ = phid(folder, prompt)
+        head = tokens_of(prompt)
+        rows = logits(folder, head + ours)[len(head) - 1:].astype(np.float32)
+        for step, token in enumerate(ours):
+            gap = rows[step].max() - rows[step, token]
+            assert gap <= CUDA_MARGIN[precision], f"{prompt!r}, step {step}: {token}: {gap}"
 
 
 @pytest.mark.parametrize("name", ["grouped", "longrope", "split", "tied", "window", "heads"])

@@ -93,7 +93,7 @@ static phi_status export_all(const phi_checkpoint *checkpoint, const char *folde
                                .user = (void *)(uintptr_t)checkpoint,
                                .read_codes = read_codes,
                                .read_f32 = read_f32};
-    phi_status status = phi_onnx_write(&export, folder, err);
+    phi_status status = phi_onnx_write(&export, PHI_ONNX_CPU, folder, err);
     phi_free(tensors);
     return status;
 }

@@ -22,7 +22,8 @@ static phi_description description;
 static phi_export_tensor tensors[TENSORS_MAX];
 static char names[TENSORS_MAX][64];
 static uint32_t n_tensors;
-static uint32_t calls_left; /* of progress, until it says stop; 0: never */
+static const char *too_large; /* the tensor that holds 70000 */
+static uint32_t calls_left;   /* of progress, until it says stop; 0: never */
 
 static uint32_t mix(const phi_export_tensor *tensor, uint64_t index)
 {
@@ -82,6 +83,9 @@ static phi_status read_f32(void *user, const phi_export_tensor *tensor, uint32_t
     for (uint64_t i = 0; i < (uint64_t)count * tensor->cols; i++) {
         out[i] = value(tensor, (uint64_t)row * tensor->cols + i);
     }
+    if (too_large && strcmp(too_large, tensor->name) == 0) {
+        out[5] = 70000.0F;
+    }
     return PHI_OK;
 }
 
@@ -101,7 +105,14 @@ typedef struct spec {
     bool tied;
     bool long_rope;
     uint32_t window;
+    phi_onnx_provider provider;
 } spec;
+
+/* What a folder for CUDA makes of a number. */
+static float rounded(float value, phi_dtype dtype)
+{
+    return dtype == PHI_DTYPE_F16 ? phi_half_to_float(phi_half_of_float(value)) : value;
+}
 
 static void add(const spec *s, const char *name, uint32_t rows, uint32_t cols)
 {
@@ -183,7 +194,8 @@ static const phi_export_tensor *tensor_named(const char *name)
     return NULL;
 }
 
-static void check_codes(const phi_export_tensor *tensor, uint32_t first, const phi_stored *stored)
+static void check_codes(const phi_export_tensor *tensor, uint32_t first, bool cuda,
+                        const phi_stored *stored)
 {
     const phi_coded *coded = &stored->coded;
     uint64_t groups = tensor->cols / tensor->group;
@@ -193,13 +205,14 @@ static void check_codes(const phi_export_tensor *tensor, uint32_t first, const p
     phi_err err;
     assert_int_equal(coded->bits, tensor->bits);
     assert_int_equal(coded->group, tensor->group);
+    assert_int_equal(coded->scale_dtype, cuda ? PHI_DTYPE_F16 : PHI_DTYPE_F32);
     assert_int_equal(phi_coded_read_f32(coded, 0, stored->rows, &buffer, read, &err), PHI_OK);
     for (size_t i = 0; i < count; i++) {
         size_t at = (size_t)first * tensor->cols + i;
         size_t g = first * groups + i / tensor->group;
         int centre = 1 << (tensor->bits - 1);
         int less = tensor->zero_rule == PHI_ZERO_INTEGER ? zero(tensor, g) : centre;
-        float s = scale(tensor, g);
+        float s = rounded(scale(tensor, g), coded->scale_dtype);
         /* As the reader adds its terms up. */
         float right = s * (float)code(tensor, at) + (float)-less * s;
         if (read[i] != right) {
@@ -211,13 +224,14 @@ static void check_codes(const phi_export_tensor *tensor, uint32_t first, const p
     phi_free(read);
 }
 
-static void check_floats(const phi_export_tensor *tensor, uint32_t first, const phi_stored *stored)
+static void check_floats(const phi_export_tensor *tensor, uint32_t first, bool cuda,
+                         const phi_stored *stored)
 {
     size_t count = (size_t)stored->rows * stored->cols;
     void *bytes = phi_alloc((size_t)stored->data.bytes);
     float *read = phi_alloc(count * sizeof *read);
     phi_err err;
-    assert_int_equal(stored->dtype, tensor->bits == 16 ? PHI_DTYPE_F16 : PHI_DTYPE_F32);
+    assert_int_equal(stored->dtype, cuda || tensor->bits == 16 ? PHI_DTYPE_F16 : PHI_DTYPE_F32);
     assert_int_equal(phi_file_read_at(stored->data.file, stored->data.offset, bytes,
                                       (size_t)stored->data.bytes, &err),
                      PHI_OK);
@@ -227,7 +241,7 @@ static void check_floats(const phi_export_tensor *tensor, uint32_t first, const 
         size_t at = stored->kind == PHI_STORED_COLUMNS
                         ? i % stored->cols * stored->rows + i / stored->cols
                         : i;
-        float right = value(tensor, (size_t)first * tensor->cols + i);
+        float right = rounded(value(tensor, (size_t)first * tensor->cols + i), stored->dtype);
         if (read[at] != right) {
             fail_msg("%s: element %zu is %.9g, not %.9g", stored->name, i, (double)read[at],
                      (double)right);
@@ -237,6 +251,8 @@ static void check_floats(const phi_export_tensor *tensor, uint32_t first, const 
     phi_free(bytes);
 }
 
+static bool for_cuda; /* the folder that is checked */
+
 static void check_part(const phi_onnx *onnx, const char *name, const char *canonical,
                        uint32_t first)
 {
@@ -244,7 +260,7 @@ static void check_part(const phi_onnx *onnx, const char *name, const char *canon
         const phi_stored *stored = phi_onnx_at(onnx, i);
         if (strcmp(stored->name, name) == 0) {
             const phi_export_tensor *tensor = tensor_named(canonical);
-            (tensor->bits <= 8 ? check_codes : check_floats)(tensor, first, stored);
+            (tensor->bits <= 8 ? check_codes : check_floats)(tensor, first, for_cuda, stored);
             return;
         }
     }
@@ -258,7 +274,7 @@ static void write_and_check(const spec *s, bool with_config)
     phi_export export = make_export(s);
     phi_onnx *onnx = NULL;
     phi_err err = {.message = ""};
-    if (phi_onnx_write(&export, f.dir, &err)) {
+    if (phi_onnx_write(&export, s->provider, f.dir, &err)) {
         fail_msg("%s", err.message);
     }
     if (!with_config) {
@@ -267,6 +283,7 @@ static void write_and_check(const spec *s, bool with_config)
     if (phi_onnx_open(f.dir, &onnx, &err)) {
         fail_msg("%s", err.message);
     }
+    for_cuda = s->provider == PHI_ONNX_CUDA;
     check_part(onnx, "model.embed_tokens.weight", "token_embd.weight", 0);
     check_part(onnx, LAYER "input_layernorm.weight", "blk.0.attn_norm.weight", 0);
     check_part(onnx, LAYER "self_attn.qkv_proj.weight", "blk.0.attn_qkv.weight", 0);
@@ -286,7 +303,8 @@ static void write_and_check(const spec *s, bool with_config)
         assert_memory_equal(&read, &description, sizeof read);
     } else {
         assert_float_equal(read.rope_theta, (s->long_rope ? 10000.0F : 250000.0F), 0.0F);
-        assert_float_equal(read.rope_attn_factor, description.rope_attn_factor, 1e-6F);
+        const float off = for_cuda ? 1e-3F : 1e-6F;
+        assert_float_equal(read.rope_attn_factor, description.rope_attn_factor, off);
         assert_int_equal(read.n_rot, 16);
         assert_int_equal(read.n_ctx_original, description.n_ctx_original);
     }
@@ -306,6 +324,11 @@ static void test_round_trip(void **state)
         {.bits = 16, .tied = true, .long_rope = true},
         {.bits = 32, .tied = true},
         {.bits = 8, .group = 16},
+        {.bits = 16, .window = 40, .provider = PHI_ONNX_CUDA},
+        {.bits = 32, .tied = true, .provider = PHI_ONNX_CUDA},
+        {.bits = 4, .group = 32, .long_rope = true, .provider = PHI_ONNX_CUDA},
+        {.bits = 4, .group = 16, .rule = PHI_ZERO_INTEGER, .provider = PHI_ONNX_CUDA},
+        {.bits = 8, .group = 32, .tied = true, .provider = PHI_ONNX_CUDA},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         write_and_check(&specs[i], true);
@@ -322,6 +345,8 @@ static void test_refused(void **state)
     } cases[] = {
         {{.bits = 4, .group = 96}, "groups of 96"},
         {{.bits = 4, .group = 8}, "groups of 8"},
+        {{.bits = 4, .group = 64, .rule = PHI_ZERO_INTEGER, .provider = PHI_ONNX_CUDA},
+         "1 groups a row"},
         {{.bits = 4, .group = 64}, "\"blk.0.ffn_down.weight\""}, /* 96 columns */
         {{.bits = 4, .group = 32, .rule = PHI_ZERO_REAL}, "zero points"},
         {{.bits = 3, .group = 32}, "4 or 8 bits"},
@@ -329,8 +354,26 @@ static void test_refused(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         phi_err err = {.message = "accepted"};
         phi_export export = make_export(&cases[i].spec);
-        assert_int_equal(phi_onnx_write(&export, f.dir, &err), PHI_E_UNSUPPORTED);
+        assert_int_equal(phi_onnx_write(&export, cases[i].spec.provider, f.dir, &err),
+                         PHI_E_UNSUPPORTED);
         assert_non_null(strstr(err.message, cases[i].named));
+    }
+}
+
+/* What fp16 cannot hold is no infinity in the file. */
+static void test_too_large(void **state)
+{
+    (void)state;
+    phi_err err;
+    static const phi_onnx_provider providers[] = {PHI_ONNX_CPU, PHI_ONNX_CUDA};
+    for (size_t i = 0; i < 2; i++) {
+        phi_export export = make_export(&(spec){.bits = 16});
+        too_large = "blk.0.ffn_down.weight";
+        assert_int_equal(phi_onnx_write(&export, providers[i], f.dir, &err), PHI_E_UNSUPPORTED);
+        too_large = NULL;
+        assert_non_null(strstr(err.message, "\"blk.0.ffn_down.weight\""));
+        assert_non_null(strstr(err.message, "it holds 70000, which fp16 cannot"));
+        assert_false(phi_file_exists(fixture_path(&f, "genai_config.json")));
     }
 }
 
@@ -341,7 +384,7 @@ static void test_rotary_dims(void **state)
     phi_err err;
     phi_export export = make_export(&(spec){.bits = 32});
     description.n_rot = 24;
-    assert_int_equal(phi_onnx_write(&export, f.dir, &err), PHI_E_UNSUPPORTED);
+    assert_int_equal(phi_onnx_write(&export, PHI_ONNX_CPU, f.dir, &err), PHI_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "24 rotary dimensions"));
 }
 
@@ -356,7 +399,7 @@ static void test_cancelled(void **state)
         fixture_remove(&f, files[i]);
     }
     calls_left = 3;
-    assert_int_equal(phi_onnx_write(&export, f.dir, &err), PHI_E_CANCELLED);
+    assert_int_equal(phi_onnx_write(&export, PHI_ONNX_CPU, f.dir, &err), PHI_E_CANCELLED);
     calls_left = 0;
     for (size_t i = 0; i < 3; i++) {
         assert_false(phi_file_exists(fixture_path(&f, files[i])));
@@ -374,7 +417,7 @@ static void test_tokenizer(void **state)
     (void)fixture_write_text(&source, "tokenizer.json", "{\"a\":1}");
     (void)fixture_write_text(&source, "config.json", "{\"model_type\":\"other\"}");
     export.source_dir = source.dir;
-    assert_int_equal(phi_onnx_write(&export, f.dir, &err), PHI_OK);
+    assert_int_equal(phi_onnx_write(&export, PHI_ONNX_CPU, f.dir, &err), PHI_OK);
     assert_int_equal(phi_file_read_text(fixture_path(&f, "tokenizer.json"), 100, &text, NULL, &err),
                      PHI_OK);
     assert_string_equal(text, "{\"a\":1}");
@@ -401,7 +444,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_refused),
         cmocka_unit_test(test_rotary_dims), cmocka_unit_test(test_cancelled),
-        cmocka_unit_test(test_tokenizer),
+        cmocka_unit_test(test_tokenizer),   cmocka_unit_test(test_too_large),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

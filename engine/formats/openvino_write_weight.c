@@ -125,6 +125,23 @@ static bool keep_status(phi_ov_writer *w, phi_status status, const phi_err *err)
 
 /* ---- floats ---- */
 
+static bool narrow(phi_ov_writer *w, const phi_export_tensor *t, const float *floats, size_t count,
+                   uint16_t *halves)
+{
+    phi_err err;
+    for (size_t i = 0; i < count; i++) {
+        halves[i] = phi_half_of_float(floats[i]);
+        if (!isfinite(phi_half_to_float(halves[i]))) {
+            return keep_status(w,
+                               phi_fail(&err, PHI_E_UNSUPPORTED,
+                                        "tensor \"%s\": it holds %g, which fp16 cannot", t->name,
+                                        (double)floats[i]),
+                               &err);
+        }
+    }
+    return true;
+}
+
 static void write_floats(phi_ov_writer *w, const phi_export_tensor *t, uint32_t bits, piece *p,
                          uint32_t at_once)
 {
@@ -134,11 +151,8 @@ static void write_floats(phi_ov_writer *w, const phi_export_tensor *t, uint32_t 
         uint32_t count = t->rows - row < at_once ? t->rows - row : at_once;
         size_t n = (size_t)count * t->cols;
         phi_status status = w->export->read_f32(w->export->user, t, row, count, p->floats, &err);
-        if (!keep_status(w, status, &err)) {
+        if (!keep_status(w, status, &err) || (bits == 16 && !narrow(w, t, p->floats, n, halves))) {
             return;
-        }
-        for (size_t i = 0; i < n && bits == 16; i++) {
-            halves[i] = phi_half_of_float(p->floats[i]);
         }
         phi_ov_bin_append(&w->out, bits == 16 ? (const void *)halves : p->floats, n * bits / 8);
         if (!goes_on(w, n * bits / 8)) {

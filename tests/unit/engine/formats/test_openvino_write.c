@@ -334,6 +334,19 @@ static void test_stopped(void **state)
     }
 }
 
+/* What fp16 cannot hold is no infinity in the file. */
+static void test_too_large(void **state)
+{
+    (void)state;
+    fixture_tiny_description(&m.description);
+    make(&(phi_export_tensor){.bits = 16});
+    phi_err err = {.message = "accepted"};
+    m.data[0].values[3] = 70000.0F;
+    assert_int_equal(phi_openvino_write(&m.export, f.dir, &err), PHI_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "\"token_embd.weight\": it holds 70000, which fp16"));
+    assert_false(phi_file_exists(fixture_path(&f, "openvino_model.xml")));
+}
+
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -472,6 +485,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_architectures, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_source, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tokenizer, setup, teardown),

@@ -255,6 +255,18 @@ static phi_status read_numbers(const phi_coded *coded, const phi_array *array, b
     return status;
 }
 
+static phi_status read_one_scale(const phi_coded *coded, size_t n, float *out, phi_err *err)
+{
+    uint8_t stored[sizeof(float)] = {0};
+    float scale = 0.0F;
+    phi_status status = read_array(&coded->scales, 0, scale_bytes(coded), stored, err);
+    widen_scales(coded, stored, 1, &scale);
+    for (size_t i = 0; i < n && !status; i++) {
+        out[i] = scale;
+    }
+    return status;
+}
+
 /* Zero points that stand one after another over all rows, several in a byte. */
 static phi_status dense_zero_codes(const phi_coded *coded, uint32_t row, uint32_t count,
                                    phi_coded_buffer *buffer, uint8_t *out, phi_err *err)
@@ -350,8 +362,10 @@ static phi_status read_params(const phi_coded *coded, uint32_t row, uint32_t cou
 {
     size_t n = (size_t)count * groups_of(coded);
     uint8_t *codes = NULL;
-    phi_status status = read_numbers(coded, &coded->scales, coded->scales_by_group, row, count,
-                                     buffer, scales, err);
+    phi_status status = coded->one_scale
+                            ? read_one_scale(coded, n, scales, err)
+                            : read_numbers(coded, &coded->scales, coded->scales_by_group, row,
+                                           count, buffer, scales, err);
     if (status || !offsets) {
         return status;
     }
@@ -515,7 +529,8 @@ static phi_status check_arrays(const phi_coded *coded, phi_err *err)
     uint64_t codes = coded->order == PHI_CODES_BY_ROW
                          ? coded->rows * packed_bytes(coded->cols, coded->bits)
                          : (uint64_t)coded->rows * coded->cols / (WORD_BITS / coded->bits) * 4;
-    uint64_t scales = (uint64_t)coded->rows * groups_of(coded) * scale_bytes(coded);
+    uint64_t scales =
+        (coded->one_scale ? 1 : (uint64_t)coded->rows * groups_of(coded)) * scale_bytes(coded);
     phi_status status = check_array(&coded->codes, "codes", codes, err);
     status = status ? status : check_array(&coded->scales, "scales", scales, err);
     if (!status && coded->zeros_order != PHI_ZEROS_ONE) {

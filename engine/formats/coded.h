@@ -68,6 +68,7 @@ typedef struct phi_coded {
     bool is_signed;        /* codes and zero points are two's complement */
     bool is_mx;            /* MXFP4: codes are E2M1 floats of 4 bits, scales E8M0 bytes */
     bool scales_by_group;  /* [groups][rows], else [rows][groups] */
+    bool one_scale;        /* for all rows and groups */
     phi_dtype scale_dtype; /* F16, BF16 or F32; unused with is_mx */
     phi_zero_order zeros_order;
     int32_t zero; /* PHI_ZEROS_ONE: of all; else added to each (GPTQ's first version: 1) */

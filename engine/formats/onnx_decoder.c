@@ -91,7 +91,7 @@ static void order_summands(const onnx_walk *w, const phi_onnx_node *node, onnx_n
     norm->residual = phi_onnx_input(node, 0);
     norm->branch = phi_onnx_input(node, 1);
     onnx_source second = phi_onnx_source(w, norm->branch);
-    if (!phi_onnx_is_product(&second)) {
+    if (!phi_onnx_is_product(w, &second)) {
         const char *swap = norm->residual;
         norm->residual = norm->branch;
         norm->branch = swap;

@@ -53,6 +53,7 @@ typedef struct phi_onnx_tensor {
     uint64_t dims[PHI_LIMIT_TENSOR_DIMS];
     phi_array data;  /* file NULL: values that are not kept as plain bytes */
     bool has_number; /* one whole number */
+    bool is_uniform; /* 8-bit numbers that are not kept as bytes, all of them this one */
     int64_t number;
 } phi_onnx_tensor;
 

@@ -192,7 +192,110 @@ static bool is_transpose(const phi_onnx_node *node)
            (!order || (order->n_ints == 2 && order->ints[0] == 1 && order->ints[1] == 0));
 }
 
-/* DequantizeLinear of a matrix of 4- or 8-bit codes by blocks of columns: of [rows, cols] that is
+/* A matrix of 4- or 8-bit codes, input `index` of a node: [rows, cols], or turned, [cols, rows] as
+ * MatMul takes it. Scales and zero points are the caller's affair. */
+static phi_status set_codes(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
+                            bool turned, const phi_onnx_tensor **out_codes, phi_stored *out)
+{
+    const phi_onnx_tensor *codes = NULL;
+    *out = (phi_stored){.kind = PHI_STORED_CODED, .n_dims = 2};
+    phi_status status = get_tensor(w, node, index, &codes);
+    if (status || !codes) {
+        return status;
+    }
+    bool is_signed = codes->type == PHI_ONNX_INT4 || codes->type == PHI_ONNX_INT8;
+    bool known = is_signed || codes->type == PHI_ONNX_UINT4 || codes->type == PHI_ONNX_UINT8;
+    if (!known || codes->n_dims != 2) {
+        return phi_onnx_refuse(w, node,
+                               "has codes of type %u and %u dimensions; a matrix of 4 or 8 bits is "
+                               "supported",
+                               codes->type, codes->n_dims);
+    }
+    status = set_shape(w, node, codes->dims[turned ? 1 : 0], codes->dims[turned ? 0 : 1], out);
+    out->coded = (phi_coded){.rows = out->rows,
+                             .cols = out->cols,
+                             .bits = phi_onnx_type_bits(codes->type),
+                             .order = turned ? PHI_CODES_BY_LINE : PHI_CODES_BY_ROW,
+                             .is_signed = is_signed,
+                             .codes = codes->data};
+    *out_codes = codes;
+    return status;
+}
+
+static uint64_t count_elements(const phi_onnx_tensor *tensor)
+{
+    uint64_t count = 1;
+    for (uint32_t i = 0; i < tensor->n_dims; i++) {
+        count *= tensor->dims[i]; /* that they fit was checked when it was read */
+    }
+    return count;
+}
+
+/* One scale for the whole matrix, or one for each of its rows. */
+static phi_status set_row_scales(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
+                                 phi_coded *coded)
+{
+    const phi_onnx_tensor *tensor = NULL;
+    coded->group = coded->cols;
+    phi_status status = set_scales(w, node, index, coded);
+    status = status ? status : get_tensor(w, node, index, &tensor);
+    if (status || !tensor) {
+        return status;
+    }
+    uint64_t count = count_elements(tensor);
+    coded->one_scale = count == 1 && coded->rows != 1;
+    if (count != 1 && count != coded->rows) {
+        return phi_onnx_refuse(w, node, "has %llu scales for a matrix with %u outputs",
+                               (unsigned long long)count, coded->rows);
+    }
+    return PHI_OK;
+}
+
+/* The same of zero points, which have the type of the codes. */
+static phi_status set_row_zeros(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
+                                uint32_t code_type, phi_coded *coded)
+{
+    const phi_onnx_tensor *tensor = phi_onnx_source(w, phi_onnx_input(node, index)).tensor;
+    uint8_t byte = 0;
+    phi_status status = PHI_OK;
+    if (!*phi_onnx_input(node, index)) {
+        return PHI_OK;
+    }
+    if (!tensor || !tensor->is_uniform) {
+        status = get_tensor(w, node, index, &tensor);
+    }
+    if (status || !tensor) {
+        return status;
+    }
+    uint64_t count = count_elements(tensor);
+    if (tensor->type != code_type || (count != 1 && count != coded->rows)) {
+        return phi_onnx_refuse(w, node,
+                               "has %llu zero points of type %u for a matrix with %u outputs and "
+                               "codes of type %u",
+                               (unsigned long long)count, tensor->type, coded->rows, code_type);
+    }
+    if (tensor->is_uniform) {
+        int64_t least = coded->is_signed ? -128 : 0;
+        if (tensor->number < least || tensor->number > least + 255) {
+            return phi_onnx_refuse(w, node, "has zero point %lld, which 8 bits do not hold",
+                                   (long long)tensor->number);
+        }
+        coded->zero = (int32_t)tensor->number;
+        return PHI_OK;
+    }
+    if (count != 1) {
+        coded->zeros = tensor->data;
+        coded->zeros_order = PHI_ZEROS_DENSE;
+        return PHI_OK;
+    }
+    status = phi_file_read_at(tensor->data.file, tensor->data.offset, &byte, 1, w->err);
+    uint32_t half = 1U << (coded->bits - 1);
+    uint32_t code = byte & (2 * half - 1);
+    coded->zero = (int32_t)code - (coded->is_signed && code >= half ? (int32_t)(2 * half) : 0);
+    return status;
+}
+
+/* DequantizeLinear of a matrix by blocks of columns, by rows, or whole: of [rows, cols] that is
  * transposed afterwards, or of [cols, rows] as MatMul takes it. */
 static phi_status read_dequantized(const onnx_walk *w, const phi_onnx_node *node, bool transposed,
                                    phi_stored *out)
@@ -200,30 +303,27 @@ static phi_status read_dequantized(const onnx_walk *w, const phi_onnx_node *node
     const phi_onnx_tensor *codes = NULL;
     phi_coded *coded = &out->coded;
     int64_t axis = phi_onnx_attribute_int(node, "axis", 1);
-    *out = (phi_stored){.kind = PHI_STORED_CODED, .n_dims = 2};
-    phi_status status = get_tensor(w, node, 0, &codes);
+    bool blocks = phi_onnx_attribute_int(node, "block_size", 0) != 0;
+    phi_status status = set_codes(w, node, 0, !transposed, &codes, out);
     if (status || !codes) {
         return status;
     }
-    bool is_signed = codes->type == PHI_ONNX_INT4 || codes->type == PHI_ONNX_INT8;
-    bool known = is_signed || codes->type == PHI_ONNX_UINT4 || codes->type == PHI_ONNX_UINT8;
     axis = axis < 0 ? axis + 2 : axis;
-    if (!known || codes->n_dims != 2 || axis != transposed) {
-        return phi_onnx_refuse(w, node,
-                               "has codes of type %u and %u dimensions, axis %lld; a matrix of 4 "
-                               "or 8 bits by blocks of its inputs is supported",
-                               codes->type, codes->n_dims, (long long)axis);
+    if (!blocks) {
+        status = set_row_scales(w, node, 1, coded);
+        if (!status && !coded->one_scale && axis == transposed) {
+            return phi_onnx_refuse(w, node,
+                                   "has a scale for each input; one for each output is "
+                                   "supported");
+        }
+        return status ? status : set_row_zeros(w, node, 2, codes->type, coded);
     }
-    status =
-        set_shape(w, node, codes->dims[transposed ? 0 : 1], codes->dims[transposed ? 1 : 0], out);
-    *coded = (phi_coded){.rows = out->rows,
-                         .cols = out->cols,
-                         .bits = phi_onnx_type_bits(codes->type),
-                         .order = transposed ? PHI_CODES_BY_ROW : PHI_CODES_BY_LINE,
-                         .is_signed = is_signed,
-                         .scales_by_group = !transposed,
-                         .codes = codes->data};
-    status = status ? status : set_group(w, node, coded);
+    if (axis != transposed) {
+        return phi_onnx_refuse(
+            w, node, "has blocks along axis %lld; blocks of inputs are supported", (long long)axis);
+    }
+    coded->scales_by_group = !transposed;
+    status = set_group(w, node, coded);
     status = status ? status : set_scales(w, node, 1, coded);
     status = status ? status : set_zeros(w, node, 2, codes->type, coded);
     if (!status && coded->zeros_order == PHI_ZEROS_FLOAT) {
@@ -268,22 +368,86 @@ static phi_status read_plain(const onnx_walk *w, phi_onnx_node *node, phi_stored
     return status || !tensor ? status : set_floats(w, node, tensor, PHI_STORED_ROWS, 2, out);
 }
 
-bool phi_onnx_is_product(const onnx_source *source)
+/* ---- products of integers ---- */
+
+/* What onnxruntime's quantize_dynamic makes of a MatMul: activations are rounded to 8 bits by
+ * DynamicQuantizeLinear, multiplied as integers, and the product gets both scales. */
+typedef struct onnx_dynamic {
+    phi_onnx_node *integers; /* MatMulInteger */
+    phi_onnx_node *rounding;
+    phi_onnx_node *scales; /* Mul */
+    uint32_t scale_input;  /* of the weights, among these */
+} onnx_dynamic;
+
+static bool comes_from(const onnx_walk *w, const phi_onnx_node *node, uint32_t input,
+                       const phi_onnx_node *from, uint32_t output)
 {
+    onnx_source source = phi_onnx_source(w, phi_onnx_input(node, input));
+    return source.node == from && source.output == output;
+}
+
+static bool find_dynamic(const onnx_walk *w, const phi_onnx_node *product, onnx_dynamic *out)
+{
+    if (!phi_onnx_is(product, "Mul")) {
+        return false;
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        phi_onnx_node *integers = phi_onnx_source(w, phi_onnx_input(product, i)).node;
+        phi_onnx_node *scales = phi_onnx_source(w, phi_onnx_input(product, 1 - i)).node;
+        if (!integers || !scales || !phi_onnx_is(integers, "MatMulInteger") ||
+            !phi_onnx_is(scales, "Mul")) {
+            continue;
+        }
+        phi_onnx_node *rounding = phi_onnx_source(w, phi_onnx_input(integers, 0)).node;
+        uint32_t own = rounding && comes_from(w, scales, 0, rounding, 1) ? 0 : 1;
+        if (rounding && phi_onnx_is(rounding, "DynamicQuantizeLinear") &&
+            comes_from(w, integers, 0, rounding, 0) && comes_from(w, integers, 2, rounding, 2) &&
+            comes_from(w, scales, own, rounding, 1)) {
+            *out = (onnx_dynamic){.integers = integers,
+                                  .rounding = rounding,
+                                  .scales = scales,
+                                  .scale_input = 1 - own};
+            return true;
+        }
+    }
+    return false;
+}
+
+static phi_status read_dynamic(const onnx_walk *w, const onnx_dynamic *d, phi_stored *out,
+                               const char **out_input)
+{
+    const phi_onnx_tensor *codes = NULL;
+    d->integers->used = true;
+    d->rounding->used = true;
+    d->scales->used = true;
+    *out_input = phi_onnx_input(d->rounding, 0);
+    phi_status status = set_codes(w, d->integers, 1, true, &codes, out);
+    status = status ? status : set_row_scales(w, d->scales, d->scale_input, &out->coded);
+    return status || !codes ? status : set_row_zeros(w, d->integers, 3, codes->type, &out->coded);
+}
+
+bool phi_onnx_is_product(const onnx_walk *w, const onnx_source *source)
+{
+    onnx_dynamic dynamic;
     return source->node &&
-           (phi_onnx_is(source->node, "MatMul") || phi_onnx_is(source->node, "MatMulNBits"));
+           (phi_onnx_is(source->node, "MatMul") || phi_onnx_is(source->node, "MatMulNBits") ||
+            find_dynamic(w, source->node, &dynamic));
 }
 
 phi_status phi_onnx_read_product(const onnx_walk *w, const char *value, phi_stored *out,
                                  const char **out_input)
 {
+    onnx_dynamic dynamic;
     onnx_source source = phi_onnx_source(w, value);
-    if (!phi_onnx_is_product(&source)) {
+    if (!phi_onnx_is_product(w, &source)) {
         return phi_onnx_refuse_source(w, value,
                                       "a product with a matrix of weights (MatMul, "
-                                      "MatMulNBits), without bias or adapter");
+                                      "MatMulNBits, MatMulInteger), without bias or adapter");
     }
     source.node->used = true;
+    if (find_dynamic(w, source.node, &dynamic)) {
+        return read_dynamic(w, &dynamic, out, out_input);
+    }
     *out_input = phi_onnx_input(source.node, 0);
     return phi_onnx_is(source.node, "MatMul") ? read_plain(w, source.node, out)
                                               : read_n_bits(w, source.node, out);
@@ -325,13 +489,34 @@ static phi_status read_gathered(const onnx_walk *w, const phi_onnx_node *node, p
     return status ? status : set_zeros(w, node, 3, codes->type, coded);
 }
 
+/* Rows of 8-bit codes, of one scale, that become floats once they are picked. */
+static phi_status read_picked(const onnx_walk *w, const phi_onnx_node *node,
+                              const phi_onnx_node *gather, phi_stored *out)
+{
+    const phi_onnx_tensor *codes = NULL;
+    phi_status status = set_codes(w, gather, 0, false, &codes, out);
+    status = status ? status : set_row_scales(w, node, 1, &out->coded);
+    if (!status && !out->coded.one_scale) {
+        return phi_onnx_refuse(w, node,
+                               "has scales of rows for what is picked of them; one scale is "
+                               "supported");
+    }
+    return status || !codes ? status : set_row_zeros(w, node, 2, codes->type, &out->coded);
+}
+
 phi_status phi_onnx_read_embedding(const onnx_walk *w, const onnx_source *source, const char *value,
                                    phi_stored *out)
 {
     const phi_onnx_tensor *tensor = NULL;
+    const phi_onnx_node *widening = NULL;
     phi_onnx_node *node = source->node;
+    if (node && phi_onnx_is(node, "DequantizeLinear")) {
+        node->used = true;
+        widening = node;
+        node = phi_onnx_source(w, phi_onnx_input(node, 0)).node;
+    }
     bool plain = node && phi_onnx_is(node, "Gather");
-    if (!plain && !(node && phi_onnx_is(node, "GatherBlockQuantized"))) {
+    if (!plain && (widening || !node || !phi_onnx_is(node, "GatherBlockQuantized"))) {
         return phi_onnx_refuse_source(w, value,
                                       "the embedding (Gather, GatherBlockQuantized) or a "
                                       "layer's output");
@@ -346,6 +531,9 @@ phi_status phi_onnx_read_embedding(const onnx_walk *w, const onnx_source *source
     }
     if (phi_onnx_attribute_int(node, "axis", 0) != 0) {
         return phi_onnx_refuse(w, node, "picks columns; rows (axis 0) are right");
+    }
+    if (widening) {
+        return read_picked(w, widening, node, out);
     }
     /* A table that is a tied head's matrix lies as that one does. */
     onnx_source table = phi_onnx_source(w, phi_onnx_input(node, 0));

@@ -18,8 +18,9 @@ typedef struct partial {
     phi_proto_field raw;
     bool has_floats;
     phi_proto_field floats;
-    uint32_t n_listed; /* numbers in int32_data or int64_data, counted up to two */
-    int64_t listed;    /* the last of them */
+    uint64_t n_listed; /* numbers in int32_data or int64_data, up to one that is another */
+    bool listed_vary;
+    int64_t listed; /* the last of them */
     const char *location;
     const char *offset;
     const char *length;
@@ -55,8 +56,9 @@ static phi_status add_dim(const onnx_parse *p, partial *t, uint64_t dim)
 
 static void add_listed(partial *t, uint64_t number)
 {
-    t->n_listed += t->n_listed < 2;
+    t->listed_vary = t->listed_vary || (t->n_listed > 0 && t->listed != (int64_t)number);
     t->listed = (int64_t)number;
+    t->n_listed++;
 }
 
 /* Dimensions or whole numbers, packed or one by one. */
@@ -74,8 +76,8 @@ static phi_status read_numbers(const onnx_parse *p, const phi_proto *message,
         return PHI_OK;
     }
     phi_status status = phi_proto_enter(message, field, &list, p->err);
-    /* Of a list of values no more is wanted than one and the knowledge that it is alone. */
-    while (!status && list.at < list.end && (are_dims || t->n_listed < 2)) {
+    /* Of a list of values no more is wanted than one and whether the others are the same. */
+    while (!status && list.at < list.end && (are_dims || !t->listed_vary)) {
         status = phi_proto_varint(&list, &number, p->err);
         if (!status && are_dims) {
             status = add_dim(p, t, number);
@@ -259,6 +261,11 @@ phi_status phi_onnx_read_tensor(const onnx_parse *p, const phi_proto *parent,
     }
     if (!status && elements == 1) {
         status = find_number(p, &t, &message);
+    }
+    bool is_byte = t.tensor->type == PHI_ONNX_INT8 || t.tensor->type == PHI_ONNX_UINT8;
+    if (!status && is_byte && !t.tensor->data.file && t.n_listed == elements && elements > 0) {
+        t.tensor->is_uniform = !t.listed_vary;
+        t.tensor->number = t.listed;
     }
     *out_tensor = t.tensor;
     return status;

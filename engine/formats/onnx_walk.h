@@ -36,7 +36,7 @@ phi_status phi_onnx_refuse_source(const onnx_walk *w, const char *value,
                                   const char *what) PHI_MUST_CHECK;
 
 /* onnx_matrix.c */
-bool phi_onnx_is_product(const onnx_source *source);
+bool phi_onnx_is_product(const onnx_walk *w, const onnx_source *source);
 /* A vector of weights, input `index` of a node. */
 phi_status phi_onnx_read_vector(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
                                 phi_stored *out) PHI_MUST_CHECK;

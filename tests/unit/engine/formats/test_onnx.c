@@ -24,11 +24,16 @@ enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT64 = 7, FLOAT16 = 10, UINT4 = 21, INT4
 typedef struct spec {
     uint32_t bits; /* 32, 16: MatMul; 8, 4, 2: MatMulNBits */
     int qdq;       /* DequantizeLinear: 1 of [cols][rows], 2 of [rows][cols] and Transpose */
+    bool integers; /* DynamicQuantizeLinear and MatMulInteger */
+    bool by_row;   /* qdq, integers: a scale for each row of W */
+    bool one;      /* qdq, integers: one scale for all */
     bool apart;    /* q, k, v */
     bool fused_up; /* gate and up in one, and Split */
     bool tied;
     bool long_rope;
     bool zeros;  /* zero points */
+    bool real;   /* that are no codes, of MatMulNBits */
+    bool listed; /* all 3, and not kept as bytes */
     bool inside; /* values in the model's own file */
     int64_t window;
     const char *lie;
@@ -199,7 +204,18 @@ static float scale_of(const char *name, uint64_t index)
 
 static uint8_t zero_of(const char *name, uint64_t index, uint32_t bits)
 {
-    return code_of(name, index + 77777, bits);
+    return now.listed ? 3 : code_of(name, index + 77777, bits);
+}
+
+static float real_zero_of(const char *name, uint64_t index)
+{
+    return (float)zero_of(name, index, now.bits) + 0.375F;
+}
+
+/* Where the scale of element `index` is among those of a matrix of rows of `cols`. */
+static uint64_t group_of(uint64_t index, uint64_t cols)
+{
+    return now.one ? 0 : index / (now.by_row ? cols : GROUP);
 }
 
 static void pack(uint8_t *out, uint64_t index, uint32_t bits, uint8_t code)
@@ -229,7 +245,12 @@ static void add_codes(const char *name, uint64_t rows, uint64_t cols)
     (void)snprintf(full, sizeof full, "%s_scales", name);
     add_tensor(full, FLOAT, 0, rows * groups, scales, (size_t)(rows * groups) * 4); /* flat */
     (void)snprintf(full, sizeof full, "%s_zero_points", name);
-    if (now.zeros) {
+    for (uint64_t i = 0; i < rows * groups && now.real; i++) {
+        scales[i] = real_zero_of(name, i);
+    }
+    if (now.real) {
+        add_tensor(full, FLOAT, rows, groups, scales, (size_t)(rows * groups) * 4);
+    } else if (now.zeros) {
         add_tensor(full, UINT8, rows, zero_row, zeros, (size_t)rows * zero_row);
     }
     phi_free(codes);
@@ -291,25 +312,45 @@ static void add_node(const char *op, const char *name, const char *inputs, const
     end_node(&node);
 }
 
-/* The same as a matrix of its own type for DequantizeLinear: signed where there are no zero points.
- */
-static void add_dequantized(const char *name, uint64_t rows, uint64_t cols)
+/* 8-bit numbers, all of them 3, that protobuf lists one by one. */
+static void add_listed(const char *name, uint32_t type, uint64_t count)
+{
+    phi_buf tensor = fresh();
+    phi_buf list = fresh();
+    if (!now.one) {
+        put_number(&tensor, 1, count);
+    }
+    put_number(&tensor, 2, type);
+    put_text(&tensor, 8, name);
+    for (uint64_t i = 0; i < count; i++) {
+        put_varint(&list, lies("another zero point") && i == 1 ? 4
+                          : lies("a large zero point")         ? 300
+                                                               : 3);
+    }
+    put_message(&tensor, 5, &list);
+    put_message(&graph, 5, &tensor);
+    phi_buf_done(&tensor);
+    phi_buf_done(&list);
+}
+
+/* The same as a matrix of its own type, NAME_Q4, NAME_scales and NAME_zeros: signed where there are
+ * no zero points. `lines`: as MatMul takes it, [cols][rows]. */
+static void add_typed_codes(const char *name, uint64_t rows, uint64_t cols, bool lines)
 {
     char full[3][128];
-    char inputs[400];
-    bool lines = now.qdq == 1;
-    uint64_t groups = cols / GROUP;
+    uint64_t groups = now.by_row || now.one ? 1 : cols / GROUP;
+    uint64_t params = now.one ? 1 : rows * groups;
     uint64_t count = rows * cols;
     uint8_t flip = (uint8_t)(now.zeros ? 0U : 1U << (now.bits - 1));
     uint32_t type = now.bits == 4 ? (now.zeros ? UINT4 : INT4) : (now.zeros ? UINT8 : INT8);
     uint8_t *codes = phi_alloc_zero(count, 1);
-    float *scales = phi_alloc(rows * groups * sizeof *scales);
-    uint8_t *zeros = phi_alloc_zero(rows * groups, 1);
+    float *scales = phi_alloc_zero(params + 1, sizeof *scales);
+    uint8_t *zeros = phi_alloc_zero(params, 1);
     for (uint64_t i = 0; i < count; i++) {
         uint64_t at = lines ? i % cols * rows + i / cols : i;
         pack(codes, at, now.bits, (uint8_t)(code_of(name, i, now.bits) ^ flip));
     }
-    for (uint64_t i = 0; i < rows * groups; i++) {
+    for (uint64_t i = 0; i < params; i++) {
         uint64_t at = lines ? i % groups * rows + i / groups : i;
         scales[at] = scale_of(name, i);
         pack(zeros, at, now.bits, zero_of(name, i, now.bits));
@@ -317,28 +358,71 @@ static void add_dequantized(const char *name, uint64_t rows, uint64_t cols)
     (void)snprintf(full[0], sizeof full[0], "%s_Q4", name);
     (void)snprintf(full[1], sizeof full[1], "%s_scales", name);
     (void)snprintf(full[2], sizeof full[2], "%s_zeros", name);
+    uint64_t first = groups == 1 ? 0 : lines ? groups : rows;
+    uint64_t second = groups == 1 ? params : lines ? rows : groups;
     add_tensor(full[0], type, lines ? cols : rows, lines ? rows : cols, codes,
                (size_t)(count * now.bits / 8));
-    add_tensor(full[1], FLOAT, lines ? groups : rows, lines ? rows : groups, scales,
-               (size_t)(rows * groups) * sizeof *scales);
-    if (now.zeros) {
-        add_tensor(full[2], type, lines ? groups : rows, lines ? rows : groups, zeros,
-                   (size_t)(rows * groups * now.bits / 8));
-    }
-    (void)snprintf(inputs, sizeof inputs, now.zeros ? "%s %s %s" : "%s %s", full[0], full[1],
-                   full[2]);
-    (void)snprintf(full[0], sizeof full[0], lines ? "%s.w" : "%s.t", name);
-    phi_buf node = start_node("DequantizeLinear", full[0], inputs, full[0]);
-    put_int(&node, "axis", lines != lies("blocks of outputs") ? 0 : 1);
-    put_int(&node, "block_size", GROUP);
-    end_node(&node);
-    if (!lines) {
-        (void)snprintf(full[1], sizeof full[1], "%s.w", name);
-        add_node("Transpose", full[1], full[0], full[1]);
+    add_tensor(full[1], FLOAT, first, lies("a scale too many") ? second + 1 : second, scales,
+               (size_t)(params + (lies("a scale too many") ? 1 : 0)) * sizeof *scales);
+    if (now.listed) {
+        add_listed(full[2], type, params);
+    } else if (now.zeros) {
+        add_tensor(full[2], type, first, second, zeros, (size_t)(params * now.bits + 7) / 8);
     }
     phi_free(codes);
     phi_free(scales);
     phi_free(zeros);
+}
+
+static void add_dequantized(const char *name, uint64_t rows, uint64_t cols)
+{
+    char inputs[400];
+    char made[128];
+    char turned[128];
+    bool lines = now.qdq == 1;
+    add_typed_codes(name, rows, cols, lines);
+    (void)snprintf(inputs, sizeof inputs,
+                   now.zeros ? "%s_Q4 %s_scales %s_zeros" : "%s_Q4 %s_scales", name, name, name);
+    (void)snprintf(made, sizeof made, lines ? "%s.w" : "%s.t", name);
+    phi_buf node = start_node("DequantizeLinear", made, inputs, made);
+    if (now.by_row) {
+        put_int(&node, "axis", lines != lies("a scale for each input") ? 1 : 0);
+    } else if (!now.one) {
+        put_int(&node, "axis", lines != lies("blocks of outputs") ? 0 : 1);
+        put_int(&node, "block_size", GROUP);
+    }
+    end_node(&node);
+    if (!lines) {
+        (void)snprintf(turned, sizeof turned, "%s.w", name);
+        add_node("Transpose", turned, made, turned);
+    }
+}
+
+/* As onnxruntime's quantize_dynamic has it. */
+static void add_integers(const char *name, const char *input, const char *output, uint64_t rows,
+                         uint64_t cols)
+{
+    char names[400];
+    char made[400];
+    add_typed_codes(name, rows, cols, true);
+    (void)snprintf(made, sizeof made, "%s.r %s.rs %s.rz", name, name, name);
+    add_node("DynamicQuantizeLinear", made, input, made);
+    (void)snprintf(names, sizeof names,
+                   now.zeros ? "%s.r %s_Q4 %s.rz %s_zeros" : "%s.r %s_Q4 %s.rz", name, name, name,
+                   name);
+    (void)snprintf(made, sizeof made, "%s.i", name);
+    add_node("MatMulInteger", made, names, made);
+    (void)snprintf(names, sizeof names, "%s.c", name);
+    phi_buf cast = start_node("Cast", names, made, names);
+    put_int(&cast, "to", FLOAT);
+    end_node(&cast);
+    (void)snprintf(names, sizeof names,
+                   lies("activations without scale") ? "x %s_scales" : "%s.rs %s_scales", name,
+                   name);
+    (void)snprintf(made, sizeof made, "%s.s", name);
+    add_node("Mul", made, names, made);
+    (void)snprintf(names, sizeof names, "%s.c %s.s", name, name);
+    add_node("Mul", name, names, output);
 }
 
 /* y = W x with the matrix `name`, as a node of the same name. */
@@ -346,6 +430,10 @@ static void add_product(const char *name, const char *input, const char *output,
                         uint64_t cols)
 {
     char inputs[320];
+    if (now.integers) {
+        add_integers(name, input, output, rows, cols);
+        return;
+    }
     if (now.bits >= 16 || now.qdq) {
         (void)snprintf(inputs, sizeof inputs, "%s %s.w", input, name);
         if (now.qdq) {
@@ -357,8 +445,9 @@ static void add_product(const char *name, const char *input, const char *output,
         return;
     }
     (void)snprintf(inputs, sizeof inputs,
-                   now.zeros ? "%s %s_Q4 %s_scales %s_zero_points" : "%s %s_Q4 %s_scales", input,
-                   name, name, name);
+                   now.zeros || now.real ? "%s %s_Q4 %s_scales %s_zero_points"
+                                         : "%s %s_Q4 %s_scales",
+                   input, name, name, name);
     add_codes(name, rows, cols);
     phi_buf node = start_node("MatMulNBits", name, inputs, output);
     put_text(&node, 7, "com.microsoft");
@@ -366,6 +455,7 @@ static void add_product(const char *name, const char *input, const char *output,
     put_int(&node, "N", (int64_t)rows);
     put_int(&node, "bits", lies("codes of 3 bits") ? 3 : now.bits);
     put_int(&node, "block_size", lies("a block of 0") ? 0 : GROUP);
+    put_int(&node, "accuracy_level", 4);
     if (lies("weights packed for a GPU")) {
         put_int(&node, "weight_prepacked", 1);
     }
@@ -580,6 +670,13 @@ static void add_positions(void)
 
 static void add_embedding(void)
 {
+    if (now.integers && now.one) {
+        add_typed_codes("embed", V, E, false);
+        add_node("Gather", "embed", "embed_Q4 input_ids", "picked");
+        add_node("DequantizeLinear", "widened",
+                 now.zeros ? "picked embed_scales embed_zeros" : "picked embed_scales", "x");
+        return;
+    }
     if (!now.tied) {
         add_floats("embed", V, E, false);
         add_node("Gather", "embed", "embed.w input_ids", "x");
@@ -696,8 +793,11 @@ static void check_matrix(const char *name, const char *source, uint32_t rows, ui
         float right = fixture_value(seed_of(source), i);
         size_t at = stored->kind == PHI_STORED_COLUMNS ? i % cols * rows + i / cols : i;
         if (stored->kind == PHI_STORED_CODED) {
-            int zero = now.zeros ? zero_of(source, i / GROUP, now.bits) : 1 << (now.bits - 1);
-            right = (float)(code_of(source, i, now.bits) - zero) * scale_of(source, i / GROUP);
+            uint64_t g = group_of(i, cols);
+            float zero = now.real    ? real_zero_of(source, g)
+                         : now.zeros ? (float)zero_of(source, g, now.bits)
+                                     : (float)(1U << (now.bits - 1));
+            right = ((float)code_of(source, i, now.bits) - zero) * scale_of(source, g);
         }
         if (fabsf(read[at] - right) > 1e-4F) {
             fail_msg("%s: element %zu is %g, not %g", name, i, (double)read[at], (double)right);
@@ -763,6 +863,19 @@ static void test_kinds(void **state)
         {.bits = 4, .qdq = 1, .zeros = true, .apart = true},
         {.bits = 8, .qdq = 1, .zeros = true},
         {.bits = 8, .qdq = 2, .zeros = true},
+        {.bits = 4, .real = true},
+        {.bits = 8, .real = true, .apart = true},
+        {.bits = 4, .qdq = 1, .by_row = true},
+        {.bits = 4, .qdq = 2, .by_row = true, .zeros = true},
+        {.bits = 8, .qdq = 1, .by_row = true, .zeros = true},
+        {.bits = 8, .qdq = 2, .one = true, .zeros = true},
+        {.bits = 8, .qdq = 1, .one = true},
+        {.bits = 8, .integers = true, .one = true},
+        {.bits = 8, .integers = true, .one = true, .zeros = true, .apart = true},
+        {.bits = 8, .integers = true, .one = true, .zeros = true, .listed = true},
+        {.bits = 8, .integers = true, .by_row = true},
+        {.bits = 8, .integers = true, .by_row = true, .zeros = true, .inside = true},
+        {.bits = 8, .integers = true, .by_row = true, .zeros = true, .listed = true},
     };
     for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
         open_and_check(&specs[i]);
@@ -852,6 +965,23 @@ static void test_other_graphs(void **state)
         {{.bits = 4, .lie = "codes of 3 bits"}, "3 bits"},
         {{.bits = 4, .lie = "a block of 0"}, "block_size"},
         {{.bits = 4, .qdq = 1, .lie = "blocks of outputs"}, "(DequantizeLinear)"},
+        {{.bits = 4, .qdq = 1, .by_row = true, .lie = "a scale for each input"}, "each output"},
+        {{.bits = 8, .qdq = 1, .by_row = true, .lie = "a scale too many"}, "97 scales"},
+        {{.bits = 8, .integers = true, .one = true, .lie = "activations without scale"}, "(Mul)"},
+        {{.bits = 8,
+          .integers = true,
+          .by_row = true,
+          .zeros = true,
+          .listed = true,
+          .lie = "another zero point"},
+         "not stored as bytes"},
+        {{.bits = 8,
+          .integers = true,
+          .one = true,
+          .zeros = true,
+          .listed = true,
+          .lie = "a large zero point"},
+         "zero point 300"},
         {{.bits = 4, .lie = "weights packed for a GPU"}, "weight_prepacked"},
         {{.bits = 32, .lie = "a table of zeros"}, "rising angles"},
         {{.bits = 32, .lie = "two tables in one"}, "do not rise evenly"},

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/str.h"
 #include "engine/formats/json.h"
 #include "engine/formats/json_fields.h"
 #include "engine/formats/onnx.h"
@@ -94,6 +95,46 @@ static phi_status read_eos(const phi_fields *model, phi_description *d, phi_err 
     return PHI_OK;
 }
 
+static phi_status read_row(const json_t *settings, uint32_t *out, phi_err *err)
+{
+    static const char *const names[] = {"multi_rotary_cache_concat_offset",
+                                        "multiRotaryCacheConcatOffset"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const json_t *row = json_object_get(settings, names[i]);
+        uint64_t number = 0;
+        if (!row) {
+            continue;
+        }
+        if (!json_is_string(row) ||
+            !phi_str_parse_u64(json_string_value(row), PHI_LIMIT_CONTEXT, &number)) {
+            return phi_fail(err, PHI_E_FORMAT,
+                            PHI_ONNX_CONFIG ": option \"%s\" must be a row of the rotary tables, "
+                                            "as text",
+                            names[i]);
+        }
+        *out = (uint32_t)number;
+    }
+    return PHI_OK;
+}
+
+/* Providers that cannot branch get both tables of LongRoPE in one, and are told the row that the
+ * second begins at: NvTensorRtRtx, and WebGPU where it records a graph. */
+static phi_status read_long_from(const phi_fields *decoder, uint32_t *out, phi_err *err)
+{
+    const json_t *options =
+        json_object_get(phi_fields_get(decoder, "session_options"), "provider_options");
+    phi_status status = PHI_OK;
+    for (size_t i = 0; i < json_array_size(options) && !status; i++) {
+        const char *provider;
+        json_t *settings;
+        json_object_foreach(json_array_get(options, i), provider, settings)
+        {
+            status = status ? status : read_row(settings, out, err);
+        }
+    }
+    return status;
+}
+
 static phi_status read_decoder(const phi_fields *model, phi_onnx_config *config, phi_err *err)
 {
     phi_fields decoder;
@@ -105,6 +146,7 @@ static phi_status read_decoder(const phi_fields *model, phi_onnx_config *config,
                         PHI_ONNX_CONFIG ": a model in several graphs (\"model.decoder.pipeline\") "
                                         "is not supported");
     }
+    status = status ? status : read_long_from(&decoder, &config->long_from, err);
     status = status
                  ? status
                  : read_text(&decoder, "filename", config->filename, sizeof config->filename, err);

@@ -126,6 +126,7 @@ phi_status phi_onnx_open(const char *dir, phi_onnx **out_onnx, phi_err *err)
     const lister l = {.onnx = onnx, .err = err};
     status = phi_onnx_model_open(dir, config.filename, &onnx->model, err);
     status = status ? status : phi_onnx_decoder_read(&onnx->model, config.logits, &decoder, err);
+    status = status ? status : phi_onnx_rope_split(&onnx->model, config.long_from, &decoder, err);
     if (!status) {
         status =
             phi_onnx_describe(dir, onnx->model.label, &config, &decoder, &onnx->description, err);

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "engine/formats/hf_config.h"
+#include "engine/formats/onnx.h"
 #include "engine/formats/onnx_config.h"
 
 #define HALF_MAX (PHI_LIMIT_HEAD_DIM / 2)
@@ -288,6 +289,48 @@ static void work_out(const tables t[2], bool has_two, phi_description *d)
             set_factors(&t[1], theta, d->rope_long);
         }
     }
+}
+
+/* ---- two tables in one ---- */
+
+static phi_status split_table(phi_onnx_model *model, uint32_t at, const phi_onnx_tensor **both,
+                              phi_err *err)
+{
+    const phi_onnx_tensor *whole = both[0];
+    if (whole->n_dims != 2 || whole->dims[0] <= at || !whole->data.file) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "%s: tensor \"%s\" has no row %u, which is where " PHI_ONNX_CONFIG
+                        " says that the rotary table for long texts begins",
+                        model->label, whole->name, at);
+    }
+    phi_onnx_tensor *parts = phi_arena_take(&model->arena, 2 * sizeof *parts);
+    if (!parts) {
+        return phi_fail(err, PHI_E_NO_MEMORY, "%s: not enough memory", model->label);
+    }
+    uint64_t bytes = whole->data.bytes / whole->dims[0] * at;
+    parts[0] = *whole;
+    parts[1] = *whole;
+    parts[0].dims[0] = at;
+    parts[0].data.bytes = bytes;
+    parts[1].dims[0] -= at;
+    parts[1].data.offset += bytes;
+    parts[1].data.bytes -= bytes;
+    both[0] = &parts[0];
+    both[1] = &parts[1];
+    return PHI_OK;
+}
+
+phi_status phi_onnx_rope_split(phi_onnx_model *model, uint32_t long_from, phi_onnx_decoder *decoder,
+                               phi_err *err)
+{
+    if (long_from == 0 || decoder->has_two) {
+        return PHI_OK;
+    }
+    phi_status status = split_table(model, long_from, decoder->cos, err);
+    status = status ? status : split_table(model, long_from, decoder->sin, err);
+    decoder->has_two = !status;
+    decoder->n_ctx_original = long_from;
+    return status;
 }
 
 phi_status phi_onnx_rope_read(const char *dir, const char *label, const phi_onnx_decoder *decoder,

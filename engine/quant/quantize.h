@@ -28,6 +28,11 @@ typedef enum phi_precision {
 const char *phi_precision_name(phi_precision precision); /* "int4" */
 bool phi_precision_parse(const char *name, phi_precision *out_precision);
 
+/* GGUF's types and llama.cpp's mixes by name, "q4_k_m" or "Q4_K_M": the name in small letters, or
+ * NULL for one that is not known; and all of them as a list for messages. */
+const char *phi_quantize_type_find(const char *name);
+const char *phi_quantize_type_names(void);
+
 typedef enum phi_quantize_stage {
     PHI_STAGE_READING,
     PHI_STAGE_QUANTIZING,

@@ -32,6 +32,17 @@ bool phi_precision_parse(const char *name, phi_precision *out_precision)
     return false;
 }
 
+const char *phi_quantize_type_find(const char *name)
+{
+    const phi_mix *mix = phi_mix_find(name);
+    return mix ? phi_mix_name(mix) : NULL;
+}
+
+const char *phi_quantize_type_names(void)
+{
+    return phi_mix_names();
+}
+
 const char *phi_quantize_stage_name(phi_quantize_stage stage)
 {
     switch (stage) {

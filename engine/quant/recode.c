@@ -197,6 +197,27 @@ phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan
     return scan->near_halves && (scan->near_offsets || !real) ? PHI_FIT_ROUNDED : PHI_FIT_NONE;
 }
 
+const char *phi_recode_obstacle(const phi_form *form, const phi_recode_scan *scan,
+                                const phi_code_target *target)
+{
+    if (!form->group) {
+        return "it holds floats, not codes";
+    }
+    if (form->kind != PHI_WEIGHT_INT4 && target->bits != 8) {
+        return "its codes have more than 4 bits";
+    }
+    if (form->group % target->group != 0) {
+        return "its groups are smaller than any that the format has";
+    }
+    if (target->zero_rule == PHI_ZERO_INTEGER && !scan->whole_zeros) {
+        return "its offsets are no whole number of scales, and the format's zero points are codes";
+    }
+    if (target->zero_rule == PHI_ZERO_CENTRE && !(scan->centred && scan->whole_zeros)) {
+        return "it has zero points, and the format has none";
+    }
+    return "its scales or offsets are beyond what the format's fp16 comes close to";
+}
+
 /* ---- codes as they are ---- */
 
 static void move_row(const own_row *row, const phi_code_target *target, uint32_t cols,

@@ -38,6 +38,10 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
 /* How a matrix of this form, with these zero points and scales, goes into the target. */
 phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan,
                                const phi_code_target *target);
+/* For one that does not fit: what the target cannot hold of it, as the end of "tensor X is coded
+ * anew: ". */
+const char *phi_recode_obstacle(const phi_form *form, const phi_recode_scan *scan,
+                                const phi_code_target *target);
 
 typedef struct phi_recode {
     const phi_compute *compute;

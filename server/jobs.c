@@ -137,7 +137,8 @@ static void job_done(void *arg)
 {
     entry *self = arg;
     phi_jobs *jobs = self->jobs;
-    if (self->job->record.status == PHI_JOB_SUCCEEDED) {
+    const phi_store_job *record = &self->job->record;
+    if (record->status == PHI_JOB_SUCCEEDED && record->kind == PHI_JOB_QUANTIZATION) {
         show_model(jobs->app, &self->job->model);
     }
     end_watches(self);
@@ -288,7 +289,7 @@ phi_status phi_jobs_start(phi_jobs *jobs, phi_err *err)
     phi_status status = PHI_OK;
     for (bool more = true; more && !status;) {
         size_t count = 0;
-        status = phi_store_job_list(jobs->app->store, true, &page, list, &count, &more, err);
+        status = phi_store_job_unfinished(jobs->app->store, &page, list, &count, &more, err);
         for (size_t i = 0; i < count && !status; i++) {
             phi_log(PHI_LOG_INFO, "jobs", "job_resumed", "id=%s model=%s:%s", list[i].id,
                     list[i].model, list[i].precision);

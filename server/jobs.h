@@ -1,5 +1,5 @@
 /*
- * Purpose: the queue of quantization jobs: which run, how far they are, who watches.
+ * Purpose: the queue of jobs (quantization and export): which run, how far they are, who watches.
  * Owns:    a phi_job for each unfinished job. What has ended is in the store alone.
  * Threads: [loop]; a job's work is [job] and meets the loop only through phi_job_* of
  *          quantization/job_runner.h.

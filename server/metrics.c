@@ -214,7 +214,8 @@ static void write_models(const phi_app *app, phi_buf *out)
                          "phid_model_loads_total{weights=\"in_memory\"} %" PRIu64 "\n"
                          "phid_model_loads_total{weights=\"failed\"} %" PRIu64 "\n",
                          loads.mapped, loads.built, loads.in_memory, loads.failed);
-    head(out, "phid_jobs", "gauge", "Quantization jobs that have not ended, by status.");
+    head(out, "phid_jobs", "gauge",
+         "Jobs (quantization and export) that have not ended, by status.");
     (void)phi_buf_printf(out,
                          "phid_jobs{status=\"queued\"} %zu\n"
                          "phid_jobs{status=\"running\"} %zu\n",

@@ -78,6 +78,7 @@ static void get_root(void *app, phi_request *request, void *sink_state)
         "\n"
         "With API keys configured, add -H 'Authorization: Bearer KEY'.\n"
         "Models: /v1/models   jobs: /v1/quantization/jobs   files: /v1/files\n"
+        "Take a model away, for another runtime as well: /v1/exports\n"
         "All routes: /openapi.json   health: /healthz, /readyz   numbers: /metrics\n",
         PHID_VERSION, host, host, host, host);
     phi_respond_text(request, 200, "text/plain; charset=utf-8", &out);

@@ -7,6 +7,7 @@
 #include "server/openai/models.h"
 #include "server/openai/tokenize.h"
 #include "server/operations.h"
+#include "server/quantization/export_routes.h"
 #include "server/quantization/job_routes.h"
 
 #include <string.h>
@@ -26,6 +27,7 @@ phi_route *phi_routes_create(size_t *out_count)
         {phi_tokenize_routes, phi_tokenize_routes_count},
         {phi_files_routes, phi_files_routes_count},
         {phi_job_routes, phi_job_routes_count},
+        {phi_export_routes, phi_export_routes_count},
     };
     size_t n_groups = sizeof groups / sizeof *groups;
     size_t count = 0;

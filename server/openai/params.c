@@ -42,8 +42,12 @@ static phi_status parse_model(const json_t *body, phi_params *params, phi_err *e
     }
     phi_precision parsed;
     if (precision && !phi_precision_parse(precision, &parsed)) {
-        return phi_fail_param(err, PHI_E_INVALID, "precision",
-                              "'precision' must be int4, int8, fp16 or fp32");
+        precision = phi_quantize_type_find(precision);
+        if (!precision) {
+            return phi_fail_param(err, PHI_E_INVALID, "precision",
+                                  "'precision' must be int4, int8, fp16, fp32 or the type that "
+                                  "the model was quantized to");
+        }
     }
     params->model = phi_strdup(model);
     params->precision = precision ? phi_strdup(precision) : NULL;

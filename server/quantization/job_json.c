@@ -42,29 +42,59 @@ static void copy_fields(json_t *to, const json_t *from, const char *const *names
     }
 }
 
-json_t *phi_job_json(const phi_store_job *job)
+/* What both kinds have. */
+static json_t *common_json(const phi_store_job *job, const char *object_name)
 {
-    static const char *const asked[] = {"source",    "method",  "group_size",
-                                        "symmetric", "formats", "metadata"};
-    static const char *const got[] = {"artifacts", "quality", "error"};
-    json_t *request = parse_or_empty(job->request);
-    json_t *result = parse_or_empty(job->result);
     json_t *object = json_pack(
-        "{s:s, s:s, s:I, s:o, s:o, s:s, s:s, s:s, s:f, s:I, s:I, s:o}", "id", job->id, "object",
-        "quantization.job", "created_at", (json_int_t)job->created_s, "started_at",
-        time_or_null(job->started_s), "finished_at", time_or_null(job->finished_s), "status",
-        phi_job_status_name(job->status), "model", job->model, "precision", job->precision,
+        "{s:s, s:s, s:I, s:o, s:o, s:s, s:f, s:I, s:I, s:o}", "id", job->id, "object", object_name,
+        "created_at", (json_int_t)job->created_s, "started_at", time_or_null(job->started_s),
+        "finished_at", time_or_null(job->finished_s), "status", phi_job_status_name(job->status),
         "progress", job->progress, "bytes_done", (json_int_t)job->bytes_done, "bytes_total",
         (json_int_t)job->bytes_total, "eta_seconds", eta(job));
     PHI_ASSERT(object);
     (void)json_object_set_new(object, "stage",
                               job->stage[0] ? json_string(job->stage) : json_null());
+    return object;
+}
+
+static json_t *quantization_json(const phi_store_job *job, const json_t *request,
+                                 const json_t *result)
+{
+    static const char *const asked[] = {"source",    "type",    "method",  "group_size",
+                                        "symmetric", "formats", "metadata"};
+    static const char *const got[] = {"artifacts", "quality", "error"};
+    json_t *object = common_json(job, "quantization.job");
+    (void)json_object_set_new(object, "model", json_string(job->model));
+    (void)json_object_set_new(object, "precision", json_string(job->precision));
     (void)json_object_set_new(object, "result_model",
                               job->status == PHI_JOB_SUCCEEDED
                                   ? json_sprintf("%s:%s", job->model, job->precision)
                                   : json_null());
     copy_fields(object, request, asked, sizeof asked / sizeof *asked);
     copy_fields(object, result, got, sizeof got / sizeof *got);
+    return object;
+}
+
+static json_t *export_json(const phi_store_job *job, const json_t *request, const json_t *result)
+{
+    static const char *const asked[] = {"model",      "format",    "precision",
+                                        "group_size", "symmetric", "metadata"};
+    static const char *const got[] = {"lossless", "changes", "artifacts", "error"};
+    json_t *object = common_json(job, "export");
+    copy_fields(object, request, asked, sizeof asked / sizeof *asked);
+    copy_fields(object, result, got, sizeof got / sizeof *got);
+    if (!json_is_array(json_object_get(object, "changes"))) {
+        (void)json_object_set_new(object, "changes", json_array());
+    }
+    return object;
+}
+
+json_t *phi_job_json(const phi_store_job *job)
+{
+    json_t *request = parse_or_empty(job->request);
+    json_t *result = parse_or_empty(job->result);
+    json_t *object = job->kind == PHI_JOB_EXPORT ? export_json(job, request, result)
+                                                 : quantization_json(job, request, result);
     if (!json_is_array(json_object_get(object, "artifacts"))) {
         (void)json_object_set_new(object, "artifacts", json_array());
     }
@@ -75,22 +105,29 @@ json_t *phi_job_json(const phi_store_job *job)
 
 /* ---- events ---- */
 
-#define JOB_PREFIX "qjob-"
-#define EVENT_PREFIX "qjobevent-"
+/* "qjob-X" has events "qjobevent-X-N", "export-X" has "exportevent-X-N" (phi_free). */
+static char *event_prefix(const char *job_id)
+{
+    size_t kind_bytes = strcspn(job_id, "-");
+    return phi_strfmt("%.*sevent%s-", (int)kind_bytes, job_id, job_id + kind_bytes);
+}
 
-json_t *phi_job_event_json(const char *job_id, const phi_store_event *event)
+json_t *phi_job_event_json(const phi_store_job *job, const phi_store_event *event)
 {
     json_t *data = event->data ? json_loads(event->data, 0, NULL) : NULL;
-    return json_pack("{s:o, s:s, s:I, s:s, s:o, s:s, s:o}", "id",
-                     json_sprintf(EVENT_PREFIX "%s-%u", job_id + strlen(JOB_PREFIX), event->number),
-                     "object", "quantization.job.event", "created_at", (json_int_t)event->created_s,
-                     "level", event->level, "message", phi_text_json(event->message), "type",
-                     event->type, "data", data ? data : json_null());
+    char *prefix = event_prefix(job->id);
+    json_t *object = json_pack(
+        "{s:o, s:s, s:I, s:s, s:o, s:s, s:o}", "id", json_sprintf("%s%u", prefix, event->number),
+        "object", job->kind == PHI_JOB_EXPORT ? "export.event" : "quantization.job.event",
+        "created_at", (json_int_t)event->created_s, "level", event->level, "message",
+        phi_text_json(event->message), "type", event->type, "data", data ? data : json_null());
+    phi_free(prefix);
+    return object;
 }
 
 uint32_t phi_job_event_number(const char *job_id, const char *event_id)
 {
-    char *prefix = phi_strfmt(EVENT_PREFIX "%s-", job_id + strlen(JOB_PREFIX));
+    char *prefix = event_prefix(job_id);
     uint64_t number = 0;
     if (phi_str_starts(event_id, prefix)) {
         (void)phi_str_parse_u64(event_id + strlen(prefix), UINT32_MAX, &number);
@@ -165,22 +202,49 @@ json_t *phi_job_error_json(const phi_err *err, const char *code)
                      err->param[0] ? phi_text_json(err->param) : json_null());
 }
 
-char *phi_job_result_text(json_t *artifacts, json_t *quality, json_t *error)
+json_t *phi_job_artifact_json(const char *format, const phi_store_file *file)
 {
-    json_t *object = json_object();
-    if (artifacts) {
-        (void)json_object_set_new(object, "artifacts", artifacts);
+    return json_pack("{s:s, s:s, s:I, s:s}", "format", format, "file_id", file->id, "bytes",
+                     (json_int_t)file->bytes, "sha256", file->sha256);
+}
+
+/* The error is that of all matrices whose codes or scales are not the model's. */
+static json_t *codes_change(const char *change, uint32_t matrices, json_t *reason,
+                            const phi_convert_report *report)
+{
+    return json_pack("{s:s, s:I, s:o, s:o, s:{s:o, s:o}}", "change", change, "matrices",
+                     (json_int_t)matrices, "reason", reason, "weight_rmse",
+                     number(report->weight_rmse), "worst_tensor", "name",
+                     phi_text_json(report->worst_tensor), "rmse", number(report->worst_rmse));
+}
+
+uint32_t phi_job_rounded(const phi_convert_report *report)
+{
+    return report->matrices - report->exact - report->rescaled - report->requantized;
+}
+
+void phi_job_set_report(json_t *object, const phi_convert_report *report)
+{
+    const phi_convert_report none = {0};
+    const phi_convert_report *r = report ? report : &none;
+    json_t *changes = json_array();
+    if (r->requantized > 0) {
+        json_t *reason = json_sprintf("tensor '%s': %s", r->first_requantized,
+                                      r->requantized_why ? r->requantized_why : "unknown");
+        (void)json_array_append_new(changes, codes_change("coded_anew", r->requantized, reason, r));
     }
-    if (quality) {
-        (void)json_object_set_new(object, "quality", quality);
+    if (r->rescaled > 0) {
+        json_t *reason = json_string("the codes are the model's; the format has fp16 for scales "
+                                     "that have more bits");
+        (void)json_array_append_new(changes, codes_change("rescaled", r->rescaled, reason, r));
     }
-    if (error) {
-        (void)json_object_set_new(object, "error", error);
+    if (phi_job_rounded(r) > 0) {
+        (void)json_array_append_new(changes,
+                                    json_pack("{s:s, s:I, s:s, s:n, s:n}", "change", "rounded",
+                                              "matrices", (json_int_t)phi_job_rounded(r), "reason",
+                                              "the format has fp16 where the model has more bits",
+                                              "weight_rmse", "worst_tensor"));
     }
-    char *dumped = json_dumps(object, JSON_COMPACT);
-    PHI_ASSERT(dumped);
-    char *text = phi_strdup(dumped);
-    phi_free(dumped);
-    json_decref(object);
-    return text;
+    (void)json_object_set_new(object, "lossless", json_boolean(json_array_size(changes) == 0));
+    (void)json_object_set_new(object, "changes", changes);
 }

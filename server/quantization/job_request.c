@@ -37,16 +37,55 @@ static phi_status parse_model(const json_t *body, phi_job_request *request, phi_
     return PHI_OK;
 }
 
+static phi_status parse_type(const char *type, const char *precision, phi_job_request *request,
+                             phi_err *err)
+{
+    request->type = phi_quantize_type_find(type);
+    if (!request->type) {
+        return phi_fail_param(err, PHI_E_INVALID, "type", "'type' is '%.40s'; it must be %s", type,
+                              phi_quantize_type_names());
+    }
+    if (precision && strcmp(precision, request->type) != 0) {
+        return phi_fail_param(err, PHI_E_INVALID, "type",
+                              "'precision' and 'type' exclude each other; give one");
+    }
+    return PHI_OK;
+}
+
 static phi_status parse_precision(const json_t *body, phi_job_request *request, phi_err *err)
 {
     const char *name = NULL;
-    phi_status status = need_string(body, "precision", &name, err);
-    if (!status && !phi_precision_parse(name, &request->precision)) {
-        return phi_fail_param(err, PHI_E_INVALID, "precision",
-                              "'precision' is '%.40s'; it must be 'int4', 'int8', 'fp16' or 'fp32'",
-                              name);
+    const char *type = NULL;
+    phi_status status = phi_field_string(body, "precision", &name, err);
+    status = status ? status : phi_field_string(body, "type", &type, err);
+    if (status) {
+        return status;
     }
-    return status;
+    if (type) {
+        return parse_type(type, name, request, err);
+    }
+    if (!name) {
+        return phi_fail_param(err, PHI_E_INVALID, "precision",
+                              "'precision' is missing: 'int4', 'int8', 'fp16' or 'fp32'; or give a "
+                              "'type' of GGUF");
+    }
+    if (!phi_precision_parse(name, &request->precision)) {
+        return phi_fail_param(err, PHI_E_INVALID, "precision",
+                              "'precision' is '%.40s'; it must be 'int4', 'int8', 'fp16' or 'fp32'"
+                              "%s",
+                              name, phi_quantize_type_find(name) ? "; this one is a 'type'" : "");
+    }
+    return PHI_OK;
+}
+
+const char *phi_job_request_label(const phi_job_request *request)
+{
+    return request->type ? request->type : phi_precision_name(request->precision);
+}
+
+static bool is_int4(const phi_job_request *request)
+{
+    return !request->type && request->precision == PHI_PRECISION_INT4;
 }
 
 /* ---- source ---- */
@@ -126,12 +165,12 @@ static phi_status parse_method(const json_t *body, const phi_job_request *reques
     if (status) {
         return status;
     }
-    bool int4 = request->precision == PHI_PRECISION_INT4;
+    bool int4 = is_int4(request);
     if (strcmp(*out_method, "auto") != 0 && !(int4 && strcmp(*out_method, "search") == 0)) {
         return phi_fail_param(err, PHI_E_INVALID, "method",
                               "'method' is '%.40s'; for %s it must "
                               "be 'auto'%s",
-                              *out_method, phi_precision_name(request->precision),
+                              *out_method, phi_job_request_label(request),
                               int4 ? " or 'search' (scales by error search, which is what 'auto' "
                                      "does)"
                                    : "");
@@ -141,7 +180,7 @@ static phi_status parse_method(const json_t *body, const phi_job_request *reques
 
 static phi_status parse_grouping(const json_t *body, phi_job_request *request, phi_err *err)
 {
-    bool int4 = request->precision == PHI_PRECISION_INT4;
+    bool int4 = is_int4(request);
     bool present = false;
     int64_t size = 32;
     phi_status status =
@@ -152,7 +191,7 @@ static phi_status parse_grouping(const json_t *body, phi_job_request *request, p
     if (present && !int4) {
         return phi_fail_param(err, PHI_E_INVALID, "group_size",
                               "'group_size' applies to 'int4' only; leave it out for '%s'",
-                              phi_precision_name(request->precision));
+                              phi_job_request_label(request));
     }
     if (present && size != 32 && size != 64 && size != 128) {
         return phi_fail_param(err, PHI_E_INVALID, "group_size",
@@ -168,21 +207,66 @@ static phi_status parse_grouping(const json_t *body, phi_job_request *request, p
     return status;
 }
 
-static phi_status refuse_unsupported(const json_t *body, phi_err *err)
+/* ---- formats ---- */
+
+/* Whether the format has a place for what the model will be; a type's mix is seen by the job. */
+static phi_status check_format(const phi_job_request *request, phi_convert_format format,
+                               const char *param, phi_err *err)
+{
+    if (request->type) {
+        return PHI_OK;
+    }
+    phi_err inner = {0};
+    phi_status status = phi_convert_holds(format, request->precision, &inner);
+    if (status) {
+        return phi_fail_param(err, status, param, "'%s': %s", param, inner.message);
+    }
+    return PHI_OK;
+}
+
+static phi_status parse_format(const json_t *entry, size_t index, phi_job_request *request,
+                               phi_err *err)
+{
+    const char *name = json_string_value(entry);
+    char param[32];
+    (void)snprintf(param, sizeof param, "formats[%zu]", index);
+    phi_convert_format format = PHI_CONVERT_FORMAT_COUNT;
+    if (name && strcmp(name, "gguf") == 0) {
+        return PHI_OK;
+    }
+    if (!name || !phi_convert_format_parse(name, &format)) {
+        return phi_fail_param(err, PHI_E_INVALID, param,
+                              "'%s' is %s%.40s%s; it must be 'gguf', 'onnx', 'openvino', "
+                              "'safetensors', 'mlx', 'gptq' or 'compressed-tensors'",
+                              param, name ? "'" : "", name ? name : phi_json_kind(entry),
+                              name ? "'" : "");
+    }
+    for (size_t i = 0; i < request->n_formats; i++) {
+        if (request->formats[i] == format) {
+            return PHI_OK;
+        }
+    }
+    request->formats[request->n_formats++] = format;
+    return check_format(request, format, param, err);
+}
+
+static phi_status parse_formats(const json_t *body, phi_job_request *request, phi_err *err)
 {
     const json_t *formats = phi_field(body, "formats");
     if (formats && (!json_is_array(formats) || json_array_size(formats) == 0)) {
         return phi_fail_param(err, PHI_E_INVALID, "formats",
-                              "'formats' must be a list of formats; supported is \"gguf\"");
+                              "'formats' must be a list of formats, such as [\"gguf\", "
+                              "\"onnx\"]");
     }
-    for (size_t i = 0; i < json_array_size(formats); i++) {
-        const char *name = json_string_value(json_array_get(formats, i));
-        if (!name || strcmp(name, "gguf") != 0) {
-            return phi_fail_param(err, name ? PHI_E_UNSUPPORTED : PHI_E_INVALID, "formats",
-                                  "'formats' asks for '%.40s'; supported is \"gguf\"",
-                                  name ? name : phi_json_kind(json_array_get(formats, i)));
-        }
+    phi_status status = PHI_OK;
+    for (size_t i = 0; i < json_array_size(formats) && !status; i++) {
+        status = parse_format(json_array_get(formats, i), i, request, err);
     }
+    return status;
+}
+
+static phi_status refuse_unsupported(const json_t *body, phi_err *err)
+{
     if (phi_field(body, "calibration_file")) {
         return phi_fail_param(err, PHI_E_UNSUPPORTED, "calibration_file",
                               "'calibration_file' is not supported: no method uses one; leave it "
@@ -254,7 +338,7 @@ static phi_status parse_quality(const json_t *body, phi_job_request *request, ph
     return PHI_OK;
 }
 
-static phi_status check_metadata(const json_t *body, phi_err *err)
+phi_status phi_metadata_check(const json_t *body, phi_err *err)
 {
     json_t *metadata = phi_field(body, "metadata");
     if (!metadata) {
@@ -283,13 +367,27 @@ static phi_status check_metadata(const json_t *body, phi_err *err)
 
 /* ---- the whole ---- */
 
+/* GGUF first: it is what serves. */
+static json_t *format_names(const phi_job_request *request)
+{
+    json_t *names = json_pack("[s]", "gguf");
+    for (size_t i = 0; i < request->n_formats; i++) {
+        (void)json_array_append_new(names,
+                                    json_string(phi_convert_format_name(request->formats[i])));
+    }
+    return names;
+}
+
 static json_t *normalize(const json_t *body, const phi_job_request *request, const char *method)
 {
     json_t *normal =
-        json_pack("{s:s, s:O, s:s, s:s, s:[s]}", "model", request->model, "source",
-                  json_object_get(body, "source"), "precision",
-                  phi_precision_name(request->precision), "method", method, "formats", "gguf");
-    if (request->precision == PHI_PRECISION_INT4) {
+        json_pack("{s:s, s:O, s:s, s:s, s:o}", "model", request->model, "source",
+                  json_object_get(body, "source"), "precision", phi_job_request_label(request),
+                  "method", method, "formats", format_names(request));
+    if (request->type) {
+        (void)json_object_set_new(normal, "type", json_string(request->type));
+    }
+    if (is_int4(request)) {
         (void)json_object_set_new(normal, "group_size", json_integer(request->group_size));
     }
     (void)json_object_set_new(normal, "symmetric", json_boolean(request->symmetric));
@@ -311,9 +409,10 @@ phi_status phi_job_request_parse(const json_t *body, phi_job_request *out_reques
     status = status ? status : parse_source(body, &request, err);
     status = status ? status : parse_method(body, &request, &method, err);
     status = status ? status : parse_grouping(body, &request, err);
+    status = status ? status : parse_formats(body, &request, err);
     status = status ? status : refuse_unsupported(body, err);
     status = status ? status : parse_quality(body, &request, err);
-    status = status ? status : check_metadata(body, err);
+    status = status ? status : phi_metadata_check(body, err);
     if (status) {
         phi_job_request_done(&request);
         return status;

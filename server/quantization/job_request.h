@@ -26,12 +26,15 @@ typedef enum phi_job_source_kind {
 typedef struct phi_job_request {
     char model[PHI_LIMIT_NAME_BYTES];
     phi_precision precision;
+    const char *type; /* a GGUF type or mix in its place ("q4_k_m"), static; or NULL */
     phi_job_source_kind source;
     char (*file_ids)[PHI_STORE_ID_BYTES]; /* FILES */
     size_t n_file_ids;
     char *source_name; /* MODEL, PATH */
     uint32_t group_size;
     bool symmetric;
+    phi_convert_format formats[PHI_CONVERT_FORMAT_COUNT]; /* beside GGUF, each once */
+    size_t n_formats;
     double kl_divergence_max;              /* negative: no limit */
     double perplexity_ratio_max;           /* result / source; negative: no limit */
     char eval_file_id[PHI_STORE_ID_BYTES]; /* "": the engine's own text */
@@ -41,5 +44,10 @@ typedef struct phi_job_request {
 phi_status phi_job_request_parse(const json_t *body, phi_job_request *out_request,
                                  phi_err *err) PHI_MUST_CHECK;
 void phi_job_request_done(phi_job_request *request);
+/* What the model is called beside its name: "int4", "q4_k_m". */
+const char *phi_job_request_label(const phi_job_request *request);
+
+/* The field `metadata` of a body. */
+phi_status phi_metadata_check(const json_t *body, phi_err *err) PHI_MUST_CHECK;
 
 #endif

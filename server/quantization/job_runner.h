@@ -1,5 +1,6 @@
 /*
- * Purpose: one quantization job from its source to a model that can be served.
+ * Purpose: one job, from its source to a model that can be served, or from a model to a file of
+ *          another ecosystem.
  * Owns:    phi_job owns its record; its work directory exists during phi_job_run only.
  * Threads: phi_job_run is [job] and has `record` to itself until it returns; the loop sees what is
  *          under `lock`, and sets the two flags.
@@ -38,7 +39,7 @@ typedef struct phi_job {
     void *notify_user;
     /* Set by phi_job_run. */
     bool interrupted;      /* stopped for `stop`: the store still says that it runs */
-    phi_store_model model; /* a success: what to show */
+    phi_store_model model; /* a quantization's success: what to show */
 } phi_job;
 
 /* Takes the record's strings. */

@@ -44,6 +44,8 @@ static const char *const migrations[] = {
     " job_id TEXT NOT NULL, number INTEGER NOT NULL, created_s INTEGER NOT NULL,"
     " level TEXT NOT NULL, type TEXT NOT NULL, message TEXT NOT NULL, data TEXT,"
     " PRIMARY KEY (job_id, number)) STRICT, WITHOUT ROWID;",
+    /* 2: phi_job_kind; those that were there are quantizations */
+    "ALTER TABLE jobs ADD COLUMN kind INTEGER NOT NULL DEFAULT 0;",
 };
 
 static phi_status migrate_one(sqlite3 *db, size_t version, phi_err *err)

@@ -1,5 +1,6 @@
 /*
- * Purpose: what survives a restart: uploaded files, models, quantization jobs and their events.
+ * Purpose: what survives a restart: uploaded files, models, jobs (quantization and export) and
+ *          their events.
  * Owns:    data_dir: the database, blobs/ (one file per content, named by its SHA-256), packed/
  *          (weights as the engine maps them, named by the SHA-256 of their model), incoming/
  *          (uploads going on) and work/ (scratch of running jobs). Nobody else writes there.
@@ -124,6 +125,12 @@ void phi_store_packed_clear(phi_store *store);
 
 /* ---- jobs ---- */
 
+/* Numbers are stored. */
+typedef enum phi_job_kind {
+    PHI_JOB_QUANTIZATION, /* from a source to a model */
+    PHI_JOB_EXPORT,       /* from a model to a file of another ecosystem */
+} phi_job_kind;
+
 typedef enum phi_job_status {
     PHI_JOB_QUEUED,
     PHI_JOB_RUNNING,
@@ -137,19 +144,20 @@ bool phi_job_status_ended(phi_job_status status);
 
 typedef struct phi_store_job {
     char id[PHI_STORE_ID_BYTES];
+    phi_job_kind kind;
     phi_job_status status;
     bool cancel; /* somebody asked for it to stop */
     int64_t created_s;
-    int64_t started_s;  /* 0: not yet */
-    int64_t finished_s; /* 0: not yet */
-    char model[PHI_LIMIT_NAME_BYTES];
+    int64_t started_s;                /* 0: not yet */
+    int64_t finished_s;               /* 0: not yet */
+    char model[PHI_LIMIT_NAME_BYTES]; /* that it makes; an export: that it reads */
     char precision[8];
     char stage[16];
     double progress;
     uint64_t bytes_done;
     uint64_t bytes_total;
     char *request; /* JSON text: the options; owned */
-    char *result;  /* JSON text: artifacts, quality, error; or NULL; owned */
+    char *result;  /* JSON text: what is shown beside that once it has ended; or NULL; owned */
 } phi_store_job;
 
 /* What a job reads: a stored file, or a path on this machine. */
@@ -176,25 +184,36 @@ phi_status phi_store_job_add(phi_store *store, const phi_store_job *job,
                              const phi_store_source *sources, size_t n_sources,
                              phi_err *err) PHI_MUST_CHECK;
 /* [any] phi_store_job_done. */
-phi_status phi_store_job_get(phi_store *store, const char *id, phi_store_job *out_job,
-                             phi_err *err) PHI_MUST_CHECK;
-/* [any] `out_jobs` holds page->limit; `unfinished`: only those queued or running. */
-phi_status phi_store_job_list(phi_store *store, bool unfinished, const phi_store_page *page,
+phi_status phi_store_job_get(phi_store *store, phi_job_kind kind, const char *id,
+                             phi_store_job *out_job, phi_err *err) PHI_MUST_CHECK;
+/* [any] Those of a kind; `out_jobs` holds page->limit. */
+phi_status phi_store_job_list(phi_store *store, phi_job_kind kind, const phi_store_page *page,
                               phi_store_job *out_jobs, size_t *out_count, bool *out_more,
                               phi_err *err) PHI_MUST_CHECK;
+/* [any] Those of all kinds that are queued or running. */
+phi_status phi_store_job_unfinished(phi_store *store, const phi_store_page *page,
+                                    phi_store_job *out_jobs, size_t *out_count, bool *out_more,
+                                    phi_err *err) PHI_MUST_CHECK;
 /* [any] phi_store_sources_free. */
 phi_status phi_store_job_sources(phi_store *store, const char *id, phi_store_source **out_sources,
                                  size_t *out_count, phi_err *err) PHI_MUST_CHECK;
 /* [job] Status, times, progress and result; an ended job lets go of its sources. */
 phi_status phi_store_job_update(phi_store *store, const phi_store_job *job,
                                 phi_err *err) PHI_MUST_CHECK;
-/* [job] Success, all or nothing: the artifact at `path` becomes `file` and `model`, the job's
- * sources become the model's, and the job is updated. */
-phi_status phi_store_job_complete(phi_store *store, const phi_store_job *job, const char *path,
-                                  const phi_store_file *file, const phi_store_model *model,
-                                  phi_err *err) PHI_MUST_CHECK;
+/* What a job made: a finished, synced file at `path`, and the row that it gets. */
+typedef struct phi_store_artifact {
+    char *path; /* owned */
+    phi_store_file file;
+} phi_store_artifact;
+
+/* [job] Success, all or nothing: the artifacts become files, and the job is updated. `model` (or
+ * NULL) is shown as well, and gets the job's sources. */
+phi_status phi_store_job_complete(phi_store *store, const phi_store_job *job,
+                                  const phi_store_artifact *artifacts, size_t n_artifacts,
+                                  const phi_store_model *model, phi_err *err) PHI_MUST_CHECK;
 /* [job] Remembers the wish. PHI_E_STATE when the job has ended. */
-phi_status phi_store_job_cancel(phi_store *store, const char *id, phi_err *err) PHI_MUST_CHECK;
+phi_status phi_store_job_cancel(phi_store *store, phi_job_kind kind, const char *id,
+                                phi_err *err) PHI_MUST_CHECK;
 /* [job] Removes a job's scratch directory. */
 void phi_store_work_remove(phi_store *store, const char *job_id);
 

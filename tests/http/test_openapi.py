@@ -18,6 +18,7 @@ METHODS = ("get", "put", "post", "delete", "head")
 # Nothing that a client sends to these is wrong but the method.
 WITHOUT_ERRORS = {("get", "/"), ("get", "/healthz"), ("get", "/openapi.json")}
 JOBS = "/v1/quantization/jobs"
+EXPORTS = "/v1/exports"
 FILE = "/v1/files/{id}"
 
 
@@ -295,15 +296,17 @@ def _(api, made):
 def _(api, made):
     body = {"model": "described", "source": {"files": made["tiny"]}, "precision": "int4"}
     for more in ({}, {"precision": "fp16", "metadata": {"who": "me"}},
-                 {"group_size": 64, "symmetric": False, "method": "search", "formats": ["gguf"],
-                  "quality": {"max_kl_divergence": 50}}):
+                 {"group_size": 64, "symmetric": False, "method": "search",
+                  "formats": ["gguf", "onnx"], "quality": {"max_kl_divergence": 50}},
+                 {"precision": None, "type": "Q5_K_M", "formats": ["mlx"]}):
         job = api.call("post", JOBS, 200, json={**body, **more}).json()
         assert api.daemon.wait(job["id"])["status"] == "succeeded"
     api.daemon.wait(api.call("post", JOBS, 200,
                              json={**body, "source": {"model": "described"}}).json()["id"])
     for bad in ({"precision": "int3"}, {"model": "a/b"}, {"source": {}}, {"group_size": 48},
                 {"source": {"path": "/nowhere"}}, {"metadata": {"a": 1}}, {"quality": {"x": 1}},
-                {"calibration_file": "file-1"}, {"formats": ["onnx"]}):
+                {"calibration_file": "file-1"}, {"formats": ["tflite"]}, {"type": "q4_k_m"},
+                {"precision": "fp16", "formats": ["compressed-tensors"]}):
         api.call("post", JOBS, 400, json={**body, **bad})
     api.call("post", JOBS, 404, json={**body, "source": {"files": ["file-none"]}})
     api.call("post", JOBS, 415, data="x", headers={"Content-Type": "text/plain"})
@@ -355,6 +358,63 @@ def _(api, made):
     api.call("get", route, 400, id=job, params={"stream": "maybe"})
     api.call("get", route, 400, id=job, params={"after": "qjobevent-x"})
     api.call("get", route, 404, id="qjob-none")
+
+
+def exported(api, **fields):
+    """Submits an export and waits for its end; returns the object."""
+    made = api.call("post", EXPORTS, 200, json={"model": "phi-sample:int4", **fields}).json()
+    api.call("get", EXPORTS + "/{id}/events", 200, id=made["id"], params={"stream": "true"},
+             timeout=300)
+    return api.call("get", EXPORTS + "/{id}", 200, id=made["id"]).json()
+
+
+@example("post", EXPORTS)
+def _(api, made):
+    assert exported(api, format="mlx", lossless=True, metadata={"who": "me"})["lossless"]
+    rough = exported(api, format="onnx", precision="int4", group_size=128, symmetric=False)
+    assert rough["changes"] and not rough["lossless"]
+    for bad in ({"format": "x"}, {"format": "mlx", "precision": "int4", "group_size": 16},
+                {"format": "onnx", "lossless": "yes"}, {"metadata": {"a": 1}}):
+        api.call("post", EXPORTS, 400, json={"model": "phi-sample:int4", "format": "mlx", **bad})
+    api.call("post", EXPORTS, 404, json={"model": "none", "format": "mlx"})
+    api.call("post", EXPORTS, 415, data="x", headers={"Content-Type": "text/plain"})
+
+
+@example("get", EXPORTS)
+def _(api, made):
+    for _ in range(2):
+        assert exported(api, format="gguf")["status"] == "succeeded"
+    page = api.call("get", EXPORTS, 200, params={"limit": 1}).json()
+    api.call("get", EXPORTS, 200, params={"limit": 100, "after": page["last_id"]})
+    api.call("get", EXPORTS, 400, params={"limit": 101})
+
+
+@example("get", EXPORTS + "/{id}")
+def _(api, made):
+    failed = exported(api, format="onnx", precision="int8", lossless=True)
+    assert failed["status"] == "succeeded" or failed["error"]
+    api.call("get", EXPORTS + "/{id}", 404, id="export-none")
+
+
+@example("post", EXPORTS + "/{id}/cancel")
+def _(api, made):
+    first = api.call("post", EXPORTS, 200, json={"model": "phi-sample:fp32", "format": "openvino",
+                                                 "precision": "int4"}).json()
+    api.call("post", EXPORTS + "/{id}/cancel", 200, id=first["id"])
+    api.call("get", EXPORTS + "/{id}/events", 200, id=first["id"], params={"stream": "true"})
+    api.call("post", EXPORTS + "/{id}/cancel", 409, id=first["id"])
+    api.call("post", EXPORTS + "/{id}/cancel", 404, id="export-none")
+
+
+@example("get", EXPORTS + "/{id}/events")
+def _(api, made):
+    route = EXPORTS + "/{id}/events"
+    export = exported(api, format="safetensors")["id"]
+    page = api.call("get", route, 200, id=export, params={"limit": 2}).json()
+    assert page["has_more"]
+    api.call("get", route, 200, id=export, params={"after": page["last_id"], "limit": 100})
+    api.call("get", route, 400, id=export, params={"stream": "maybe"})
+    api.call("get", route, 404, id="export-none")
 
 
 @pytest.mark.parametrize("method,route", sorted(EXAMPLES), ids=lambda part: part)

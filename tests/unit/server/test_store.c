@@ -278,6 +278,30 @@ static phi_store_job add_job(const char *id, const phi_store_file *file)
     return job;
 }
 
+/* A database of the first version, whose jobs have no kind, is taken over. */
+static void test_older_database(void **state)
+{
+    (void)state;
+    phi_err err = {0};
+    phi_store_file file = add_file("weights");
+    phi_store_job job = add_job("qjob-1", &file);
+    phi_store_job_done(&job);
+    phi_store_close(store);
+    store = NULL;
+    char path[96];
+    (void)snprintf(path, sizeof path, "%s/phid.db", dir);
+    sqlite3 *db = NULL;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "ALTER TABLE jobs DROP COLUMN kind; PRAGMA user_version = 1",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    (void)sqlite3_close(db);
+    expect(phi_store_open(dir, &store, &err), PHI_OK, &err);
+    expect(phi_store_job_get(store, PHI_JOB_QUANTIZATION, "qjob-1", &job, &err), PHI_OK, &err);
+    assert_string_equal(job.request, "{}");
+    phi_store_job_done(&job);
+}
+
 static void test_job_keeps_its_source(void **state)
 {
     (void)state;
@@ -300,7 +324,7 @@ static void test_job_keeps_its_source(void **state)
     expect(phi_store_job_update(store, &job, &err), PHI_OK, &err);
     assert_false(blob_exists(file.sha256));
     phi_store_job got;
-    expect(phi_store_job_get(store, "qjob-1", &got, &err), PHI_OK, &err);
+    expect(phi_store_job_get(store, PHI_JOB_QUANTIZATION, "qjob-1", &got, &err), PHI_OK, &err);
     assert_int_equal(got.status, PHI_JOB_FAILED);
     assert_string_equal(got.result, "{\"error\":{}}");
     phi_store_job_done(&got);
@@ -318,7 +342,8 @@ static void test_job_of_a_deleted_file(void **state)
     phi_store_job job = make_job("qjob-1");
     expect(phi_store_job_add(store, &job, &source, 1, &err), PHI_E_NOT_FOUND, &err);
     phi_store_job got;
-    expect(phi_store_job_get(store, "qjob-1", &got, &err), PHI_E_NOT_FOUND, &err);
+    expect(phi_store_job_get(store, PHI_JOB_QUANTIZATION, "qjob-1", &got, &err), PHI_E_NOT_FOUND,
+           &err);
     phi_store_job_done(&job);
 }
 
@@ -333,20 +358,21 @@ static void test_running_job_is_queued_again(void **state)
     job.started_s = 6;
     job.progress = 0.5;
     expect(phi_store_job_update(store, &job, &err), PHI_OK, &err);
-    expect(phi_store_job_cancel(store, "qjob-2", &err), PHI_OK, &err);
+    expect(phi_store_job_cancel(store, PHI_JOB_QUANTIZATION, "qjob-2", &err), PHI_OK, &err);
     reopen();
     phi_store_job list[4];
     size_t count = 0;
     bool more = false;
     phi_store_page page = {.limit = 4, .ascending = true};
-    expect(phi_store_job_list(store, true, &page, list, &count, &more, &err), PHI_OK, &err);
+    expect(phi_store_job_unfinished(store, &page, list, &count, &more, &err), PHI_OK, &err);
     assert_int_equal(count, 1);
     assert_string_equal(list[0].id, "qjob-1");
     assert_int_equal(list[0].status, PHI_JOB_QUEUED);
     assert_int_equal(list[0].started_s, 0);
     phi_store_job_done(&list[0]);
-    expect(phi_store_job_cancel(store, "qjob-2", &err), PHI_E_STATE, &err);
-    expect(phi_store_job_cancel(store, "qjob-3", &err), PHI_E_NOT_FOUND, &err);
+    expect(phi_store_job_cancel(store, PHI_JOB_QUANTIZATION, "qjob-2", &err), PHI_E_STATE, &err);
+    expect(phi_store_job_cancel(store, PHI_JOB_QUANTIZATION, "qjob-3", &err), PHI_E_NOT_FOUND,
+           &err);
     phi_store_job_done(&job);
     phi_store_job_done(&stopped);
 }
@@ -361,7 +387,8 @@ static void complete(phi_store_job *job, const char *text, phi_store_file *file)
     (void)snprintf(model.sha256, sizeof model.sha256, "%s", file->sha256);
     (void)snprintf(model.architecture, sizeof model.architecture, "phi3");
     job->status = PHI_JOB_SUCCEEDED;
-    expect(phi_store_job_complete(store, job, path, file, &model, &err), PHI_OK, &err);
+    phi_store_artifact artifact = {.path = path, .file = *file};
+    expect(phi_store_job_complete(store, job, &artifact, 1, &model, &err), PHI_OK, &err);
     phi_free(path);
 }
 
@@ -413,6 +440,61 @@ static bool packed_exists(const char *name)
     bool exists = phi_file_exists(path);
     phi_free(path);
     return exists;
+}
+
+/* An export reads a model's blob, which nothing else may name any more, and makes files of its own.
+ */
+static void test_export_of_a_model(void **state)
+{
+    (void)state;
+    phi_err err = {0};
+    phi_store_file source = add_file("weights");
+    phi_store_job job = add_job("qjob-1", &source);
+    phi_store_file gguf;
+    complete(&job, "gguf", &gguf);
+    phi_store_job_done(&job);
+    expect(phi_store_file_delete(store, gguf.id, &err), PHI_OK, &err);
+
+    phi_store_source read = {.role = "model", .filename = "m-int4.gguf", .bytes = gguf.bytes};
+    (void)snprintf(read.sha256, sizeof read.sha256, "%s", gguf.sha256);
+    phi_store_job export = make_job("export-1");
+    export.kind = PHI_JOB_EXPORT;
+    expect(phi_store_job_add(store, &export, &read, 1, &err), PHI_OK, &err);
+    expect(phi_store_model_delete(store, "m", "int4", &err), PHI_OK, &err);
+    reopen();
+    assert_true(blob_exists(gguf.sha256));
+
+    phi_store_job got;
+    expect(phi_store_job_get(store, PHI_JOB_QUANTIZATION, "export-1", &got, &err), PHI_E_NOT_FOUND,
+           &err);
+    expect(phi_store_job_get(store, PHI_JOB_EXPORT, "export-1", &got, &err), PHI_OK, &err);
+    assert_int_equal(got.kind, PHI_JOB_EXPORT);
+    phi_store_job_done(&got);
+    phi_store_page page = {.limit = 4};
+    phi_store_job list[4];
+    size_t count = 9;
+    bool more = true;
+    expect(phi_store_job_list(store, PHI_JOB_QUANTIZATION, &page, list, &count, &more, &err),
+           PHI_OK, &err);
+    assert_int_equal(count, 1);
+    assert_string_equal(list[0].id, "qjob-1");
+    phi_store_job_done(&list[0]);
+
+    phi_store_artifact made[2] = {{0}, {0}};
+    made[0].path = make_file("first", &made[0].file);
+    made[1].path = make_file("second", &made[1].file);
+    /* All or nothing: the second's bytes are not there. */
+    assert_int_equal(unlink(made[1].path), 0);
+    export.status = PHI_JOB_SUCCEEDED;
+    assert_int_not_equal(phi_store_job_complete(store, &export, made, 2, NULL, &err), PHI_OK);
+    assert_false(blob_exists(made[0].file.sha256));
+    assert_true(phi_file_exists(made[0].path));
+    expect(phi_store_job_complete(store, &export, made, 1, NULL, &err), PHI_OK, &err);
+    assert_true(blob_exists(made[0].file.sha256));
+    assert_false(blob_exists(gguf.sha256));
+    phi_free(made[0].path);
+    phi_free(made[1].path);
+    phi_store_job_done(&export);
 }
 
 static void test_packed_weights_go_with_the_model(void **state)
@@ -561,10 +643,12 @@ int main(void)
         CASE(test_second_daemon_is_refused),
         CASE(test_newer_database_is_refused),
         CASE(test_uploads),
+        CASE(test_older_database),
         CASE(test_job_keeps_its_source),
         CASE(test_job_of_a_deleted_file),
         CASE(test_running_job_is_queued_again),
         CASE(test_success_makes_file_and_model),
+        CASE(test_export_of_a_model),
         CASE(test_packed_weights_go_with_the_model),
         CASE(test_replaced_model),
         CASE(test_model_without_bytes_is_dropped),

@@ -29,9 +29,10 @@ PROMPTS = [
     "<|user|>What is 12 + 7?<|end|><|assistant|>",
 ]
 
-# How far apart, in logits, the two best tokens may be where the engines choose differently.
-# With blocks of 256 ("k"), llama.cpp's activations share a scale by 256, phid's by 16 or 32.
-MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25, "k": 0.25}
+# How far apart, in logits, the two best tokens may be where the engines choose differently. Rounding
+# its activations moves llama.cpp's own logits of this model by up to 0.33 from those of the same
+# weights in fp32, at 8 bits as at 4.
+MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.25, "int4": 0.25, "k": 0.25}
 
 KINDS = {
     "fp32": ("fp32", ["--precision", "fp32"]),

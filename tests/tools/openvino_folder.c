@@ -115,6 +115,9 @@ static const char *canonical(const char *name, uint32_t n_layer)
     char own[PHI_LIMIT_TENSOR_NAME_BYTES];
     for (uint32_t layer = 0; layer < n_layer; layer++) {
         for (int part = 0; part < PHI_PART_COUNT; part++) {
+            if (!phi_part_has_whole((phi_part)part, PHI_NAMING_HF)) {
+                continue;
+            }
             phi_part_name((phi_part)part, PHI_NAMING_HF, layer, hf, sizeof hf);
             if (strcmp(hf, name) == 0) {
                 phi_part_name((phi_part)part, PHI_NAMING_GGUF, layer, own, sizeof own);

@@ -126,7 +126,7 @@ static phi_kv_type kv_type_of(const phi_checkpoint *checkpoint)
 {
     for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
         const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
-        if (tensor->n_dims == 2 &&
+        if (tensor->n_dims >= 2 &&
             (tensor->dtype != PHI_DTYPE_F32 || phi_tensor_is_mixed(tensor))) {
             return PHI_KV_F16;
         }

@@ -25,14 +25,14 @@ static json_t *description_json(const phi_description *d)
     }
     return json_pack(
         "{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:i, s:b, s:I, s:i, "
-        "s:o}",
+        "s:i, s:o}",
         "architecture", phi_arch_name(d->arch), "name", d->name, "layers", (int)d->n_layer,
         "hidden", (int)d->n_embd, "heads", (int)d->n_head, "heads_kv", (int)d->n_head_kv,
         "head_dim", (int)d->head_dim, "feed_forward", (int)d->n_ffn, "vocabulary", (int)d->n_vocab,
         "context", (int)d->n_ctx, "rotary", (int)d->n_rot, "rope_theta", (double)d->rope_theta,
         "rope", d->rope == PHI_ROPE_LONG ? "longrope" : "plain", "context_original",
         (int)d->n_ctx_original, "tied_head", d->tied_head ? 1 : 0, "window", (json_int_t)d->window,
-        "bos", (int)d->bos_id, "eos", eos);
+        "bos", (int)d->bos_id, "experts", (int)d->n_expert, "eos", eos);
 }
 
 static void print_json(const phi_inspection *inspection)
@@ -67,6 +67,9 @@ static void print_text(const char *path, const phi_inspection *inspection)
     (void)printf("layers %" PRIu32 ", hidden %" PRIu32 ", heads %" PRIu32 " (%" PRIu32
                  " for keys and values) of %" PRIu32 ", feed-forward %" PRIu32 "\n",
                  d->n_layer, d->n_embd, d->n_head, d->n_head_kv, d->head_dim, d->n_ffn);
+    if (d->ffn == PHI_FFN_EXPERTS) {
+        (void)printf("%" PRIu32 " experts, 2 for each token\n", d->n_expert);
+    }
     (void)printf("vocabulary %" PRIu32 "%s, context %" PRIu32, d->n_vocab,
                  d->tied_head ? " (tied head)" : "", d->n_ctx);
     if (d->rope == PHI_ROPE_LONG) {

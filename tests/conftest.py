@@ -328,6 +328,55 @@ def make_phi2(directory, layers=2, hidden=256, ffn=512, seed=3):
     return directory
 
 
+def make_phimoe(directory, layers=2, hidden=256, ffn=64, experts=4, seed=5):
+    """A folder of the phimoe architecture, the same way."""
+    directory.mkdir(parents=True, exist_ok=True)
+    source = ROOT / "models/phi-sample"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, directory / name)
+    sample = json.loads((source / "config.json").read_text())
+    vocab = sample["vocab_size"]
+    config = {"architectures": ["PhiMoEForCausalLM"], "model_type": "phimoe",
+              "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": vocab,
+              "max_position_embeddings": 512, "hidden_act": "silu", "rope_theta": 10000.0,
+              "rms_norm_eps": 1e-5, "num_local_experts": experts, "num_experts_per_tok": 2,
+              "router_jitter_noise": 0.01, "attention_bias": True, "lm_head_bias": True,
+              "tie_word_embeddings": False, "bos_token_id": sample["bos_token_id"],
+              "eos_token_id": sample["eos_token_id"]}
+    (directory / "config.json").write_text(json.dumps(config))
+    weights = random_weights(seed)
+    tensors = {"model.embed_tokens.weight": weights(vocab, hidden)}
+
+    def put(name, rows, cols):
+        tensors[name + ".weight"] = weights(rows, cols)
+        tensors[name + ".bias"] = weights(rows)
+
+    norms = [f"model.layers.{layer}.{which}_layernorm" for layer in range(layers)
+             for which in ("input", "post_attention")]
+    for name in [*norms, "model.norm"]:
+        tensors[name + ".weight"] = "BF16", [hidden], b"\x80\x3f" * hidden
+        tensors[name + ".bias"] = weights(hidden)
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        for name, rows in (("q", hidden), ("k", hidden // 2), ("v", hidden // 2), ("o", hidden)):
+            put(prefix + f"self_attn.{name}_proj", rows, hidden)
+        moe = prefix + "block_sparse_moe."
+        tensors[moe + "gate.weight"] = weights(experts, hidden)
+        for expert in range(experts):
+            tensors[f"{moe}experts.{expert}.w1.weight"] = weights(ffn, hidden)
+            tensors[f"{moe}experts.{expert}.w2.weight"] = weights(hidden, ffn)
+            tensors[f"{moe}experts.{expert}.w3.weight"] = weights(ffn, hidden)
+    put("lm_head", vocab, hidden)
+    write_safetensors(directory / "model.safetensors", tensors)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def phimoe_dir(tmp_path_factory):
+    return make_phimoe(tmp_path_factory.mktemp("models") / "phimoe")
+
+
 @pytest.fixture(scope="session")
 def phi2_dir(tmp_path_factory):
     return make_phi2(tmp_path_factory.mktemp("models") / "phi2")

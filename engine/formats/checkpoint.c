@@ -151,24 +151,41 @@ static void format_shape(const phi_tensor_entry *entry, char *out, size_t out_by
     }
 }
 
+/* Of how many experts' matrices so many rows of the part are; else 1. */
+static uint32_t count_stacked(const lookup *l, phi_part part, uint32_t rows)
+{
+    uint32_t each[PHI_PART_PIECES_MAX];
+    uint32_t cols;
+    (void)phi_part_shape(part, &l->checkpoint->description, each, &cols);
+    return phi_part_is_stacked(part) ? rows / each[0] : 1;
+}
+
 /* `rows` are a vector's elements. */
-static phi_status check_shape(const lookup *l, const stored *tensor, uint32_t rows, uint32_t cols,
-                              bool vector)
+static phi_status check_shape(const lookup *l, const stored *tensor, phi_part part, uint32_t rows,
+                              uint32_t cols)
 {
     const phi_tensor_entry *entry = tensor->entry;
-    bool right = vector ? entry->n_dims == 1 && entry->dims[0] == rows
-                        : entry->n_dims == 2 && entry->dims[0] == rows && entry->dims[1] == cols;
+    uint32_t stacked = count_stacked(l, part, rows);
+    const uint32_t dims[] = {stacked, rows / stacked, phi_part_is_vector(part) ? 1 : cols};
+    uint32_t first = stacked > 1 ? 0 : 1;
+    uint32_t n_dims = (phi_part_is_vector(part) ? 2 : 3) - first;
+    bool right = entry->n_dims == n_dims;
+    for (uint32_t i = 0; right && i < n_dims; i++) {
+        right = entry->dims[i] == dims[first + i];
+    }
     if (right) {
         return PHI_OK;
     }
     char has[96];
-    format_shape(entry, has, sizeof has);
-    if (vector) {
-        return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u] is right",
-                        label_of(tensor), entry->name, has, rows);
+    char wanted[96];
+    phi_tensor_entry other = {.n_dims = n_dims};
+    for (uint32_t i = 0; i < n_dims; i++) {
+        other.dims[i] = dims[first + i];
     }
-    return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%u, %u] is right",
-                    label_of(tensor), entry->name, has, rows, cols);
+    format_shape(entry, has, sizeof has);
+    format_shape(&other, wanted, sizeof wanted);
+    return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%s] is right",
+                    label_of(tensor), entry->name, has, wanted);
 }
 
 /* The plain dtypes, or all. */
@@ -254,7 +271,7 @@ static phi_status add_piece(const lookup *l, const stored *tensor, phi_part part
     bool vector = phi_part_is_vector(part);
     phi_status status = check_dtype(l, tensor, vector);
     status = status ? status : check_alike(l, tensor, vector, out);
-    status = status ? status : check_shape(l, tensor, rows, out->cols, vector);
+    status = status ? status : check_shape(l, tensor, part, rows, out->cols);
     status = status ? status : check_no_bias(l, tensor, part);
     if (status) {
         return status;
@@ -352,10 +369,10 @@ static phi_status fail_missing(const lookup *l, const char *whole, const char *p
 }
 
 static phi_status find_pieces(lookup *l, phi_part part, uint32_t layer, const uint32_t *rows,
-                              phi_tensor *out, bool *out_found)
+                              uint32_t n_pieces, phi_tensor *out, bool *out_found)
 {
     char name[PHI_LIMIT_TENSOR_NAME_BYTES];
-    for (uint32_t i = 0; i < phi_part_pieces(part); i++) {
+    for (uint32_t i = 0; i < n_pieces; i++) {
         bool found = false;
         phi_part_piece_name(part, i, l->naming, layer, name, sizeof name);
         phi_status status = add_named(l, name, part, rows[i], out, &found);
@@ -381,7 +398,7 @@ static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor
     bool vector = phi_part_is_vector(part);
     bool found = false;
     phi_status status = PHI_OK;
-    *out = (phi_tensor){.n_dims = vector ? 1 : 2};
+    *out = (phi_tensor){.n_dims = vector ? 1 : phi_part_is_stacked(part) ? 3 : 2};
     phi_part_name(part, PHI_NAMING_GGUF, layer, out->name, sizeof out->name);
     uint32_t n_rows = phi_part_shape(part, &l->checkpoint->description, rows, &out->cols);
     uint32_t all_rows = 0;
@@ -389,21 +406,22 @@ static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor
         all_rows += rows[i];
     }
     out->cols = vector ? all_rows : out->cols;
+    out->n_stacked = phi_part_is_stacked(part) ? n_rows : 1;
     bool pieces_first = l->naming == PHI_NAMING_GGUF && part == PHI_PART_FFN_UP;
     if (phi_part_has_whole(part, l->naming)) {
         phi_part_name(part, l->naming, layer, whole_name, sizeof whole_name);
     }
-    if (phi_part_pieces(part) > 0) {
+    if (phi_part_has_pieces(part, l->naming)) {
         phi_part_piece_name(part, 0, l->naming, layer, first_name, sizeof first_name);
     }
     if (pieces_first) {
-        status = find_pieces(l, part, layer, rows, out, &found);
+        status = find_pieces(l, part, layer, rows, n_rows, out, &found);
     }
     if (!status && !found && *whole_name) {
         status = add_named(l, whole_name, part, all_rows, out, &found);
     }
     if (!status && !found && *first_name && !pieces_first) {
-        status = find_pieces(l, part, layer, rows, out, &found);
+        status = find_pieces(l, part, layer, rows, n_rows, out, &found);
     }
     if (status || found) {
         return status;
@@ -432,8 +450,8 @@ static phi_status list_tensors(lookup *l)
     const uint32_t layers = checkpoint->description.n_layer;
     size_t most = (size_t)layers * PHI_PART_COUNT + PHI_PART_COUNT;
     checkpoint->tensors = phi_try_alloc_zero(most, sizeof *checkpoint->tensors);
-    checkpoint->coded =
-        phi_try_alloc_zero(most * PHI_CHECKPOINT_PIECES_MAX, sizeof *checkpoint->coded);
+    checkpoint->coded = phi_try_alloc_zero(phi_part_count_pieces(&checkpoint->description),
+                                           sizeof *checkpoint->coded);
     if (!checkpoint->tensors || !checkpoint->coded) {
         return phi_fail(l->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", most);
     }

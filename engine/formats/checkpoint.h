@@ -15,8 +15,8 @@
  * Names are GGUF's canonical ones: "token_embd.weight", "blk.3.attn_qkv.weight",
  * "blk.3.ffn_up.weight" (gate rows, then up rows), "output_norm.weight", "output.weight"; biases,
  * where the architecture has them, end in ".bias" and follow their weight. A part that the file
- * stores split (attn_q, attn_k, attn_v or ffn_gate, ffn_up) is presented fused: a tensor has 1 to 3
- * pieces stacked by rows, each of a dtype of its own (tensor_rows.h).
+ * stores split (attn_q, attn_k, attn_v or ffn_gate, ffn_up) is presented fused: a tensor has one or
+ * more pieces stacked by rows, each of a dtype of its own (tensor_rows.h).
  */
 #ifndef PHI_ENGINE_FORMATS_CHECKPOINT_H
 #define PHI_ENGINE_FORMATS_CHECKPOINT_H
@@ -32,13 +32,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PHI_CHECKPOINT_PIECES_MAX 3
+#define PHI_CHECKPOINT_PIECES_MAX PHI_LIMIT_EXPERTS
 
 /* One logical tensor: [rows, cols]; a vector has rows 1, and pieces of columns. */
 typedef struct phi_tensor {
-    char name[64];   /* canonical */
-    phi_dtype dtype; /* of its first piece; see tensor_rows.h where pieces may differ */
-    uint32_t n_dims; /* 1 or 2 */
+    char name[64];      /* canonical */
+    phi_dtype dtype;    /* of its first piece; see tensor_rows.h where pieces may differ */
+    uint32_t n_dims;    /* 1, 2, or 3: experts' matrices, one below the other */
+    uint32_t n_stacked; /* how many of those; else 1 */
     uint32_t rows;
     uint32_t cols;
     uint64_t bytes; /* as stored in the source */

@@ -80,6 +80,10 @@ static phi_status check_rope(const phi_description *d, const char *where, phi_er
         status = check_positive(d->rope_attn_factor, "attention_factor (rope.scaling.attn_factor)",
                                 where, err);
     }
+    if (!status && d->rope_attn_factor_long != 0.0F) {
+        status = check_positive(d->rope_attn_factor_long,
+                                "long_mscale (phid.rope.attn_factor_long)", where, err);
+    }
     uint32_t factors = d->rope == PHI_ROPE_LONG ? d->n_rot / 2 : 0;
     for (uint32_t i = 0; i < factors && !status; i++) {
         status = check_positive(d->rope_short[i], "an element of short_factor", where, err);
@@ -88,6 +92,27 @@ static phi_status check_rope(const phi_description *d, const char *where, phi_er
         }
     }
     return status;
+}
+
+/* Experts stand one after the other in blocks of rows, which none may share. */
+static phi_status check_experts(const phi_description *d, const char *where, phi_err *err)
+{
+    if (d->ffn != PHI_FFN_EXPERTS) {
+        return PHI_OK;
+    }
+    if (d->n_expert < 2 || d->n_expert > PHI_LIMIT_EXPERTS) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "%s: num_local_experts (expert_count) is %u; it must be between 2 and %u",
+                        where, d->n_expert, PHI_LIMIT_EXPERTS);
+    }
+    if (d->n_ffn % 16 != 0 || d->n_embd % 16 != 0) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        "%s: intermediate_size is %u and hidden_size %u; with experts both must be "
+                        "multiples of 16",
+                        where, d->n_ffn, d->n_embd);
+    }
+    return check_positive(d->router_jitter, "router_jitter_noise (phid.router_jitter_noise)", where,
+                          err);
 }
 
 static phi_status check_id(const phi_description *d, int32_t id, const char *name,
@@ -113,6 +138,9 @@ phi_status phi_description_check(const phi_description *description, const char 
     }
     if (!status) {
         status = check_rope(description, where, err);
+    }
+    if (!status) {
+        status = check_experts(description, where, err);
     }
     if (!status) {
         status = check_id(description, description->bos_id, "bos_token_id", where, err);
@@ -155,13 +183,15 @@ float phi_description_attn_factor(uint32_t n_ctx, uint32_t n_ctx_original)
 typedef struct arch_info {
     const char *name;
     const char *class_name;
+    const char *other_class_name; /* of the checkpoints; NULL: the same */
     const char *model_type;
     phi_norm_kind norm;
     phi_ffn_kind ffn;
     bool is_parallel;
     bool attn_bias;
     bool head_bias;
-    uint32_t n_ctx; /* the configuration class's default */
+    uint32_t n_ctx; /* the configuration class's defaults, as is the next */
+    uint32_t n_expert;
 } arch_info;
 
 static const arch_info archs[PHI_ARCH_COUNT] = {
@@ -178,6 +208,14 @@ static const arch_info archs[PHI_ARCH_COUNT] = {
                        .attn_bias = true,
                        .head_bias = true,
                        .n_ctx = 2048},
+    [PHI_ARCH_PHIMOE] = {.name = "phimoe",
+                         .class_name = "PhimoeForCausalLM",
+                         .other_class_name = "PhiMoEForCausalLM",
+                         .model_type = "phimoe",
+                         .norm = PHI_NORM_LAYER,
+                         .ffn = PHI_FFN_EXPERTS,
+                         .n_ctx = 131072,
+                         .n_expert = 16},
 };
 
 static const arch_info *get(phi_arch arch)
@@ -199,6 +237,8 @@ void phi_description_init(phi_description *description, phi_arch arch)
         .attn_bias = info->attn_bias,
         .head_bias = info->head_bias,
         .rope_theta = 10000.0F,
+        .n_expert = info->n_expert,
+        .router_jitter = info->n_expert ? 0.01F : 0.0F,
         .rope_attn_factor = 1.0F,
         .bos_id = -1,
         .pad_id = -1,
@@ -214,6 +254,12 @@ const char *phi_arch_name(phi_arch arch)
 const char *phi_arch_class(phi_arch arch)
 {
     return get(arch)->class_name;
+}
+
+bool phi_arch_is_class(phi_arch arch, const char *name)
+{
+    const char *other = get(arch)->other_class_name;
+    return strcmp(name, get(arch)->class_name) == 0 || (other && strcmp(name, other) == 0);
 }
 
 const char *phi_arch_model_type(phi_arch arch)

@@ -18,11 +18,12 @@
 #include <stdint.h>
 
 typedef enum phi_arch {
-    PHI_ARCH_PHI3, /* Phi-3 mini and medium, Phi-3.5-mini, Phi-4, Phi-4-mini and reasoning */
-    PHI_ARCH_PHI2, /* Phi-1, Phi-1.5, Phi-2 */
+    PHI_ARCH_PHI3,   /* Phi-3 mini and medium, Phi-3.5-mini, Phi-4, Phi-4-mini and reasoning */
+    PHI_ARCH_PHI2,   /* Phi-1, Phi-1.5, Phi-2 */
+    PHI_ARCH_PHIMOE, /* Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE */
 } phi_arch;
 
-#define PHI_ARCH_COUNT 2
+#define PHI_ARCH_COUNT 3
 
 typedef enum phi_norm_kind {
     PHI_NORM_RMS,   /* a weight */
@@ -30,8 +31,9 @@ typedef enum phi_norm_kind {
 } phi_norm_kind;
 
 typedef enum phi_ffn_kind {
-    PHI_FFN_SWIGLU, /* down (silu(gate x) * up x) */
-    PHI_FFN_GELU,   /* down gelu(up x), in tanh's form; with biases */
+    PHI_FFN_SWIGLU,  /* down (silu(gate x) * up x) */
+    PHI_FFN_GELU,    /* down gelu(up x), in tanh's form; with biases */
+    PHI_FFN_EXPERTS, /* SWIGLU of two of n_expert, which a router chooses for each token */
 } phi_ffn_kind;
 
 typedef enum phi_rope_kind {
@@ -61,11 +63,16 @@ typedef struct phi_description {
     bool attn_bias;   /* of q, k, v and the output */
     bool head_bias;
 
+    /* PHI_FFN_EXPERTS only. */
+    uint32_t n_expert;
+    float router_jitter; /* SparseMixer's: experts.h */
+
     uint32_t n_rot; /* rotary dims r, even, <= d */
     float rope_theta;
     phi_rope_kind rope;
-    uint32_t n_ctx_original; /* orig: LongRoPE uses the long factors beyond it */
-    float rope_attn_factor;  /* cos and sin are multiplied by it, in both regimes */
+    uint32_t n_ctx_original;     /* orig: LongRoPE uses the long factors beyond it */
+    float rope_attn_factor;      /* cos and sin are multiplied by it, up to n_ctx_original */
+    float rope_attn_factor_long; /* and beyond it; 0: the same */
     float rope_short[PHI_LIMIT_HEAD_DIM / 2]; /* [r / 2] */
     float rope_long[PHI_LIMIT_HEAD_DIM / 2];  /* [r / 2] */
 
@@ -90,10 +97,12 @@ void phi_description_add_eos(phi_description *description, int32_t id);
 /* LongRoPE's attention factor where a file states none: sqrt(1 + ln f / ln orig) with
  * f = context / orig (transformers, _compute_longrope_parameters). */
 float phi_description_attn_factor(uint32_t n_ctx, uint32_t n_ctx_original);
-const char *phi_arch_name(phi_arch arch); /* GGUF's: "phi3", "phi2" */
+const char *phi_arch_name(phi_arch arch); /* GGUF's: "phi3", "phi2", "phimoe" */
 bool phi_arch_parse(const char *name, phi_arch *out_arch);
 /* Of transformers: "Phi3ForCausalLM" and "phi3", "PhiForCausalLM" and "phi". */
 const char *phi_arch_class(phi_arch arch);
+/* Also as checkpoints spell it: "PhiMoEForCausalLM". */
+bool phi_arch_is_class(phi_arch arch, const char *name);
 const char *phi_arch_model_type(phi_arch arch);
 
 #endif

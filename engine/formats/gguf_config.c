@@ -7,6 +7,8 @@
 #include "engine/formats/text_check.h"
 
 #define EOS_IDS_KEY "phid.eos_token_ids"
+#define LONG_ATTN_FACTOR_KEY "phid.rope.attn_factor_long"
+#define JITTER_KEY "phid.router_jitter_noise"
 #define LONG_FACTORS "rope_factors_long.weight"
 #define SHORT_FACTORS "rope_factors_short.weight"
 
@@ -97,8 +99,8 @@ static phi_status check_kind(const source *s, phi_arch *out_arch)
     }
     if (strlen(text.text) != text.bytes || !phi_arch_parse(text.text, out_arch)) {
         return phi_fail(s->err, PHI_E_UNSUPPORTED,
-                        "%s: general.architecture \"%.40s\" is not supported; supported: \"phi3\" "
-                        "and \"phi2\"",
+                        "%s: general.architecture \"%.40s\" is not supported; supported: \"phi3\", "
+                        "\"phi2\" and \"phimoe\"",
                         s->label, text.text);
     }
     uint32_t parts = 1;
@@ -147,6 +149,30 @@ static phi_status need(const source *s, const char *key)
     return phi_fail(s->err, PHI_E_FORMAT, "%s: key \"%s\" is missing", s->label, key);
 }
 
+static phi_status read_experts(const source *s, phi_description *d)
+{
+    uint32_t used = 2;
+    arch_key key = key_of(s->arch, ".expert_count");
+    phi_status status = need(s, key.text);
+    if (!status) {
+        status = get_u32(s, key.text, &d->n_expert);
+    }
+    key = key_of(s->arch, ".expert_used_count");
+    if (!status) {
+        status = get_u32(s, key.text, &used);
+    }
+    if (!status && used != 2) {
+        return phi_fail(s->err, PHI_E_UNSUPPORTED, "%s: %s is %u; SparseMixer takes 2", s->label,
+                        key.text, used);
+    }
+    if (!status) {
+        status = get_f32(s, JITTER_KEY, &d->router_jitter);
+    }
+    d->attn_bias = find_tensor(s->gguf, "blk.0.attn_output.bias") != NULL;
+    d->head_bias = find_tensor(s->gguf, "output.bias") != NULL;
+    return status;
+}
+
 static phi_status read_numbers(const source *s, phi_description *d)
 {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
@@ -170,7 +196,10 @@ static phi_status read_numbers(const source *s, phi_description *d)
         status =
             get_f32(s, key_of(s->arch, ".rope.scaling.attn_factor").text, &d->rope_attn_factor);
     }
-    return status;
+    if (!status) {
+        status = get_f32(s, LONG_ATTN_FACTOR_KEY, &d->rope_attn_factor_long);
+    }
+    return status || d->ffn != PHI_FFN_EXPERTS ? status : read_experts(s, d);
 }
 
 /* Fills what the file may leave to be worked out. */
@@ -370,6 +399,14 @@ void phi_checkpoint_put_description(phi_gguf_writer *writer, const phi_descripti
     phi_gguf_put_f32(writer, norm_eps_key(d.arch).text, d.norm_eps);
     phi_gguf_put_f32(writer, key_of(arch, ".rope.freq_base").text, d.rope_theta);
     phi_gguf_put_f32(writer, key_of(arch, ".rope.scaling.attn_factor").text, d.rope_attn_factor);
+    if (d.rope_attn_factor_long != 0.0F) {
+        phi_gguf_put_f32(writer, LONG_ATTN_FACTOR_KEY, d.rope_attn_factor_long);
+    }
+    if (d.ffn == PHI_FFN_EXPERTS) {
+        phi_gguf_put_u32(writer, key_of(arch, ".expert_count").text, d.n_expert);
+        phi_gguf_put_u32(writer, key_of(arch, ".expert_used_count").text, 2);
+        phi_gguf_put_f32(writer, JITTER_KEY, d.router_jitter);
+    }
     if (d.n_eos > 0) {
         phi_gguf_put_i32s(writer, EOS_IDS_KEY, d.eos_ids, d.n_eos);
     }

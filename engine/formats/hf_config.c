@@ -21,7 +21,7 @@ static bool find_arch(const json_t *list, const char *model_type, phi_arch *out_
         bool listed = false;
         for (size_t k = 0; k < json_array_size(list); k++) {
             const char *name = json_string_value(json_array_get(list, k));
-            listed = listed || strcmp(name, phi_arch_class((phi_arch)i)) == 0;
+            listed = listed || phi_arch_is_class((phi_arch)i, name);
         }
         bool type_fits = model_type && strcmp(model_type, phi_arch_model_type((phi_arch)i)) == 0;
         if ((listed || json_array_size(list) == 0) && (type_fits || (listed && !model_type))) {
@@ -59,8 +59,8 @@ static phi_status read_architecture(const phi_fields *config, phi_arch *out_arch
     }
     return phi_fail(err, PHI_E_UNSUPPORTED,
                     CONFIG ": architecture \"%.60s\" (model_type \"%.30s\") is not supported; "
-                           "supported: Phi3ForCausalLM (model_type \"phi3\") and PhiForCausalLM "
-                           "(\"phi\")",
+                           "supported: Phi3ForCausalLM (model_type \"phi3\"), PhiForCausalLM "
+                           "(\"phi\") and PhimoeForCausalLM (\"phimoe\")",
                     first ? first : "", model_type ? model_type : "");
 }
 
@@ -102,7 +102,10 @@ static phi_status check_features(const phi_fields *config, const phi_description
 {
     static const char *const phi3[] = {"attention_bias", "mlp_bias", "lm_head_bias", NULL};
     static const char *const phi2[] = {"qk_layernorm", NULL};
-    const char *const *refused = d->arch == PHI_ARCH_PHI2 ? phi2 : phi3;
+    static const char *const phimoe[] = {NULL};
+    const char *const *refused = d->arch == PHI_ARCH_PHI2     ? phi2
+                                 : d->arch == PHI_ARCH_PHIMOE ? phimoe
+                                                              : phi3;
     phi_status status = PHI_OK;
     for (size_t i = 0; refused[i] && !status; i++) {
         status = refuse_true(config, refused[i], d->arch, err);
@@ -148,6 +151,30 @@ static phi_status read_heads(const phi_fields *config, phi_description *d, phi_e
     return PHI_OK;
 }
 
+static phi_status read_experts(const phi_fields *config, phi_description *d, phi_err *err)
+{
+    uint32_t used = 2;
+    phi_status status =
+        phi_fields_u32(config, "num_local_experts", PHI_LIMIT_EXPERTS, &d->n_expert, err);
+    if (!status) {
+        status = phi_fields_u32(config, "num_experts_per_tok", PHI_LIMIT_EXPERTS, &used, err);
+    }
+    if (!status && used != 2) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        CONFIG ": field \"num_experts_per_tok\" is %u; SparseMixer takes 2", used);
+    }
+    if (!status) {
+        status = phi_fields_positive(config, "router_jitter_noise", &d->router_jitter, err);
+    }
+    if (!status) {
+        status = phi_fields_bool(config, "attention_bias", &d->attn_bias, err);
+    }
+    if (!status) {
+        status = phi_fields_bool(config, "lm_head_bias", &d->head_bias, err);
+    }
+    return status;
+}
+
 static const char *norm_eps_field(const phi_description *d)
 {
     return d->arch == PHI_ARCH_PHI2 ? "layer_norm_eps" : "rms_norm_eps";
@@ -180,6 +207,9 @@ static phi_status read_sizes(const phi_fields *config, phi_description *d, phi_e
     }
     if (!status) {
         status = phi_fields_bool(config, "tie_word_embeddings", &d->tied_head, err);
+    }
+    if (!status && d->ffn == PHI_FFN_EXPERTS) {
+        status = read_experts(config, d, err);
     }
     return status;
 }
@@ -232,7 +262,7 @@ static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi
 {
     static const char *const refused[] = {"short_mscale", "long_mscale"};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        if (phi_fields_get(rope, refused[i])) {
+        if (d->arch != PHI_ARCH_PHIMOE && phi_fields_get(rope, refused[i])) {
             return phi_fail(err, PHI_E_UNSUPPORTED,
                             CONFIG ": field \"%s%s\" is not supported for phi3; it belongs to "
                                    "other members of the family",
@@ -249,6 +279,12 @@ static phi_status read_long_rope(const phi_fields *rope, phi_description *d, phi
     d->rope_attn_factor = phi_description_attn_factor(d->n_ctx, d->n_ctx_original);
     if (!status) {
         status = phi_fields_positive(rope, "attention_factor", &d->rope_attn_factor, err);
+    }
+    if (!status && d->arch == PHI_ARCH_PHIMOE) {
+        status = phi_fields_positive(rope, "short_mscale", &d->rope_attn_factor, err);
+    }
+    if (!status && d->arch == PHI_ARCH_PHIMOE) {
+        status = phi_fields_positive(rope, "long_mscale", &d->rope_attn_factor_long, err);
     }
     return status;
 }
@@ -393,6 +429,9 @@ static phi_status read_config(const phi_fields *config, phi_description *d, phi_
         return status;
     }
     phi_description_init(d, arch);
+    if (arch == PHI_ARCH_PHIMOE) {
+        d->rope_theta = 1000000.0F; /* PhimoeConfig's default */
+    }
     status = check_features(config, d, err);
     if (!status) {
         status = read_sizes(config, d, err);

@@ -55,6 +55,14 @@ static double rotary_share(const phi_description *d)
 static void set_class(json_t *config, const phi_description *d)
 {
     bool is_phi2 = d->arch == PHI_ARCH_PHI2;
+    if (d->arch == PHI_ARCH_PHIMOE) {
+        (void)json_object_set_new(config, "num_local_experts", json_integer(d->n_expert));
+        (void)json_object_set_new(config, "num_experts_per_tok", json_integer(2));
+        (void)json_object_set_new(config, "router_jitter_noise",
+                                  json_real((double)d->router_jitter));
+        (void)json_object_set_new(config, "attention_bias", json_boolean(d->attn_bias));
+        (void)json_object_set_new(config, "lm_head_bias", json_boolean(d->head_bias));
+    }
     (void)json_object_set_new(config, "hidden_act", json_string(is_phi2 ? "gelu_new" : "silu"));
     (void)json_object_set_new(config, is_phi2 ? "layer_norm_eps" : "rms_norm_eps",
                               json_real((double)d->norm_eps));
@@ -86,6 +94,14 @@ static json_t *describe(const phi_description *d)
         }
         (void)json_object_set_new(rope, "short_factor", floats(d->rope_short, d->n_rot / 2));
         (void)json_object_set_new(rope, "long_factor", floats(d->rope_long, d->n_rot / 2));
+        if (d->arch == PHI_ARCH_PHIMOE) {
+            (void)json_object_set_new(rope, "short_mscale", json_real((double)d->rope_attn_factor));
+            float far = d->rope_attn_factor_long;
+            far = far != 0.0F ? far : d->rope_attn_factor;
+            (void)json_object_set_new(rope, "long_mscale", json_real((double)far));
+            (void)json_object_set_new(rope, "original_max_position_embeddings",
+                                      json_integer(d->n_ctx_original));
+        }
         (void)json_object_set_new(config, "rope_scaling", rope);
     }
     /* Phi3Config has ids of its own for those that are not stated. */

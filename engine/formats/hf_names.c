@@ -9,48 +9,71 @@
 typedef struct part_names {
     bool in_layer;
     bool vector;
-    uint32_t pieces;
+    bool stacked;
+    const char *expert;                     /* of HF_PHIMOE's: what follows an expert's number */
     const char *whole[PHI_NAMING_COUNT];    /* by phi_naming; NULL: none, or in pieces only */
     const char *piece[PHI_NAMING_COUNT][3]; /* by phi_naming, in row order */
 } part_names;
 
 static const part_names table[PHI_PART_COUNT] = {
     [PHI_PART_TOKEN_EMBD] = {.whole = {"token_embd.weight", "model.embed_tokens.weight",
-                                       "model.embed_tokens.weight"}},
+                                       "model.embed_tokens.weight", "model.embed_tokens.weight"}},
     [PHI_PART_ATTN_NORM] = {.in_layer = true,
                             .vector = true,
                             .whole = {"attn_norm.weight", "input_layernorm.weight",
-                                      "input_layernorm.weight"}},
+                                      "input_layernorm.weight", "input_layernorm.weight"}},
     [PHI_PART_ATTN_NORM_BIAS] = {.in_layer = true,
                                  .vector = true,
-                                 .whole = {"attn_norm.bias", NULL, "input_layernorm.bias"}},
+                                 .whole = {"attn_norm.bias", NULL, "input_layernorm.bias",
+                                           "input_layernorm.bias"}},
     [PHI_PART_ATTN_QKV] = {.in_layer = true,
-                           .pieces = 3,
-                           .whole = {"attn_qkv.weight", "self_attn.qkv_proj.weight", NULL},
+                           .whole = {"attn_qkv.weight", "self_attn.qkv_proj.weight", NULL, NULL},
                            .piece = {{"attn_q.weight", "attn_k.weight", "attn_v.weight"},
                                      {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
                                       "self_attn.v_proj.weight"},
                                      {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                      "self_attn.v_proj.weight"},
+                                     {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
                                       "self_attn.v_proj.weight"}}},
-    [PHI_PART_ATTN_QKV_BIAS] = {.in_layer = true,
-                                .vector = true,
-                                .pieces = 3,
-                                .whole = {"attn_qkv.bias", NULL, NULL},
-                                .piece = {{"attn_q.bias", "attn_k.bias", "attn_v.bias"},
-                                          {NULL, NULL, NULL},
-                                          {"self_attn.q_proj.bias", "self_attn.k_proj.bias",
-                                           "self_attn.v_proj.bias"}}},
+    [PHI_PART_ATTN_QKV_BIAS] =
+        {.in_layer = true,
+         .vector = true,
+         .whole = {"attn_qkv.bias", NULL, NULL, NULL},
+         .piece = {{"attn_q.bias", "attn_k.bias", "attn_v.bias"},
+                   {NULL, NULL, NULL},
+                   {"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"},
+                   {"self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"}}},
     [PHI_PART_ATTN_OUTPUT] = {.in_layer = true,
                               .whole = {"attn_output.weight", "self_attn.o_proj.weight",
-                                        "self_attn.dense.weight"}},
+                                        "self_attn.dense.weight", "self_attn.o_proj.weight"}},
     [PHI_PART_ATTN_OUTPUT_BIAS] = {.in_layer = true,
                                    .vector = true,
-                                   .whole = {"attn_output.bias", NULL, "self_attn.dense.bias"}},
+                                   .whole = {"attn_output.bias", NULL, "self_attn.dense.bias",
+                                             "self_attn.o_proj.bias"}},
     [PHI_PART_FFN_NORM] = {.in_layer = true,
                            .vector = true,
-                           .whole = {"ffn_norm.weight", "post_attention_layernorm.weight", NULL}},
+                           .whole = {"ffn_norm.weight", "post_attention_layernorm.weight", NULL,
+                                     "post_attention_layernorm.weight"}},
+    [PHI_PART_FFN_NORM_BIAS] = {.in_layer = true,
+                                .vector = true,
+                                .whole = {"ffn_norm.bias", NULL, NULL,
+                                          "post_attention_layernorm.bias"}},
+    [PHI_PART_FFN_ROUTER] = {.in_layer = true,
+                             .whole = {"ffn_gate_inp.weight", NULL, NULL,
+                                       "block_sparse_moe.gate.weight"}},
+    [PHI_PART_FFN_GATE_EXPS] = {.in_layer = true,
+                                .stacked = true,
+                                .expert = "w1.weight",
+                                .whole = {"ffn_gate_exps.weight"}},
+    [PHI_PART_FFN_UP_EXPS] = {.in_layer = true,
+                              .stacked = true,
+                              .expert = "w3.weight",
+                              .whole = {"ffn_up_exps.weight"}},
+    [PHI_PART_FFN_DOWN_EXPS] = {.in_layer = true,
+                                .stacked = true,
+                                .expert = "w2.weight",
+                                .whole = {"ffn_down_exps.weight"}},
     [PHI_PART_FFN_UP] = {.in_layer = true,
-                         .pieces = 2,
                          .whole = {"ffn_up.weight", "mlp.gate_up_proj.weight", NULL},
                          .piece = {{"ffn_gate.weight", "ffn_up.weight"},
                                    {"mlp.gate_proj.weight", "mlp.up_proj.weight"},
@@ -66,12 +89,14 @@ static const part_names table[PHI_PART_COUNT] = {
                                 .whole = {"ffn_down.bias", NULL, "mlp.fc2.bias"}},
     [PHI_PART_OUTPUT_NORM] = {.vector = true,
                               .whole = {"output_norm.weight", "model.norm.weight",
-                                        "model.final_layernorm.weight"}},
+                                        "model.final_layernorm.weight", "model.norm.weight"}},
     [PHI_PART_OUTPUT_NORM_BIAS] = {.vector = true,
-                                   .whole = {"output_norm.bias", NULL,
-                                             "model.final_layernorm.bias"}},
-    [PHI_PART_OUTPUT] = {.whole = {"output.weight", "lm_head.weight", "lm_head.weight"}},
-    [PHI_PART_OUTPUT_BIAS] = {.vector = true, .whole = {"output.bias", NULL, "lm_head.bias"}},
+                                   .whole = {"output_norm.bias", NULL, "model.final_layernorm.bias",
+                                             "model.norm.bias"}},
+    [PHI_PART_OUTPUT] = {.whole = {"output.weight", "lm_head.weight", "lm_head.weight",
+                                   "lm_head.weight"}},
+    [PHI_PART_OUTPUT_BIAS] = {.vector = true,
+                              .whole = {"output.bias", NULL, "lm_head.bias", "lm_head.bias"}},
 };
 
 static const part_names *get(phi_part part)
@@ -87,6 +112,8 @@ phi_naming phi_naming_of(phi_arch arch)
         return PHI_NAMING_HF;
     case PHI_ARCH_PHI2:
         return PHI_NAMING_HF_PHI;
+    case PHI_ARCH_PHIMOE:
+        return PHI_NAMING_HF_PHIMOE;
     }
     PHI_UNREACHABLE();
 }
@@ -98,9 +125,17 @@ bool phi_part_is_of(phi_part part, const phi_description *d)
     case PHI_PART_ATTN_NORM:
     case PHI_PART_ATTN_QKV:
     case PHI_PART_ATTN_OUTPUT:
-    case PHI_PART_FFN_DOWN:
     case PHI_PART_OUTPUT_NORM:
         return true;
+    case PHI_PART_FFN_DOWN:
+        return d->ffn != PHI_FFN_EXPERTS;
+    case PHI_PART_FFN_ROUTER:
+    case PHI_PART_FFN_GATE_EXPS:
+    case PHI_PART_FFN_UP_EXPS:
+    case PHI_PART_FFN_DOWN_EXPS:
+        return d->ffn == PHI_FFN_EXPERTS;
+    case PHI_PART_FFN_NORM_BIAS:
+        return d->norm == PHI_NORM_LAYER && !d->is_parallel;
     case PHI_PART_ATTN_NORM_BIAS:
     case PHI_PART_OUTPUT_NORM_BIAS:
         return d->norm == PHI_NORM_LAYER;
@@ -143,9 +178,15 @@ phi_part phi_part_bias(phi_part part)
     return is_bias ? next : PHI_PART_COUNT;
 }
 
-uint32_t phi_part_pieces(phi_part part)
+bool phi_part_has_pieces(phi_part part, phi_naming naming)
 {
-    return get(part)->pieces;
+    const part_names *names = get(part);
+    return names->piece[naming][0] || (names->expert && naming == PHI_NAMING_HF_PHIMOE);
+}
+
+bool phi_part_is_stacked(phi_part part)
+{
+    return get(part)->stacked;
 }
 
 static void write_name(const part_names *names, const char *name, phi_naming naming, uint32_t layer,
@@ -177,8 +218,14 @@ void phi_part_piece_name(phi_part part, uint32_t piece, phi_naming naming, uint3
                          char *out, size_t out_bytes)
 {
     const part_names *names = get(part);
-    PHI_ASSERT(piece < names->pieces);
-    write_name(names, names->piece[naming][piece], naming, layer, out, out_bytes);
+    PHI_ASSERT(phi_part_has_pieces(part, naming));
+    if (!names->expert) {
+        write_name(names, names->piece[naming][piece], naming, layer, out, out_bytes);
+        return;
+    }
+    int length = snprintf(out, out_bytes, "model.layers.%u.block_sparse_moe.experts.%u.%s", layer,
+                          piece, names->expert);
+    PHI_ASSERT(length > 0 && (size_t)length < out_bytes);
 }
 
 phi_part phi_part_of_name(const char *name, const phi_description *description, uint32_t *out_layer)
@@ -198,6 +245,16 @@ phi_part phi_part_of_name(const char *name, const phi_description *description, 
         }
     }
     PHI_UNREACHABLE();
+}
+
+/* The same matrix for every expert. */
+static uint32_t stack_shape(const phi_description *d, uint32_t each,
+                            uint32_t rows[PHI_PART_PIECES_MAX])
+{
+    for (uint32_t i = 0; i < d->n_expert; i++) {
+        rows[i] = each;
+    }
+    return d->n_expert;
 }
 
 uint32_t phi_part_shape(phi_part part, const phi_description *d, uint32_t rows[PHI_PART_PIECES_MAX],
@@ -224,6 +281,15 @@ uint32_t phi_part_shape(phi_part part, const phi_description *d, uint32_t rows[P
         rows[0] = d->n_ffn;
         rows[1] = d->n_ffn;
         return 2;
+    case PHI_PART_FFN_ROUTER:
+        rows[0] = d->n_expert;
+        return 1;
+    case PHI_PART_FFN_GATE_EXPS:
+    case PHI_PART_FFN_UP_EXPS:
+        return stack_shape(d, d->n_ffn, rows);
+    case PHI_PART_FFN_DOWN_EXPS:
+        *out_cols = d->n_ffn;
+        return stack_shape(d, d->n_embd, rows);
     case PHI_PART_FFN_FC1:
     case PHI_PART_FFN_FC1_BIAS:
         rows[0] = d->n_ffn;
@@ -235,6 +301,7 @@ uint32_t phi_part_shape(phi_part part, const phi_description *d, uint32_t rows[P
     case PHI_PART_ATTN_NORM_BIAS:
     case PHI_PART_ATTN_OUTPUT_BIAS:
     case PHI_PART_FFN_NORM:
+    case PHI_PART_FFN_NORM_BIAS:
     case PHI_PART_FFN_DOWN_BIAS:
     case PHI_PART_OUTPUT_NORM:
     case PHI_PART_OUTPUT_NORM_BIAS:
@@ -243,4 +310,17 @@ uint32_t phi_part_shape(phi_part part, const phi_description *d, uint32_t rows[P
         break;
     }
     PHI_UNREACHABLE();
+}
+
+size_t phi_part_count_pieces(const phi_description *d)
+{
+    size_t count = 0;
+    for (int part = 0; part < PHI_PART_COUNT; part++) {
+        uint32_t rows[PHI_PART_PIECES_MAX];
+        uint32_t cols;
+        if (phi_part_is_of((phi_part)part, d)) {
+            count += phi_part_shape((phi_part)part, d, rows, &cols) * (size_t)d->n_layer;
+        }
+    }
+    return count;
 }

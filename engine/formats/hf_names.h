@@ -19,9 +19,10 @@
 #include <stdint.h>
 
 typedef enum phi_naming {
-    PHI_NAMING_GGUF,   /* the canonical one */
-    PHI_NAMING_HF,     /* Phi3ForCausalLM */
-    PHI_NAMING_HF_PHI, /* PhiForCausalLM */
+    PHI_NAMING_GGUF,      /* the canonical one */
+    PHI_NAMING_HF,        /* Phi3ForCausalLM */
+    PHI_NAMING_HF_PHI,    /* PhiForCausalLM */
+    PHI_NAMING_HF_PHIMOE, /* PhimoeForCausalLM */
     PHI_NAMING_COUNT,
 } phi_naming;
 
@@ -34,6 +35,11 @@ typedef enum phi_part {
     PHI_PART_ATTN_OUTPUT,
     PHI_PART_ATTN_OUTPUT_BIAS,
     PHI_PART_FFN_NORM,
+    PHI_PART_FFN_NORM_BIAS,
+    PHI_PART_FFN_ROUTER,
+    PHI_PART_FFN_GATE_EXPS, /* [n_expert] matrices, one below the other, as are the next two */
+    PHI_PART_FFN_UP_EXPS,
+    PHI_PART_FFN_DOWN_EXPS,
     PHI_PART_FFN_UP,  /* gate rows, then up rows */
     PHI_PART_FFN_FC1, /* without a gate; GGUF calls it "ffn_up" too */
     PHI_PART_FFN_FC1_BIAS,
@@ -61,14 +67,19 @@ phi_part phi_part_of_name(const char *name, const phi_description *description,
                           uint32_t *out_layer);
 /* Writes the whole part's name; `layer` counts only for parts of layers. */
 void phi_part_name(phi_part part, phi_naming naming, uint32_t layer, char *out, size_t out_bytes);
-/* How many tensors the part has when it is stored separately: 3 (q, k, v), 2 (gate, up) or 0. */
-uint32_t phi_part_pieces(phi_part part);
+/* Whether it may be stored in the pieces of phi_part_shape: q, k, v; gate, up; the experts. */
+bool phi_part_has_pieces(phi_part part, phi_naming naming);
+/* Whether it is experts' matrices, which GGUF stacks in a third dimension. */
+bool phi_part_is_stacked(phi_part part);
 void phi_part_piece_name(phi_part part, uint32_t piece, phi_naming naming, uint32_t layer,
                          char *out, size_t out_bytes);
 /* Rows of each piece of a matrix, elements of each of a vector (one for a part that is never
  * stored separately), and the columns of a matrix. */
-#define PHI_PART_PIECES_MAX 3
+#define PHI_PART_PIECES_MAX PHI_LIMIT_EXPERTS
 uint32_t phi_part_shape(phi_part part, const phi_description *description,
                         uint32_t rows[PHI_PART_PIECES_MAX], uint32_t *out_cols);
+
+/* Tensors of a model that keeps every part in pieces: at least as many as it has. */
+size_t phi_part_count_pieces(const phi_description *description);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "engine/formats/hf_folder.h"
 #include "engine/formats/hf_write_internal.h"
 
@@ -29,6 +30,13 @@ static const phi_export_tensor *typical(const phi_export *export)
     return first;
 }
 
+/* Of a matrix: its module's. */
+static void path_of(const phi_hf_item *item, char out[PHI_LIMIT_TENSOR_NAME_BYTES])
+{
+    memcpy(out, item->name, sizeof item->name);
+    out[strlen(out) - strlen(".weight")] = '\0';
+}
+
 /* Layers whose coding is another one are named by their path. */
 static json_t *mlx_section(const phi_hf_writing *w)
 {
@@ -42,8 +50,7 @@ static json_t *mlx_section(const phi_hf_writing *w)
         if (tensor->n_dims == 1) {
             continue;
         }
-        memcpy(path, w->items[i].name, sizeof path);
-        path[strlen(path) - strlen(".weight")] = '\0';
+        path_of(&w->items[i], path);
         if (tensor->bits <= 8 && (tensor->bits != usual->bits || tensor->group != usual->group)) {
             (void)json_object_set_new(section, path, coding(tensor));
         } else if (tensor->bits > 8) {
@@ -53,26 +60,62 @@ static json_t *mlx_section(const phi_hf_writing *w)
     return section;
 }
 
-/* "gptq" cannot hold a zero point of 0; "gptq_v2" holds each as it is. */
-static json_t *gptq_section(const phi_export_tensor *usual)
+/* Calls for each matrix of a layer that has no codes: a router. */
+static void each_float(const phi_hf_writing *w, void (*add)(json_t *to, const char *path),
+                       json_t *to)
 {
-    bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
-    return json_pack("{s:s, s:i, s:i, s:b, s:b, s:s, s:b}", "quant_method", "gptq", "bits",
-                     (int)usual->bits, "group_size", (int)usual->group, "sym", centred ? 1 : 0,
-                     "desc_act", 0, "checkpoint_format", centred ? "gptq" : "gptq_v2", "lm_head",
-                     0);
+    for (uint32_t i = 0; i < w->n_items; i++) {
+        const phi_export_tensor *tensor = w->items[i].tensor;
+        char path[PHI_LIMIT_TENSOR_NAME_BYTES];
+        if (tensor->n_dims == 2 && tensor->bits > 8 && phi_str_starts(tensor->name, "blk.")) {
+            path_of(&w->items[i], path);
+            add(to, path);
+        }
+    }
 }
 
-static json_t *compressed_section(const phi_export_tensor *usual)
+/* As GPTQModel spells what it leaves out: "-:" and a regular expression. */
+static void add_dynamic(json_t *to, const char *path)
+{
+    char *rule = phi_strfmt("-:^%s$", path);
+    (void)json_object_set_new(to, rule, json_object());
+    phi_free(rule);
+}
+
+static void add_ignored(json_t *to, const char *path)
+{
+    (void)json_array_append_new(to, json_string(path));
+}
+
+/* "gptq" cannot hold a zero point of 0; "gptq_v2" holds each as it is. */
+static json_t *gptq_section(const phi_hf_writing *w, const phi_export_tensor *usual)
 {
     bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
+    json_t *section =
+        json_pack("{s:s, s:i, s:i, s:b, s:b, s:s, s:b}", "quant_method", "gptq", "bits",
+                  (int)usual->bits, "group_size", (int)usual->group, "sym", centred ? 1 : 0,
+                  "desc_act", 0, "checkpoint_format", centred ? "gptq" : "gptq_v2", "lm_head", 0);
+    json_t *dynamic = json_object();
+    each_float(w, add_dynamic, dynamic);
+    if (json_object_size(dynamic) > 0) {
+        (void)json_object_set(section, "dynamic", dynamic);
+    }
+    json_decref(dynamic);
+    return section;
+}
+
+static json_t *compressed_section(const phi_hf_writing *w, const phi_export_tensor *usual)
+{
+    bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
+    json_t *ignored = json_pack("[s]", "lm_head");
+    each_float(w, add_ignored, ignored);
     json_t *weights = json_pack("{s:i, s:s, s:b, s:s, s:i, s:b}", "num_bits", (int)usual->bits,
                                 "type", "int", "symmetric", centred ? 1 : 0, "strategy", "group",
                                 "group_size", (int)usual->group, "dynamic", 0);
-    return json_pack("{s:s, s:s, s:s, s:{s:{s:[s], s:o}}, s:[s]}", "quant_method",
+    return json_pack("{s:s, s:s, s:s, s:{s:{s:[s], s:o}}, s:o}", "quant_method",
                      "compressed-tensors", "format", "pack-quantized", "quantization_status",
                      "compressed", "config_groups", "group_0", "targets", "Linear", "weights",
-                     weights, "ignore", "lm_head");
+                     weights, "ignore", ignored);
 }
 
 static const char *torch_dtype(const phi_export *export)
@@ -101,8 +144,8 @@ static json_t *changes_of(const phi_hf_writing *w)
         (void)json_object_set_new(changes, "quantization_config", section);
     } else {
         (void)json_object_set_new(changes, "quantization_config",
-                                  w->method == PHI_HF_GPTQ ? gptq_section(usual)
-                                                           : compressed_section(usual));
+                                  w->method == PHI_HF_GPTQ ? gptq_section(w, usual)
+                                                           : compressed_section(w, usual));
     }
     return changes;
 }

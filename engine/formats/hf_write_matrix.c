@@ -44,7 +44,8 @@ static void list_tensor(phi_hf_writing *w, const phi_export_tensor *tensor)
 
 phi_status phi_hf_list(phi_hf_writing *w)
 {
-    size_t most = (size_t)w->export->count * PHI_PART_PIECES_MAX + 1;
+    uint32_t pieces = w->export->description->n_expert;
+    size_t most = (size_t)w->export->count * (pieces < 3 ? 3 : pieces) + 1;
     w->items = phi_try_alloc_zero(most, sizeof *w->items);
     if (!w->items) {
         return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for %zu tensors", most);

@@ -5,7 +5,9 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/model/attention.h"
+#include "engine/model/experts.h"
 #include "engine/model/rope.h"
+#include "engine/model/rows.h"
 
 #include <string.h>
 
@@ -15,6 +17,7 @@ struct phi_forward_ctx {
     phi_rope rope;
     phi_matmul_scratch scratch;
     phi_attention_scratch attention;
+    phi_experts_scratch experts;
     float *memory; /* all of the following, one allocation */
     uint64_t memory_bytes;
     float *x;                     /* [n_tok, E] the residual stream */
@@ -90,6 +93,7 @@ phi_status phi_forward_ctx_create(const phi_description *description,
     status = status ? status
                     : phi_attention_scratch_init(&ctx->attention, description, n_tok_max,
                                                  sizes->n_threads, err);
+    status = status ? status : phi_experts_scratch_init(&ctx->experts, description, n_tok_max, err);
     ctx->memory_bytes = lay_out(ctx);
     ctx->memory = phi_try_alloc_aligned((size_t)ctx->memory_bytes);
     ctx->rows = phi_try_alloc_zero(n_tok_max, sizeof *ctx->rows);
@@ -113,6 +117,7 @@ void phi_forward_ctx_destroy(phi_forward_ctx *ctx)
         phi_rope_done(&ctx->rope);
         phi_matmul_scratch_done(&ctx->scratch);
         phi_attention_scratch_done(&ctx->attention);
+        phi_experts_scratch_done(&ctx->experts);
         phi_free(ctx->memory);
         phi_free(ctx->rows);
         phi_free(ctx);
@@ -123,7 +128,8 @@ uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx)
 {
     return ctx->memory_bytes + phi_matmul_scratch_bytes(&ctx->scratch.sizes) +
            phi_attention_scratch_bytes(&ctx->description, ctx->sizes.n_tok_max,
-                                       ctx->sizes.n_threads);
+                                       ctx->sizes.n_threads) +
+           phi_experts_scratch_bytes(&ctx->description, ctx->sizes.n_tok_max);
 }
 
 /* ---- times ---- */
@@ -242,16 +248,6 @@ static void bias_slice(void *arg, size_t begin, size_t end, unsigned worker)
     }
 }
 
-static void over_rows(const phi_compute *compute, uint32_t n_tok, phi_team_fn fn, stage *self)
-{
-    /* A few rows are done sooner than the team is woken. */
-    if (n_tok < 4) {
-        fn(self, 0, n_tok, 0);
-    } else {
-        phi_team_run(compute->team, compute->priority, n_tok, 4, fn, self);
-    }
-}
-
 /* ---- one layer ---- */
 
 typedef struct layer_call {
@@ -283,7 +279,7 @@ static void run_norm(phi_forward_ctx *ctx, const phi_compute *compute, const flo
                   .weight = weight,
                   .bias = bias,
                   .out = ctx->normed};
-    over_rows(compute, n, norm_slice, &self);
+    phi_over_rows(compute, n, norm_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
 }
 
@@ -293,7 +289,7 @@ static void add_delta(phi_forward_ctx *ctx, const phi_compute *compute, const la
 {
     stage self = {
         .ctx = ctx, .kernels = compute->kernels, .in = ctx->delta, .bias = bias, .out = call->x};
-    over_rows(compute, call->n_rows, add_slice, &self);
+    phi_over_rows(compute, call->n_rows, add_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
 }
 
@@ -303,7 +299,7 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, cons
     uint32_t n = call->n_rows;
     multiply(ctx, compute, call, &w->qkv, ctx->normed, ctx->qkv);
     stage self = {.ctx = ctx, .kernels = compute->kernels, .bias = w->qkv_bias, .out = ctx->qkv};
-    over_rows(compute, n, rope_slice, &self);
+    phi_over_rows(compute, n, rope_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
     phi_attention attention = {.description = &ctx->description,
                                .kv_type = ctx->sizes.kv_type,
@@ -330,10 +326,31 @@ static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const laye
                   .bias = w->up_bias,
                   .out = ctx->ffn};
     multiply(ctx, compute, call, &w->up, ctx->normed, is_gated ? ctx->gate : ctx->ffn);
-    over_rows(compute, n, is_gated ? swiglu_slice : gelu_slice, &self);
+    phi_over_rows(compute, n, is_gated ? swiglu_slice : gelu_slice, &self);
     lap(ctx, PHI_FORWARD_REST);
     multiply(ctx, compute, call, &w->down, ctx->ffn, ctx->delta);
     add_delta(ctx, compute, call, w->down_bias);
+}
+
+static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+{
+    const phi_layer_weights *w = call->layer;
+    const phi_experts experts = {.description = &ctx->description,
+                                 .router = &w->router,
+                                 .gate = &w->gate,
+                                 .up = &w->up,
+                                 .down = &w->down,
+                                 .n_tok = call->n_rows,
+                                 .n_prompt = call->n_prompt,
+                                 .x = ctx->normed,
+                                 .gate_rows = ctx->gate,
+                                 .up_rows = ctx->gate +
+                                            (size_t)ctx->sizes.n_tok_max * ctx->description.n_ffn,
+                                 .ffn_rows = ctx->ffn,
+                                 .out = ctx->delta};
+    phi_experts_run(compute, &experts, &ctx->experts, &ctx->scratch);
+    lap(ctx, PHI_FORWARD_MATRICES);
+    add_delta(ctx, compute, call, NULL);
 }
 
 static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
@@ -342,9 +359,13 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     run_norm(ctx, compute, call->x, call->n_rows, w->attn_norm, w->attn_norm_bias);
     run_attention(ctx, compute, call);
     if (!ctx->description.is_parallel) {
-        run_norm(ctx, compute, call->x, call->n_rows, w->ffn_norm, NULL);
+        run_norm(ctx, compute, call->x, call->n_rows, w->ffn_norm, w->ffn_norm_bias);
     }
-    run_ffn(ctx, compute, call);
+    if (ctx->description.ffn == PHI_FFN_EXPERTS) {
+        run_experts(ctx, compute, call);
+    } else {
+        run_ffn(ctx, compute, call);
+    }
 }
 
 /* Into ctx->rows, those of prompts last; returns how many these are. */
@@ -384,7 +405,7 @@ static void head(phi_forward_ctx *ctx, const phi_compute *compute, const phi_wei
                       .bias = ends->head_bias,
                       .out = out,
                       .width = ctx->description.n_vocab};
-        over_rows(compute, n_tok, bias_slice, &self);
+        phi_over_rows(compute, n_tok, bias_slice, &self);
         lap(ctx, PHI_FORWARD_REST);
     }
 }

@@ -9,7 +9,7 @@
  * Formulas: shared facts of Phi-3 in "Phi-3 Technical Report", arXiv:2404.14219, and the reference
  * implementation transformers/models/phi3/modeling_phi3.py. Phi-2: "Textbooks Are All You Need II",
  * arXiv:2309.05463, and transformers/models/phi/modeling_phi.py: one norm a layer, which attention
- * and feed-forward both read, biases everywhere.
+ * and feed-forward both read, biases everywhere. Phi-3.5-MoE: experts.h.
  */
 #ifndef PHI_ENGINE_MODEL_FORWARD_H
 #define PHI_ENGINE_MODEL_FORWARD_H

@@ -2,6 +2,7 @@
 
 #include "engine/kernels/machine.h"
 #include "engine/model/attention.h"
+#include "engine/model/experts.h"
 #include "engine/model/pack.h"
 
 /* What stays free for the system and for what this plan does not count. */
@@ -26,7 +27,8 @@ static uint64_t scratch_bytes(const phi_description *desc, const phi_memplan_siz
            phi_matmul_scratch_bytes(
                &(phi_matmul_sizes){sizes->n_tok_max, (uint32_t)widest, sizes->n_threads}) +
            (uint64_t)desc->n_vocab * sizes->n_logits_max * sizeof(float) +
-           phi_attention_scratch_bytes(desc, sizes->n_tok_max, sizes->n_threads);
+           phi_attention_scratch_bytes(desc, sizes->n_tok_max, sizes->n_threads) +
+           phi_experts_scratch_bytes(desc, sizes->n_tok_max);
 }
 
 phi_status phi_memplan_make(const phi_checkpoint *checkpoint, const phi_memplan_sizes *sizes,

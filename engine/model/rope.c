@@ -18,7 +18,7 @@ phi_status phi_rope_init(phi_rope *rope, const phi_description *description, phi
 {
     uint32_t half = description->n_rot / 2;
     bool is_long = description->rope == PHI_ROPE_LONG;
-    phi_rope fresh = {.half = half, .attn_factor = 1.0F};
+    phi_rope fresh = {.half = half, .short_factor = 1.0F, .long_factor = 1.0F};
     fresh.short_freq = phi_try_alloc_zero(half, sizeof(float));
     fresh.long_freq = phi_try_alloc_zero(half, sizeof(float));
     if (!fresh.short_freq || !fresh.long_freq) {
@@ -26,7 +26,10 @@ phi_status phi_rope_init(phi_rope *rope, const phi_description *description, phi
         return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for rotary tables");
     }
     if (is_long) {
-        fresh.attn_factor = description->rope_attn_factor;
+        fresh.short_factor = description->rope_attn_factor;
+        fresh.long_factor = description->rope_attn_factor_long != 0.0F
+                                ? description->rope_attn_factor_long
+                                : description->rope_attn_factor;
     }
     fill(fresh.short_freq, description, is_long ? description->rope_short : NULL);
     fill(fresh.long_freq, description, is_long ? description->rope_long : NULL);
@@ -47,11 +50,12 @@ void phi_rope_angles(const phi_rope *rope, bool use_long, uint32_t position, flo
                      float *sin_row)
 {
     const float *freq = use_long ? rope->long_freq : rope->short_freq;
+    float factor = use_long ? rope->long_factor : rope->short_factor;
     for (uint32_t i = 0; i < rope->half; i++) {
         /* The product rounds to float as the reference's does; its cosine is taken in double, so
          * that large angles are reduced exactly. */
         float angle = (float)position * freq[i];
-        cos_row[i] = (float)cos((double)angle) * rope->attn_factor;
-        sin_row[i] = (float)sin((double)angle) * rope->attn_factor;
+        cos_row[i] = (float)cos((double)angle) * factor;
+        sin_row[i] = (float)sin((double)angle) * factor;
     }
 }

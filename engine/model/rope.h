@@ -19,8 +19,9 @@
 #include <stdint.h>
 
 typedef struct phi_rope {
-    uint32_t half; /* n_rot / 2 */
-    float attn_factor;
+    uint32_t half;      /* n_rot / 2 */
+    float short_factor; /* what cos and sin are multiplied by */
+    float long_factor;
     float *short_freq; /* [half]; the only table of a plain model */
     float *long_freq;  /* [half] */
 } phi_rope;

@@ -22,13 +22,17 @@
 
 /* Biases and the second norm are NULL where the description has none. */
 typedef struct phi_layer_weights {
-    phi_weight qkv;        /* [(H + 2 Hkv) d, E]: Q rows, K rows, V rows */
-    phi_weight out;        /* [E, H d] */
-    phi_weight up;         /* [2 F, E]: gate rows, up rows; PHI_FFN_GELU: [F, E] */
-    phi_weight down;       /* [E, F] */
+    phi_weight qkv;  /* [(H + 2 Hkv) d, E]: Q rows, K rows, V rows */
+    phi_weight out;  /* [E, H d] */
+    phi_weight up;   /* [2 F, E]: gate rows, up rows; PHI_FFN_GELU: [F, E] */
+    phi_weight down; /* [E, F] */
+    /* PHI_FFN_EXPERTS: up is [n_expert F, E], down [n_expert E, F], and */
+    phi_weight router;     /* [n_expert, E] */
+    phi_weight gate;       /* [n_expert F, E] */
     float *attn_norm;      /* [E] */
     float *attn_norm_bias; /* [E] */
     float *ffn_norm;       /* [E] */
+    float *ffn_norm_bias;  /* [E] */
     float *qkv_bias;       /* [(H + 2 Hkv) d] */
     float *out_bias;       /* [E] */
     float *up_bias;        /* [F] */

@@ -283,6 +283,12 @@ static phi_status settle(conversion *c, size_t count, phi_err *err)
     return PHI_OK;
 }
 
+/* It decides by small differences, and is small itself: it keeps what it has. */
+static bool is_router(const phi_tensor *tensor)
+{
+    return phi_str_ends(tensor->name, ".ffn_gate_inp.weight");
+}
+
 /* GPTQ and compressed-tensors have codes for the layers' matrices only, and plain files for none.
  */
 static bool holds_codes(const conversion *c, const phi_tensor *tensor)
@@ -304,15 +310,15 @@ static bool is_hugging_face(const conversion *c)
 }
 
 /* 16 bits as the source has them, where the format has both kinds. */
-static phi_status plan_floats(conversion *c, const phi_tensor *tensor, phi_export_tensor *out,
-                              phi_err *err)
+static phi_status plan_floats(conversion *c, const phi_tensor *tensor, bool keep,
+                              phi_export_tensor *out, phi_err *err)
 {
     const phi_form own = phi_tensor_form(tensor);
     const phi_form *form = &own;
-    bool asked_16 = !c->options->keep && c->options->precision != PHI_PRECISION_FP32;
+    bool asked_16 = !keep && c->options->precision != PHI_PRECISION_FP32;
     bool is_bf16 = form->kind == PHI_WEIGHT_BF16 && is_hugging_face(c);
     bool is_16 = form->kind == PHI_WEIGHT_FP16 || form->kind == PHI_WEIGHT_BF16;
-    out->bits = asked_16 || (c->options->keep && is_16) || is_cuda(c) ? 16 : 32;
+    out->bits = asked_16 || (keep && is_16) || is_cuda(c) ? 16 : 32;
     out->float_dtype = is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
     bool exact = out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
     c->report->exact += exact;
@@ -330,7 +336,7 @@ static phi_status plan_tensor(conversion *c, size_t index, phi_err *err)
     phi_export_tensor *out = &c->tensors[index];
     phi_form form = phi_tensor_form(tensor);
     *out = (phi_export_tensor){.name = tensor->name,
-                               .n_dims = tensor->n_dims,
+                               .n_dims = tensor->n_dims == 1 ? 1 : 2,
                                .rows = tensor->rows,
                                .cols = tensor->cols,
                                .bits = 32,
@@ -347,10 +353,10 @@ static phi_status plan_tensor(conversion *c, size_t index, phi_err *err)
     bool is_int = c->options->keep ? form.group != 0
                                    : c->options->precision == PHI_PRECISION_INT4 ||
                                          c->options->precision == PHI_PRECISION_INT8;
-    if (is_int && holds_codes(c, tensor)) {
+    if (is_int && holds_codes(c, tensor) && !is_router(tensor)) {
         return plan_codes(c, index, err);
     }
-    return plan_floats(c, tensor, out, err);
+    return plan_floats(c, tensor, c->options->keep || is_router(tensor), out, err);
 }
 
 /* ---- what the writer asks for ---- */

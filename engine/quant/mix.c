@@ -107,7 +107,8 @@ phi_dtype phi_mix_choose(const phi_mix *mix, const phi_description *description,
         dtype = mix->head;
     } else if (phi_str_ends(tensor->name, ".attn_qkv.weight")) {
         dtype = mix->qkv;
-    } else if (phi_str_ends(tensor->name, ".ffn_down.weight") &&
+    } else if ((phi_str_ends(tensor->name, ".ffn_down.weight") ||
+                phi_str_ends(tensor->name, ".ffn_down_exps.weight")) &&
                sscanf(tensor->name, "blk.%u.", &layer) == 1 &&
                gets_more(mix->where, layer, description->n_layer)) {
         dtype = mix->more;

@@ -61,8 +61,8 @@ void phi_pipeline_declare(const phi_checkpoint *checkpoint, const phi_recipe *re
     for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
         const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
         phi_encoding encoding = phi_recipe_choose(recipe, tensor);
-        uint64_t dims[2] = {tensor->rows, tensor->cols};
-        const uint64_t *first = tensor->n_dims == 2 ? dims : dims + 1;
+        uint64_t dims[3] = {tensor->n_stacked, tensor->rows / tensor->n_stacked, tensor->cols};
+        const uint64_t *first = dims + 3 - tensor->n_dims;
         phi_gguf_declare_tensor(writer, tensor->name, encoding.dtype, tensor->n_dims, first);
     }
 }
@@ -205,7 +205,7 @@ static void account(pipeline *p, const error_sums *sums, const phi_kept *kept)
     bool smaller = p->encoded_row_bytes * p->tensor->rows < p->tensor->bytes;
     quality->tensors++;
     quality->tensors_quantized += smaller;
-    bool differs = p->tensor->n_dims == 2 && count_matrix(p, kept) != PHI_FIT_EXACT;
+    bool differs = p->tensor->n_dims >= 2 && count_matrix(p, kept) != PHI_FIT_EXACT;
     if (kept ? !differs : !smaller) {
         return;
     }

@@ -42,7 +42,8 @@ static const char *type_name(const quantize_call *call, const char *tensor_name)
 
 static void fill_types(quantize_call *call)
 {
-    call->quality.matrix_type = type_name(call, "blk.0.ffn_up.weight");
+    const char *matrix = type_name(call, "blk.0.ffn_up.weight");
+    call->quality.matrix_type = matrix ? matrix : type_name(call, "blk.0.ffn_up_exps.weight");
     call->quality.embedding_type = type_name(call, "token_embd.weight");
     const char *head = type_name(call, "output.weight");
     call->quality.head_type = head ? head : call->quality.embedding_type;

@@ -61,7 +61,7 @@ const char *phi_quantize_stage_name(phi_quantize_stage stage)
 
 static bool is_layer_matrix(const phi_tensor *tensor)
 {
-    return tensor->n_dims == 2 && phi_str_starts(tensor->name, "blk.");
+    return tensor->n_dims >= 2 && phi_str_starts(tensor->name, "blk.");
 }
 
 bool phi_recipe_copies(const phi_encoding *encoding, phi_dtype source)
@@ -89,7 +89,9 @@ phi_encoding phi_recipe_choose(const phi_recipe *recipe, const phi_tensor *tenso
         return phi_recipe_kept(recipe, tensor)->encoding;
     }
     phi_encoding encoding = {.dtype = PHI_DTYPE_F32, .group = PHI_BLOCK_ELEMENTS, .search = true};
-    if (tensor->n_dims < 2 || (!recipe->mix && recipe->precision == PHI_PRECISION_FP32)) {
+    /* A router decides by small differences, and is small itself. */
+    if (tensor->n_dims < 2 || phi_str_ends(tensor->name, ".ffn_gate_inp.weight") ||
+        (!recipe->mix && recipe->precision == PHI_PRECISION_FP32)) {
         return encoding;
     }
     bool blocks = tensor->cols % PHI_BLOCK_ELEMENTS == 0;

@@ -60,6 +60,24 @@ phi_form phi_form_join(const phi_form *a, const phi_form *b)
                       .wide = a->wide || b->wide};
 }
 
+phi_weight phi_weight_rows_of(const phi_weight *weight, uint32_t row, uint32_t rows)
+{
+    phi_weight part = *weight;
+    size_t first = row / PHI_WEIGHT_BLOCK;
+    PHI_ASSERT(row % PHI_WEIGHT_BLOCK == 0 && rows % PHI_WEIGHT_BLOCK == 0 && row <= weight->rows &&
+               rows <= weight->rows - row);
+    size_t scales = weight->group ? first * (weight->cols / weight->group) * PHI_WEIGHT_BLOCK : 0;
+    part.rows = rows;
+    part.n_blocks = rows / PHI_WEIGHT_BLOCK;
+    part.codes = (uint8_t *)weight->codes + first * weight->block_bytes;
+    part.scales = weight->scales ? weight->scales + scales : NULL;
+    part.offsets = weight->offsets ? weight->offsets + scales : NULL;
+    part.wide_scales = weight->wide_scales ? weight->wide_scales + scales : NULL;
+    part.wide_offsets = weight->wide_offsets ? weight->wide_offsets + scales : NULL;
+    part.memory = NULL;
+    return part;
+}
+
 phi_form phi_weight_form(const phi_weight *weight)
 {
     return (phi_form){.kind = weight->kind,

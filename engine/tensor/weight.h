@@ -78,6 +78,10 @@ phi_form phi_form_join(const phi_form *a, const phi_form *b);
 /* The form of a matrix. */
 phi_form phi_weight_form(const phi_weight *weight);
 
+/* Rows [row, row + rows) of a bound matrix as a matrix that borrows its planes; `row` begins a
+ * block, and `rows` fill whole ones. */
+phi_weight phi_weight_rows_of(const phi_weight *weight, uint32_t row, uint32_t rows);
+
 /* The shape alone: sizes are known, planes are NULL. */
 phi_status phi_weight_shape(phi_weight *weight, const phi_form *form, uint32_t rows, uint32_t cols,
                             phi_err *err) PHI_MUST_CHECK;

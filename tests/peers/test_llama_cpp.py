@@ -14,6 +14,8 @@ import subprocess
 
 import pytest
 
+from conftest import read_safetensors
+
 llama_cpp = pytest.importorskip("llama_cpp")
 np = pytest.importorskip("numpy")
 
@@ -186,3 +188,89 @@ def test_phi2_of_llama_cpp_continues_alike(folder, phi2_dir):
                                             ctypes.byref(params))
     assert failed == 0
     compare(path, "k", PHI2_MARGIN)
+
+
+def floats(folder):
+    """The tensors of a folder in bfloat16."""
+    return {name: (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+            .reshape(shape).astype(np.float64)
+            for name, (_, shape, data) in read_safetensors(folder / "model.safetensors").items()}
+
+
+def phimoe_as_llama_cpp_has_it(folder, ids):
+    """Logits of phimoe by llama.cpp's formulas, which are not transformers': norms keep the mean,
+    and the two experts' shares are those of a softmax, made to add up to 1."""
+    config = json.loads((folder / "config.json").read_text())
+    tensors = floats(folder)
+    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
+    d = config["hidden_size"] // heads
+
+    def norm(x, name):
+        scale = np.sqrt((x * x).mean(axis=-1, keepdims=True) + config["rms_norm_eps"])
+        return x / scale * tensors[name + ".weight"] + tensors[name + ".bias"]
+
+    def linear(x, name):
+        return x @ tensors[name + ".weight"].T + tensors[name + ".bias"]
+
+    def turned(x):
+        angles = np.arange(len(ids))[:, None] * config["rope_theta"] ** (-np.arange(0, d, 2) / d)
+        a, b = x[..., :d // 2], x[..., d // 2:]
+        c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
+        return np.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+
+    def attended(h, prefix):
+        q, k, v = (linear(h, f"{prefix}{part}_proj").reshape(len(ids), -1, d) for part in "qkv")
+        k, v = (np.repeat(part, heads // kv, axis=1) for part in (turned(k), v))
+        scores = np.einsum("qhd,khd->hqk", turned(q), k) / np.sqrt(d)
+        scores[:, np.triu(np.ones((len(ids), len(ids)), bool), 1)] = -np.inf
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = np.einsum("hqk,khd->qhd", shares / shares.sum(axis=-1, keepdims=True), v)
+        return linear(mixed.reshape(len(ids), -1), prefix + "o_proj")
+
+    def experts(h, prefix):
+        out = np.zeros_like(h)
+        scores = np.exp(h @ tensors[prefix + "gate.weight"].T)
+        for t, row in enumerate(h):
+            best = np.argsort(scores[t])[-2:]
+            for e in best:
+                w1, w2, w3 = (tensors[f"{prefix}experts.{e}.w{i}.weight"] for i in (1, 2, 3))
+                gate = w1 @ row
+                made = w2 @ (gate / (1 + np.exp(-gate)) * (w3 @ row))
+                out[t] += scores[t][e] / scores[t][best].sum() * made
+        return out
+
+    x = tensors["model.embed_tokens.weight"][ids]
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        x = x + attended(norm(x, prefix + "input_layernorm"), prefix + "self_attn.")
+        x = x + experts(norm(x, prefix + "post_attention_layernorm"), prefix + "block_sparse_moe.")
+    return linear(norm(x, "model.norm"), "lm_head")
+
+
+@pytest.mark.parametrize("options, allowed", [
+    (["--precision", "fp32"], 1e-3), (["--precision", "int8"], 0.05)])
+def test_llama_cpp_reads_phimoe(folder, phimoe_dir, options, allowed):
+    """What it computes of our file is what its formulas give of the source's weights."""
+    path = folder / f"phimoe-{options[1]}.gguf"
+    phid("quantize", phimoe_dir, *options, "--no-quality", "--out", path)
+    model = llama_cpp.Llama(str(path), n_ctx=512, n_threads=2, logits_all=True, verbose=False)
+    ids = model.tokenize(PROMPTS[2].encode(), add_bos=False)
+    model.eval(ids)
+    logits = np.array(model.scores[:len(ids)], np.float64)
+    model.close()
+    right = phimoe_as_llama_cpp_has_it(phimoe_dir, ids)
+    assert np.abs(logits - right).max() <= allowed * np.abs(right).max()
+
+
+def test_phid_reads_phimoe_of_llama_cpp(folder, phimoe_dir):
+    """Copied by llama.cpp it is the same model to phid."""
+    source = folder / "phimoe-source.gguf"
+    path = folder / "phimoe-llama.gguf"
+    phid("quantize", phimoe_dir, "--precision", "fp32", "--no-quality", "--out", source)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_ALL_F32
+    failed = llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(),
+                                            ctypes.byref(params))
+    assert failed == 0
+    for prompt in PROMPTS:
+        assert continued(path, prompt)[0] == continued(source, prompt)[0]

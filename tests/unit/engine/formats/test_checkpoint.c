@@ -504,7 +504,9 @@ typedef struct shape {
     uint64_t cols;
 } shape;
 
-static phi_checkpoint *open_gguf_of(const phi_description *d, const shape *parts, size_t n)
+/* Into a file that the caller frees the path of. Of experts' matrices n_expert are stacked. */
+static char *write_gguf_of(const phi_description *d, const shape *parts, size_t n,
+                           uint32_t n_expert)
 {
     phi_gguf_writer *writer;
     phi_err err;
@@ -513,6 +515,11 @@ static phi_checkpoint *open_gguf_of(const phi_description *d, const shape *parts
     phi_checkpoint_put_description(writer, d);
     for (size_t i = 0; i < n; i++) {
         const uint64_t dims[2] = {parts[i].rows ? parts[i].rows : parts[i].cols, parts[i].cols};
+        if (strstr(parts[i].name, "_exps.")) {
+            const uint64_t stacked[3] = {n_expert, parts[i].rows / n_expert, parts[i].cols};
+            phi_gguf_declare_tensor(writer, parts[i].name, PHI_DTYPE_F32, 3, stacked);
+            continue;
+        }
         phi_gguf_declare_tensor(writer, parts[i].name, PHI_DTYPE_F32, parts[i].rows ? 2 : 1, dims);
     }
     assert_int_equal(phi_gguf_write_header(writer, &err), PHI_OK);
@@ -523,6 +530,13 @@ static phi_checkpoint *open_gguf_of(const phi_description *d, const shape *parts
         }
     }
     assert_int_equal(phi_gguf_writer_commit(writer, &err), PHI_OK);
+    return path;
+}
+
+static phi_checkpoint *open_gguf_of(const phi_description *d, const shape *parts, size_t n,
+                                    uint32_t n_expert)
+{
+    char *path = write_gguf_of(d, parts, n, n_expert);
     phi_checkpoint *checkpoint = open_ok(path);
     phi_free(path);
     return checkpoint;
@@ -544,7 +558,7 @@ static void test_gguf_separate(void **state)
     phi_err err;
     fixture_tiny_description(&d);
     d.n_layer = 1;
-    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts);
+    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts, 0);
     assert_true(phi_checkpoint_description(checkpoint)->tied_head);
     static const struct {
         const char *name;
@@ -605,7 +619,7 @@ static void test_gguf_phi2(void **state)
     d.n_rot = 4;
     d.n_ctx_original = d.n_ctx;
     d.norm_eps = 1e-6F;
-    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts);
+    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts, 0);
     assert_memory_equal(phi_checkpoint_description(checkpoint), &d, sizeof d);
     const phi_tensor *bias = phi_checkpoint_find(checkpoint, "blk.0.attn_qkv.bias");
     float scratch[64];
@@ -622,6 +636,57 @@ static void test_gguf_phi2(void **state)
     assert_int_equal(up->rows, 64);
     assert_int_equal(up->n_pieces, 1);
     phi_checkpoint_close(checkpoint);
+}
+
+/* phimoe, whose experts GGUF stacks in a third dimension: one matrix, the experts one below the
+ * other. What only phimoe has comes back. */
+static void test_gguf_phimoe(void **state)
+{
+    (void)state;
+    static const shape parts[] = {
+        {"token_embd.weight", 96, 32},        {"output_norm.weight", 0, 32},
+        {"output_norm.bias", 0, 32},          {"output.weight", 96, 32},
+        {"blk.0.attn_norm.weight", 0, 32},    {"blk.0.attn_norm.bias", 0, 32},
+        {"blk.0.attn_qkv.weight", 64, 32},    {"blk.0.attn_output.weight", 32, 32},
+        {"blk.0.ffn_norm.weight", 0, 32},     {"blk.0.ffn_norm.bias", 0, 32},
+        {"blk.0.ffn_gate_inp.weight", 3, 32}, {"blk.0.ffn_gate_exps.weight", 48, 32},
+        {"blk.0.ffn_up_exps.weight", 48, 32}, {"blk.0.ffn_down_exps.weight", 96, 16},
+    };
+    phi_description d;
+    phi_description tiny;
+    phi_err err;
+    fixture_tiny_description(&tiny);
+    phi_description_init(&d, PHI_ARCH_PHIMOE);
+    d.n_layer = 1;
+    d.n_embd = tiny.n_embd;
+    d.n_head = tiny.n_head;
+    d.n_head_kv = tiny.n_head_kv;
+    d.head_dim = tiny.head_dim;
+    d.n_ffn = 16;
+    d.n_vocab = tiny.n_vocab;
+    d.n_rot = d.head_dim;
+    d.n_ctx_original = d.n_ctx;
+    d.n_expert = 3;
+    d.router_jitter = 0.25F;
+    d.rope_attn_factor_long = 1.5F;
+    phi_checkpoint *checkpoint = open_gguf_of(&d, parts, sizeof parts / sizeof *parts, d.n_expert);
+    assert_memory_equal(phi_checkpoint_description(checkpoint), &d, sizeof d);
+    const phi_tensor *down = phi_checkpoint_find(checkpoint, "blk.0.ffn_down_exps.weight");
+    float row[16];
+    assert_non_null(down);
+    assert_int_equal(down->n_dims, 3);
+    assert_int_equal(down->n_stacked, 3);
+    assert_int_equal(down->rows, 96);
+    assert_int_equal(down->cols, 16);
+    assert_int_equal(phi_checkpoint_read_rows(checkpoint, down, 95, 1, row, &err), PHI_OK);
+    assert_true(row[0] == 13.0F && row[15] == 13.0F);
+    phi_checkpoint_close(checkpoint);
+    /* As many numbers, cut up otherwise. */
+    char *path = write_gguf_of(&d, parts, sizeof parts / sizeof *parts, 6);
+    assert_int_equal(phi_checkpoint_open(path, &checkpoint, &err), PHI_E_FORMAT);
+    assert_non_null(strstr(err.message, "tensor \"blk.0.ffn_gate_exps.weight\" has shape "
+                                        "[6, 8, 32]; [3, 16, 32] is right"));
+    phi_free(path);
 }
 
 static void test_out_of_memory(void **state)
@@ -674,6 +739,7 @@ int main(void)
         cmocka_unit_test(test_gguf_round_trip),
         cmocka_unit_test(test_gguf_separate),
         cmocka_unit_test(test_gguf_phi2),
+        cmocka_unit_test(test_gguf_phimoe),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -247,12 +247,48 @@ static void test_phi2(void **state)
     assert_int_equal(d.n_ctx, 2048);
 }
 
+/* The fields of microsoft/Phi-3.5-MoE-instruct's config.json, with shorter heads. */
+static void test_phimoe(void **state)
+{
+    (void)state;
+    phi_description d = read_ok(
+        "{\"architectures\":[\"PhiMoEForCausalLM\"],\"attention_bias\":true,"
+        "\"bos_token_id\":1,\"eos_token_id\":32000,\"hidden_act\":\"silu\",\"hidden_size\":64,"
+        "\"input_jitter_noise\":0.01,\"intermediate_size\":6400,\"lm_head_bias\":true,"
+        "\"max_position_embeddings\":131072,\"model_type\":\"phimoe\",\"num_attention_heads\":8,"
+        "\"num_experts_per_tok\":2,\"num_hidden_layers\":32,\"num_key_value_heads\":2,"
+        "\"num_local_experts\":16,\"original_max_position_embeddings\":4096,"
+        "\"rms_norm_eps\":1e-05,\"rope_scaling\":{\"long_factor\":[4,3,2,1],"
+        "\"long_mscale\":1.243163121016122,\"original_max_position_embeddings\":4096,"
+        "\"short_factor\":[1,1,1,1],\"short_mscale\":1.25,\"type\":\"longrope\"},"
+        "\"rope_theta\":10000.0,\"router_jitter_noise\":0.02,\"sliding_window\":131072,"
+        "\"tie_word_embeddings\":false,\"vocab_size\":32064}");
+    assert_int_equal(d.arch, PHI_ARCH_PHIMOE);
+    assert_int_equal(d.ffn, PHI_FFN_EXPERTS);
+    assert_int_equal(d.norm, PHI_NORM_LAYER);
+    assert_int_equal(d.n_expert, 16);
+    assert_true(d.router_jitter == 0.02F);
+    assert_true(d.attn_bias && d.head_bias && !d.is_parallel);
+    assert_true(d.rope_attn_factor == 1.25F);
+    assert_true(d.rope_attn_factor_long == 1.243163121016122F);
+    /* PhimoeConfig's defaults. */
+    d = read_ok("{\"model_type\":\"phimoe\",\"hidden_size\":32,\"num_hidden_layers\":1,"
+                "\"num_attention_heads\":2,\"intermediate_size\":64,\"vocab_size\":96}");
+    assert_int_equal(d.n_expert, 16);
+    assert_true(d.rope_theta == 1000000.0F);
+    assert_true(d.router_jitter == 0.01F);
+    assert_true(!d.attn_bias && !d.head_bias);
+}
+
 #define NO_EOS                                                                                     \
     "\"model_type\":\"phi3\",\"hidden_size\":32,\"num_hidden_layers\":2,"                          \
     "\"num_attention_heads\":4,\"intermediate_size\":64,\"vocab_size\":96"
 #define PHI2                                                                                       \
     "\"model_type\":\"phi\",\"hidden_size\":32,\"num_hidden_layers\":2,"                           \
     "\"num_attention_heads\":4,\"intermediate_size\":64,\"vocab_size\":96"
+#define PHIMOE                                                                                     \
+    "\"model_type\":\"phimoe\",\"hidden_size\":32,\"num_hidden_layers\":2,"                        \
+    "\"num_attention_heads\":4,\"vocab_size\":96"
 #define ROPE(body) "{" TINY_CONFIG ",\"rope_scaling\":{" body "}}"
 
 static const struct {
@@ -328,6 +364,13 @@ static const struct {
     {ROPE("\"type\":\"su\",\"short_factor\":[1,1,1,1],\"long_factor\":[1,1,1,1],"
           "\"long_mscale\":1.2"),
      PHI_E_UNSUPPORTED, "long_mscale"},
+    {"{" PHIMOE ",\"intermediate_size\":64,\"num_experts_per_tok\":1}", PHI_E_UNSUPPORTED,
+     "SparseMixer takes 2"},
+    {"{" PHIMOE ",\"intermediate_size\":64,\"num_local_experts\":33}", PHI_E_FORMAT,
+     "\"num_local_experts\""},
+    {"{" PHIMOE ",\"intermediate_size\":64,\"num_local_experts\":1}", PHI_E_FORMAT,
+     "num_local_experts (expert_count) is 1"},
+    {"{" PHIMOE ",\"intermediate_size\":72}", PHI_E_UNSUPPORTED, "multiples of 16"},
     {"{" PHI2 ",\"qk_layernorm\":true}", PHI_E_UNSUPPORTED, "\"qk_layernorm\" is true"},
     {"{" PHI2 ",\"hidden_act\":\"gelu\"}", PHI_E_UNSUPPORTED, "supported: \"gelu_new\""},
     {"{" PHI2 ",\"layer_norm_eps\":0}", PHI_E_FORMAT, "\"layer_norm_eps\""},
@@ -392,13 +435,10 @@ static void test_wrong_generation_config(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_phi3_mini_4k),
-        cmocka_unit_test(test_phi4_mini),
-        cmocka_unit_test(test_phi2),
-        cmocka_unit_test(test_phi4),
-        cmocka_unit_test(test_defaults_and_overrides),
-        cmocka_unit_test(test_wrong_fields),
-        cmocka_unit_test(test_wrong_generation_config),
+        cmocka_unit_test(test_phi3_mini_4k), cmocka_unit_test(test_phi4_mini),
+        cmocka_unit_test(test_phimoe),       cmocka_unit_test(test_phi2),
+        cmocka_unit_test(test_phi4),         cmocka_unit_test(test_defaults_and_overrides),
+        cmocka_unit_test(test_wrong_fields), cmocka_unit_test(test_wrong_generation_config),
         cmocka_unit_test(test_large_heads),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -353,6 +353,8 @@ int main(void)
         CASE("split"),
         CASE("phi2"),
         CASE("phi2-grouped"),
+        CASE("phimoe"),
+        CASE("phimoe-close"),
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_kv_types),
         cmocka_unit_test(test_kv_perplexity),

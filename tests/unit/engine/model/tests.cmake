@@ -14,3 +14,5 @@ phid_test(engine.model.cache ${TEST_DIR}/test_cache.c LIBS phi_model phi_kernels
 phid_test(engine.model.attention ${TEST_DIR}/test_attention.c
     LIBS test_kernels_random phi_model phi_kernels phi_base)
 phid_test(engine.model.types ${TEST_DIR}/test_types.c LIBS test_model_runner phi_formats)
+phid_test(engine.model.experts ${TEST_DIR}/test_experts.c
+    LIBS test_kernels_random phi_model phi_kernels phi_formats phi_base)

@@ -1,0 +1,140 @@
+"""Models of the phi2 and phimoe architectures, as every command of phid sees them."""
+
+import array
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import read_safetensors, write_safetensors
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
+ASK = ["--raw", "the cat", "--temperature", "0", "--max-tokens", "24"]
+
+
+def phid(*arguments, fails=False):
+    done = subprocess.run([PHID, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def values(folder, out):
+    phid("quantize", folder, "--precision", "fp32", "--no-quality", "--out", out)
+    tensors = json.loads(phid("inspect", out, "--json"))["tensors"]
+    # Numbers, not bytes: a zero of either sign is one value.
+    return array.array("f", out.read_bytes()[-sum(tensor["bytes"] for tensor in tensors):])
+
+
+@pytest.fixture(params=["phi2", "phimoe"])
+def folder(request):
+    """One of each."""
+    return request.getfixturevalue(f"{request.param}_dir")
+
+
+def test_inspect_phi2(phi2_dir):
+    said = json.loads(phid("inspect", phi2_dir, "--json"))
+    assert said["model"]["architecture"] == "phi2"
+    assert said["model"]["rotary"] == 32
+    names = {tensor["name"]: tensor for tensor in said["tensors"]}
+    assert names["blk.0.attn_qkv.bias"]["cols"] == 768
+    assert names["blk.1.ffn_up.weight"]["rows"] == 512
+    assert "output.bias" in names and "blk.0.ffn_norm.weight" not in names
+
+
+def test_inspect_phimoe(phimoe_dir):
+    said = json.loads(phid("inspect", phimoe_dir, "--json"))
+    assert said["model"]["architecture"] == "phimoe"
+    assert said["model"]["experts"] == 4
+    names = {tensor["name"]: tensor for tensor in said["tensors"]}
+    assert names["blk.0.ffn_gate_exps.weight"]["rows"] == 4 * 64
+    assert names["blk.1.ffn_down_exps.weight"]["rows"] == 4 * 256
+    assert "4 experts, 2 for each token" in phid("inspect", phimoe_dir)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_quantize(folder, precision, tmp_path):
+    out = tmp_path / "out.gguf"
+    phid("quantize", folder, "--precision", precision, "--out", out)
+    answer = phid("generate", out, *ASK)
+    assert answer.strip()
+    if precision == "fp32":
+        assert answer == phid("generate", folder, *ASK)
+
+
+def test_a_router_stays_as_it_is(phimoe_dir, tmp_path):
+    out = tmp_path / "out.gguf"
+    phid("quantize", phimoe_dir, "--type", "q4_k_m", "--no-quality", "--out", out)
+    types = {tensor["name"]: tensor["type"]
+             for tensor in json.loads(phid("inspect", out, "--json"))["tensors"]}
+    assert types["blk.0.ffn_gate_inp.weight"] == "F32"
+    assert types["blk.0.ffn_up_exps.weight"] == "Q4_K"
+
+
+@pytest.mark.parametrize("form, options", [
+    ("safetensors", ["--precision", "fp32"]), ("mlx", ["--precision", "int4"]),
+    ("gptq", ["--precision", "int4"]), ("compressed-tensors", ["--precision", "int8"]),
+])
+def test_convert_there_and_again(folder, form, options, tmp_path):
+    phid("convert", folder, tmp_path / "first", "--format", form, *options)
+    phid("convert", tmp_path / "first", tmp_path / "second", "--format", form)
+    assert values(tmp_path / "first", tmp_path / "first.gguf") == \
+        values(tmp_path / "second", tmp_path / "second.gguf")
+    if form != "mlx":
+        # MLX's embedding has 8 bits and offsets, which no type of GGUF has.
+        phid("convert", tmp_path / "first", tmp_path / "kept.gguf", "--format", "gguf")
+        assert values(tmp_path / "kept.gguf", tmp_path / "kept-f32.gguf") == \
+            values(tmp_path / "first", tmp_path / "first.gguf")
+    if form == "safetensors":
+        assert values(tmp_path / "first", tmp_path / "first.gguf") == \
+            values(folder, tmp_path / "source.gguf")
+        # Of a GGUF, whose description config.json is made of.
+        phid("convert", tmp_path / "first.gguf", tmp_path / "third", "--format", form)
+        assert values(tmp_path / "third", tmp_path / "third.gguf") == \
+            values(folder, tmp_path / "source.gguf")
+        assert phid("generate", tmp_path / "third", *ASK) == phid("generate", folder, *ASK)
+
+
+def test_loaders_are_told_of_the_routers(phimoe_dir, tmp_path):
+    """Software that makes modules by these sections would else look for a router's codes."""
+    routers = [f"model.layers.{layer}.block_sparse_moe.gate" for layer in range(2)]
+
+    def section(form):
+        phid("convert", phimoe_dir, tmp_path / form, "--format", form, "--precision", "int4")
+        return json.loads((tmp_path / form / "config.json").read_text())["quantization_config"]
+
+    assert section("compressed-tensors")["ignore"] == ["lm_head", *routers]
+    assert section("gptq")["dynamic"] == {f"-:^{router}$": {} for router in routers}
+    mlx = section("mlx")
+    assert [mlx[router] for router in routers] == [False, False]
+
+
+@pytest.mark.parametrize("tensor, shape, said", [
+    ("block_sparse_moe.gate.weight", [4, 1, 256], "has shape [4, 1, 256]; [4, 256] is right"),
+    ("input_layernorm.bias", [4, 64, 256], "has shape [4, 64, 256]; [256] is right"),
+    ("block_sparse_moe.experts.1.w1.weight", [4, 16, 256],
+     "has shape [4, 16, 256]; [64, 256] is right"),
+    ("block_sparse_moe.experts.3.w2.weight", None, "is missing"),
+])
+def test_what_does_not_fit_is_named(phimoe_dir, tensor, shape, said, tmp_path):
+    folder = tmp_path / "wrong"
+    shutil.copytree(phimoe_dir, folder)
+    tensors = read_safetensors(folder / "model.safetensors")
+    name = f"model.layers.1.{tensor}"
+    dtype, _, data = tensors.pop(name)
+    if shape:
+        tensors[name] = dtype, shape, data * (2 * math.prod(shape) // len(data))
+    write_safetensors(folder / "model.safetensors", tensors)
+    told = phid("inspect", folder, fails=True)
+    assert f'tensor "{name}" {said}' in told
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_graphs_are_refused_by_name(folder, form, tmp_path):
+    said = phid("convert", folder, tmp_path / "out", "--format", form, fails=True)
+    assert f"{form} is written for phi3 models only, and this is {folder.name}" in said
+    assert not (tmp_path / "out").exists()

@@ -419,6 +419,19 @@ phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
     return PHI_OK;
 }
 
+/* The graphs that are written for ONNX Runtime and OpenVINO are phi3's. */
+phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err)
+{
+    bool is_graph = format == PHI_CONVERT_ONNX || format == PHI_CONVERT_OPENVINO;
+    if (!is_graph || arch == PHI_ARCH_PHI3) {
+        return PHI_OK;
+    }
+    return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
+                          "%s is written for phi3 models only, and this is %s; it can be converted "
+                          "to safetensors, mlx, gptq and compressed-tensors",
+                          phi_convert_format_name(format), phi_arch_name(arch));
+}
+
 static phi_status check_group(const phi_convert_options *options, phi_err *err)
 {
     uint32_t group = options->group_size;
@@ -472,20 +485,6 @@ phi_status phi_convert_check_options(const phi_convert_options *options, phi_err
     }
     status = is_int4 ? check_group(options, err) : PHI_OK;
     return status ? status : phi_convert_holds(options->format, options->precision, err);
-}
-
-/* The graphs that are written for ONNX Runtime and OpenVINO are phi3's. */
-static phi_status check_graph(const phi_convert_options *options, const phi_description *d,
-                              phi_err *err)
-{
-    bool is_graph = options->format == PHI_CONVERT_ONNX || options->format == PHI_CONVERT_OPENVINO;
-    if (!is_graph || d->arch == PHI_ARCH_PHI3) {
-        return PHI_OK;
-    }
-    return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
-                          "%s is written for phi3 models only, and this is %s; it can be converted "
-                          "to safetensors, mlx, gptq and compressed-tensors",
-                          phi_convert_format_name(options->format), phi_arch_name(d->arch));
 }
 
 static phi_status write_format(const phi_convert_options *options, const phi_export *export,
@@ -571,7 +570,10 @@ phi_status phi_convert(const phi_compute *compute, const phi_convert_options *op
     conversion c = {.compute = compute, .options = options, .report = &report};
     phi_status status = phi_convert_check_options(options, err);
     status = status ? status : phi_checkpoint_open(options->source, &c.checkpoint, err);
-    status = status ? status : check_graph(options, phi_checkpoint_description(c.checkpoint), err);
+    if (!status) {
+        status =
+            phi_convert_takes(options->format, phi_checkpoint_description(c.checkpoint)->arch, err);
+    }
     status = status ? status : convert_to_folder(&c, err);
     phi_checkpoint_close(c.checkpoint);
     phi_free(c.tensors);

@@ -71,6 +71,8 @@ typedef struct phi_convert_report {
 /* Whether a model of one precision has a place in the format at all, and what has. */
 phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
                              phi_err *err) PHI_MUST_CHECK;
+/* Whether the format is written for models of the architecture, and what is. */
+phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err) PHI_MUST_CHECK;
 /* The options alone, before any file is opened. */
 phi_status phi_convert_check_options(const phi_convert_options *options,
                                      phi_err *err) PHI_MUST_CHECK;

@@ -95,15 +95,20 @@ static phi_status check_together(const phi_export_request *request, phi_err *err
     return phi_convert_check_options(&options, err);
 }
 
-phi_status phi_export_check_label(const phi_export_request *request, const char *label,
-                                  phi_err *err)
+phi_status phi_export_check_model(const phi_export_request *request, const char *architecture,
+                                  const char *label, phi_err *err)
 {
     phi_precision precision = PHI_PRECISION_COUNT;
-    if (request->gguf || !request->keep || !phi_precision_parse(label, &precision)) {
-        return PHI_OK;
+    phi_arch arch = PHI_ARCH_PHI3;
+    phi_status status = PHI_OK;
+    if (!request->gguf && phi_arch_parse(architecture, &arch)) {
+        status = phi_convert_takes(request->format, arch, err);
+    }
+    if (status || request->gguf || !request->keep || !phi_precision_parse(label, &precision)) {
+        return status;
     }
     phi_err inner = {0};
-    phi_status status = phi_convert_holds(request->format, precision, &inner);
+    status = phi_convert_holds(request->format, precision, &inner);
     if (status) {
         return phi_fail_param(err, status, "format",
                               "'format': %s; or give a 'precision' to quantize to", inner.message);

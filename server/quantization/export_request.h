@@ -32,8 +32,9 @@ phi_status phi_export_request_parse(const json_t *body, phi_export_request *out_
                                     phi_err *err) PHI_MUST_CHECK;
 void phi_export_request_done(phi_export_request *request);
 const char *phi_export_format_name(const phi_export_request *request);
-/* Whether the format has a place for a model of the precision `label` ("int4", "q4_k_m"). */
-phi_status phi_export_check_label(const phi_export_request *request, const char *label,
-                                  phi_err *err) PHI_MUST_CHECK;
+/* Whether the format has a place for a model of the architecture ("phi3") and of the precision
+ * `label` ("int4", "q4_k_m"). */
+phi_status phi_export_check_model(const phi_export_request *request, const char *architecture,
+                                  const char *label, phi_err *err) PHI_MUST_CHECK;
 
 #endif

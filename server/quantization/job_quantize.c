@@ -46,6 +46,34 @@ static phi_status quantize(quantizing *self, const char *out_path, phi_quality *
     return phi_engine_quantize(self->run->job->app->engine, &options, quality, err);
 }
 
+/* As the job's `formats` has it: "gguf" comes first. */
+static phi_status blame_format(size_t index, phi_status status, phi_err *err)
+{
+    if (status && err) {
+        (void)snprintf(err->param, sizeof err->param, "formats[%zu]", index + 1);
+    }
+    return status;
+}
+
+/* Before anything is quantized: whether the formats are written for such a model. */
+static phi_status check_source(const quantizing *self, phi_err *err)
+{
+    phi_inspection *inspection = NULL;
+    if (self->request.n_formats == 0) {
+        return PHI_OK;
+    }
+    phi_status status = phi_inspect_open(self->run->prepared.path, &inspection, err);
+    if (status) {
+        return status;
+    }
+    phi_arch arch = phi_inspect_description(inspection)->arch;
+    for (size_t i = 0; i < self->request.n_formats && !status; i++) {
+        status = blame_format(i, phi_convert_takes(self->request.formats[i], arch, err), err);
+    }
+    phi_inspect_close(inspection);
+    return status;
+}
+
 static phi_status check_quality(const quantizing *self, const phi_quality *quality, phi_err *err)
 {
     const phi_job_request *request = &self->request;
@@ -96,11 +124,7 @@ static phi_status write_formats(quantizing *self, const char *gguf_path, double 
         phi_job_step(self->run, low, low + FORMAT_SHARE);
         status = phi_job_write_format(self->run, &options, &report, err);
         if (status) {
-            if (err) {
-                /* As the job's `formats` has them: "gguf" comes first. */
-                (void)snprintf(err->param, sizeof err->param, "formats[%zu]", i + 1);
-            }
-            return status;
+            return blame_format(i, status, err);
         }
         const phi_store_artifact *made = &self->run->artifacts[self->run->n_artifacts - 1];
         json_t *shown = phi_job_artifact_json(phi_convert_format_name(options.format), &made->file);
@@ -181,6 +205,7 @@ phi_status phi_job_quantize_steps(phi_job_run_state *run, phi_err *err)
         return status;
     }
     status = phi_job_prepare(run, err);
+    status = status ? status : check_source(&self, err);
     status = status ? status : make_model(&self, err);
     phi_job_request_done(&self.request);
     return status;

@@ -260,6 +260,25 @@ def test_export_is_checked(daemon, job, tiny_files, body, status, param, says_):
     assert says_ in error_of(daemon.post(EXPORTS, json=body), status, param)["message"]
 
 
+def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
+    """A job ends before it quantizes, an export before it is one; what can be written is."""
+    files = daemon.upload_dir(phimoe_dir)
+    failed = daemon.quantize("experts", files, "int8", formats=["gguf", "mlx", "openvino"])
+    assert failed["status"] == "failed" and failed["artifacts"] == [], failed
+    assert failed["error"]["param"] == "formats[2]"
+    assert "openvino is written for phi3 models only, and this is phimoe" in failed["error"]["message"]
+    assert failed["stage"] == "reading"
+    made = daemon.quantize("experts", files, "int8", formats=["safetensors"])
+    assert made["status"] == "succeeded", made
+    error = error_of(submit(daemon, "experts:int8", "onnx"), 400, "format")
+    assert "onnx is written for phi3 models only, and this is phimoe" in error["message"]
+    answer = export(daemon, "experts:int8", "compressed-tensors")
+    assert answer["status"] == "succeeded", answer
+    again = download(daemon, answer["artifacts"][0]).content
+    assert served_again(daemon, "experts-again", "compressed-tensors", again)[0] == \
+        says(daemon, "experts:int8")[0]
+
+
 def test_unknown_export(daemon):
     for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/events")):
         answer = daemon.request(method, f"{EXPORTS}/export-none{path}")

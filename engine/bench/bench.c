@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "config/limits.h"
 #include "engine/bench/bench_internal.h"
+#include "engine/formats/hf_names.h"
 #include "engine/formats/tensor_rows.h"
 #include "engine/kernels/machine.h"
 
@@ -267,10 +268,18 @@ void phi_bench_close(phi_bench *bench)
 
 static uint64_t count_parameters(const phi_description *d)
 {
-    uint64_t e = d->n_embd;
-    uint64_t heads = (d->n_head + 2 * (uint64_t)d->n_head_kv) * d->head_dim;
-    uint64_t layer = e * heads + e * d->n_head * d->head_dim + 3 * e * d->n_ffn + 2 * e;
-    return layer * d->n_layer + e * d->n_vocab * (d->tied_head ? 1 : 2) + e;
+    uint64_t count = 0;
+    for (int i = 0; i < PHI_PART_COUNT; i++) {
+        phi_part part = (phi_part)i;
+        uint32_t rows[PHI_PART_PIECES_MAX];
+        uint32_t cols = 0;
+        uint32_t pieces = phi_part_is_of(part, d) ? phi_part_shape(part, d, rows, &cols) : 0;
+        uint64_t times = phi_part_in_layer(part) ? d->n_layer : 1;
+        for (uint32_t k = 0; k < pieces; k++) {
+            count += times * rows[k] * (phi_part_is_vector(part) ? 1 : cols);
+        }
+    }
+    return count;
 }
 
 void phi_bench_about_get(const phi_bench *bench, phi_bench_about *out_about)

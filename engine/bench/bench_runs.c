@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/bench/bench_internal.h"
+#include "engine/model/experts.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -174,7 +175,7 @@ static phi_status measure_run(session *self, size_t index, phi_bench_run *run, p
     lay_out_views(self, run);
     phi_forward_ctx_profile(self->forward, NULL);
     phi_status status = warm_up(self, run, err);
-    self->profile = (phi_forward_profile){{0}};
+    self->profile = (phi_forward_profile){.experts = 0};
     phi_forward_ctx_profile(self->forward, &self->profile);
     for (uint32_t r = 0; !status && r < repeat; r++) {
         (void)snprintf(self->what, sizeof self->what,
@@ -209,6 +210,39 @@ static void add_matrix(const phi_weight *weight, double reads, double rows, phi_
     *(is_int ? &run->ops_int : &run->ops_float) += ops;
 }
 
+/* Which experts are read is known when they have been chosen: read_experts. */
+static void add_ffn(const phi_description *d, const phi_layer_weights *layer, double steps,
+                    double rows, phi_bench_run *run)
+{
+    if (d->ffn != PHI_FFN_EXPERTS) {
+        add_matrix(&layer->up, steps, rows, run);
+        add_matrix(&layer->down, steps, rows, run);
+        return;
+    }
+    double each = rows * PHI_EXPERTS_USED / d->n_expert;
+    add_matrix(&layer->router, steps, rows, run);
+    add_matrix(&layer->gate, 0.0, each, run);
+    add_matrix(&layer->up, 0.0, each, run);
+    add_matrix(&layer->down, 0.0, each, run);
+}
+
+/* Adds those that a repetition read, each as large as they are on the average. */
+static void read_experts(const session *self, phi_bench_run *run)
+{
+    const phi_description *d = &self->bench->description;
+    double bytes = 0.0;
+    if (d->ffn != PHI_FFN_EXPERTS) {
+        return;
+    }
+    for (uint32_t l = 0; l < d->n_layer; l++) {
+        const phi_layer_weights *layer = &self->weights->layers[l];
+        bytes += (double)(phi_weight_bytes(&layer->gate) + phi_weight_bytes(&layer->up) +
+                          phi_weight_bytes(&layer->down));
+    }
+    double each = bytes / d->n_layer / d->n_expert;
+    run->weight_bytes += each * (double)self->profile.experts / self->bench->repeat;
+}
+
 /* Positions that a query at `position` sees. */
 static uint32_t visible(const phi_description *d, uint32_t position)
 {
@@ -230,8 +264,7 @@ static void count_work(const session *self, phi_bench_run *run)
         const phi_layer_weights *layer = &self->weights->layers[l];
         add_matrix(&layer->qkv, steps, rows, run);
         add_matrix(&layer->out, steps, rows, run);
-        add_matrix(&layer->up, steps, rows, run);
-        add_matrix(&layer->down, steps, rows, run);
+        add_ffn(d, layer, steps, rows, run);
     }
     double logits_steps = run->prefill ? 1.0 : steps;
     add_matrix(phi_weights_head(self->weights), logits_steps, run->prefill ? 1.0 : rows, run);
@@ -368,6 +401,7 @@ phi_status phi_bench_measure(phi_bench *bench, phi_bench_progress progress, void
     for (size_t i = 0; !status && i < report->n_runs; i++) {
         count_work(&self, &report->runs[i]);
         status = measure_run(&self, i, &report->runs[i], err);
+        read_experts(&self, &report->runs[i]);
     }
     finish(&self);
     status = status ? status : measure_ceilings(&self, "after", &report->after, err);

@@ -4,7 +4,7 @@
  * through all layers: a standard deviation of about 1 / sqrt(3072).
  *
  * Dimensions: config.json of microsoft/Phi-3-mini-4k-instruct, Phi-3.5-mini-instruct,
- * Phi-3-medium-4k-instruct, Phi-4-mini-instruct, phi-4 and phi-2.
+ * Phi-3-medium-4k-instruct, Phi-4-mini-instruct, phi-4, phi-2 and Phi-3.5-MoE-instruct.
  */
 #include "engine/bench/synthetic.h"
 
@@ -12,6 +12,7 @@
 #include "engine/formats/hf_names.h"
 #include "engine/tensor/half.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,6 +56,8 @@ static const known_model models[] = {
      false},
     {"phi-2", PHI_ARCH_PHI2, 2560, 32, 32, 32, 80, 10240, 51200, 2048, 2048, 32, 0, 10000.0F,
      false},
+    {"phi-3.5-moe", PHI_ARCH_PHIMOE, 4096, 32, 32, 8, 128, 6400, 32064, 131072, 4096, 128, 0,
+     10000.0F, false},
 };
 #define N_MODELS (sizeof models / sizeof models[0])
 
@@ -76,6 +79,10 @@ static void fill_description(const known_model *model, phi_description *d)
     d->rope_theta = model->rope_theta;
     d->n_ctx_original = model->n_ctx_original;
     d->window = model->window;
+    if (d->ffn == PHI_FFN_EXPERTS) {
+        d->attn_bias = true;
+        d->head_bias = true;
+    }
     (void)snprintf(d->name, sizeof d->name, "%s", model->name);
     if (model->n_ctx_original < model->n_ctx) {
         d->rope = PHI_ROPE_LONG;
@@ -104,7 +111,7 @@ phi_status phi_synthetic_describe(const char *name, uint32_t n_layer,
     return phi_fail_param(
         err, PHI_E_INVALID, "synthetic",
         "there is no synthetic model '%.60s'; there are phi-3-mini, phi-3.5-mini, "
-        "phi-3-medium, phi-4-mini, phi-4 and phi-2",
+        "phi-3-medium, phi-4-mini, phi-4, phi-2 and phi-3.5-moe",
         name);
 }
 
@@ -137,14 +144,35 @@ typedef struct shape {
     uint32_t cols;
 } shape;
 
-enum { QKV, OUT, UP, DOWN, LAYER_MATRICES };
+/* Of a layer; which of them it has is the description's to say. Routers, which are never quantized,
+ * are made apart. */
+static const struct {
+    phi_part part;
+    size_t offset; /* of the matrix in phi_layer_weights */
+} layer_matrices[] = {
+    {PHI_PART_ATTN_QKV, offsetof(phi_layer_weights, qkv)},
+    {PHI_PART_ATTN_OUTPUT, offsetof(phi_layer_weights, out)},
+    {PHI_PART_FFN_GATE_EXPS, offsetof(phi_layer_weights, gate)},
+    {PHI_PART_FFN_UP_EXPS, offsetof(phi_layer_weights, up)},
+    {PHI_PART_FFN_DOWN_EXPS, offsetof(phi_layer_weights, down)},
+    {PHI_PART_FFN_UP, offsetof(phi_layer_weights, up)},
+    {PHI_PART_FFN_FC1, offsetof(phi_layer_weights, up)},
+    {PHI_PART_FFN_DOWN, offsetof(phi_layer_weights, down)},
+};
+#define LAYER_MATRICES (sizeof layer_matrices / sizeof layer_matrices[0])
 
-static void layer_shapes(const phi_description *d, shape out_shapes[LAYER_MATRICES])
+/* All of a part's pieces; nothing where the model has no such part. */
+static shape part_shape(const phi_description *d, phi_part part)
 {
-    out_shapes[QKV] = (shape){(d->n_head + 2 * d->n_head_kv) * d->head_dim, d->n_embd};
-    out_shapes[OUT] = (shape){d->n_embd, d->n_head * d->head_dim};
-    out_shapes[UP] = (shape){(d->ffn == PHI_FFN_GELU ? 1 : 2) * d->n_ffn, d->n_embd};
-    out_shapes[DOWN] = (shape){d->n_embd, d->n_ffn};
+    uint32_t rows[PHI_PART_PIECES_MAX];
+    shape s = {0};
+    if (phi_part_is_of(part, d)) {
+        uint32_t pieces = phi_part_shape(part, d, rows, &s.cols);
+        for (uint32_t i = 0; i < pieces; i++) {
+            s.rows += rows[i];
+        }
+    }
+    return s;
 }
 
 /* Of all norms and biases. */
@@ -152,14 +180,9 @@ static uint64_t vector_bytes(const phi_description *d)
 {
     uint64_t elements = 0;
     for (int part = 0; part < PHI_PART_COUNT; part++) {
-        uint32_t rows[PHI_PART_PIECES_MAX];
-        uint32_t cols;
-        if (phi_part_is_vector((phi_part)part) && phi_part_is_of((phi_part)part, d)) {
-            uint32_t pieces = phi_part_shape((phi_part)part, d, rows, &cols);
+        if (phi_part_is_vector((phi_part)part)) {
             uint64_t times = phi_part_in_layer((phi_part)part) ? d->n_layer : 1;
-            for (uint32_t i = 0; i < pieces; i++) {
-                elements += times * rows[i];
-            }
+            elements += times * part_shape(d, (phi_part)part).rows;
         }
     }
     return elements * sizeof(float);
@@ -175,11 +198,9 @@ static uint64_t matrix_bytes(phi_dtype dtype, shape s)
 
 uint64_t phi_synthetic_bytes(const phi_description *d, const phi_synthetic_types *types)
 {
-    shape shapes[LAYER_MATRICES];
-    layer_shapes(d, shapes);
-    uint64_t layer = 0;
-    for (int i = 0; i < LAYER_MATRICES; i++) {
-        layer += matrix_bytes(types->layers, shapes[i]);
+    uint64_t layer = matrix_bytes(PHI_DTYPE_F32, part_shape(d, PHI_PART_FFN_ROUTER));
+    for (size_t i = 0; i < LAYER_MATRICES; i++) {
+        layer += matrix_bytes(types->layers, part_shape(d, layer_matrices[i].part));
     }
     uint64_t ends = matrix_bytes(types->ends, (shape){d->n_vocab, d->n_embd});
     return layer * d->n_layer + ends * (d->tied_head ? 1 : 2) + vector_bytes(d);
@@ -342,6 +363,8 @@ static void make_layer_vectors(maker *self, phi_layer_weights *layer)
     layer->attn_norm = make_vector(self, d->n_embd, 1.0F);
     layer->attn_norm_bias = is_layer_norm ? make_vector(self, d->n_embd, BIAS) : NULL;
     layer->ffn_norm = d->is_parallel ? NULL : make_vector(self, d->n_embd, 1.0F);
+    layer->ffn_norm_bias =
+        is_layer_norm && !d->is_parallel ? make_vector(self, d->n_embd, BIAS) : NULL;
     layer->qkv_bias = d->attn_bias ? make_vector(self, qkv, BIAS) : NULL;
     layer->out_bias = d->attn_bias ? make_vector(self, d->n_embd, BIAS) : NULL;
     layer->up_bias = has_ffn_bias ? make_vector(self, d->n_ffn, BIAS) : NULL;
@@ -351,11 +374,10 @@ static void make_layer_vectors(maker *self, phi_layer_weights *layer)
 /* Bytes of a pool from which every run of rows of that type can be taken. */
 static uint64_t pool_bytes(const phi_description *d, phi_dtype dtype)
 {
-    shape shapes[LAYER_MATRICES];
     uint64_t longest = matrix_bytes(dtype, (shape){FILL_ROWS, d->n_embd});
-    layer_shapes(d, shapes);
-    for (int i = 0; i < LAYER_MATRICES; i++) {
-        uint64_t bytes = matrix_bytes(dtype, (shape){FILL_ROWS, shapes[i].cols});
+    for (size_t i = 0; i < LAYER_MATRICES; i++) {
+        uint32_t cols = part_shape(d, layer_matrices[i].part).cols;
+        uint64_t bytes = matrix_bytes(dtype, (shape){FILL_ROWS, cols});
         longest = bytes > longest ? bytes : longest;
     }
     return POOL_ROWS_BYTES + longest;
@@ -382,20 +404,25 @@ static phi_status make_layers(maker *self, phi_dtype dtype, const uint8_t *pool,
 {
     const phi_description *d = self->description;
     phi_status status = PHI_OK;
-    shape shapes[LAYER_MATRICES];
-    layer_shapes(d, shapes);
     for (uint32_t i = 0; !status && i < d->n_layer; i++) {
         phi_layer_weights *layer = &weights->layers[i];
-        phi_weight *matrices[LAYER_MATRICES] = {
-            [QKV] = &layer->qkv,
-            [OUT] = &layer->out,
-            [UP] = &layer->up,
-            [DOWN] = &layer->down,
-        };
-        for (int m = 0; !status && m < LAYER_MATRICES; m++) {
-            status = make_matrix(self, dtype, shapes[m], pool, matrices[m], err);
+        for (size_t m = 0; !status && m < LAYER_MATRICES; m++) {
+            shape s = part_shape(d, layer_matrices[m].part);
+            void *at = (uint8_t *)layer + layer_matrices[m].offset;
+            status = s.rows ? make_matrix(self, dtype, s, pool, at, err) : PHI_OK;
         }
         make_layer_vectors(self, layer);
+    }
+    return status;
+}
+
+static phi_status make_routers(maker *self, const uint8_t *pool, phi_weights *weights, phi_err *err)
+{
+    const phi_description *d = self->description;
+    shape s = part_shape(d, PHI_PART_FFN_ROUTER);
+    phi_status status = PHI_OK;
+    for (uint32_t i = 0; !status && s.rows && i < d->n_layer; i++) {
+        status = make_matrix(self, PHI_DTYPE_F32, s, pool, &weights->layers[i].router, err);
     }
     return status;
 }
@@ -409,15 +436,18 @@ phi_status phi_synthetic_weights(const phi_compute *compute, const phi_descripti
                   .progress = progress,
                   .user = user,
                   .bytes_total = phi_synthetic_bytes(description, types)};
-    uint64_t bytes[2] = {pool_bytes(description, types->ends),
-                         pool_bytes(description, types->layers)};
-    uint8_t *pool = phi_alloc((size_t)(bytes[0] > bytes[1] ? bytes[0] : bytes[1]));
+    uint64_t bytes[] = {pool_bytes(description, types->ends),
+                        pool_bytes(description, types->layers),
+                        pool_bytes(description, PHI_DTYPE_F32)};
+    /* Nothing is longer than rows of floats. */
+    uint8_t *pool = phi_alloc((size_t)bytes[2]);
     phi_weights *weights = phi_alloc_zero(1, sizeof *weights);
     weights->description = *description;
     weights->layers = phi_alloc_zero(description->n_layer, sizeof *weights->layers);
     /* Once to count, once to fill. */
     phi_status status = make_ends(&self, types->ends, pool, weights, err);
     status = status ? status : make_layers(&self, types->layers, pool, weights, err);
+    status = status ? status : make_routers(&self, pool, weights, err);
     weights->bytes = self.used;
     status = status ? status : phi_region_alloc(weights->bytes, &weights->region, err);
     self.memory = weights->region.memory;
@@ -429,6 +459,10 @@ phi_status phi_synthetic_weights(const phi_compute *compute, const phi_descripti
     if (!status) {
         fill_pool(types->layers, bytes[1], pool);
         status = make_layers(&self, types->layers, pool, weights, err);
+    }
+    if (!status) {
+        fill_pool(PHI_DTYPE_F32, bytes[2], pool);
+        status = make_routers(&self, pool, weights, err);
     }
     phi_free(pool);
     if (status) {

@@ -197,8 +197,8 @@ static void run_expert(const phi_compute *compute, expert_job *job, uint32_t exp
     phi_over_rows(compute, count, scatter_slice, job);
 }
 
-void phi_experts_run(const phi_compute *compute, const phi_experts *experts,
-                     phi_experts_scratch *scratch, phi_matmul_scratch *products)
+uint32_t phi_experts_run(const phi_compute *compute, const phi_experts *experts,
+                         phi_experts_scratch *scratch, phi_matmul_scratch *products)
 {
     const phi_description *d = experts->description;
     expert_job job = {experts, compute->kernels, scratch};
@@ -206,10 +206,13 @@ void phi_experts_run(const phi_compute *compute, const phi_experts *experts,
     phi_matmul(compute, experts->router, experts->x, experts->n_tok, scratch->scores, products);
     phi_over_rows(compute, experts->n_tok, route_slice, &job);
     memset(experts->out, 0, (size_t)experts->n_tok * d->n_embd * sizeof(float));
+    uint32_t used = 0;
     for (uint32_t expert = 0; expert < d->n_expert; expert++) {
         uint32_t count = list_tokens(&job, expert);
         if (count > 0) {
             run_expert(compute, &job, expert, count, products);
+            used++;
         }
     }
+    return used;
 }

@@ -62,7 +62,8 @@ typedef struct phi_experts {
     float *out;        /* [n_tok, E] */
 } phi_experts;
 
-void phi_experts_run(const phi_compute *compute, const phi_experts *experts,
-                     phi_experts_scratch *scratch, phi_matmul_scratch *products);
+/* Returns how many of the experts had a token. */
+uint32_t phi_experts_run(const phi_compute *compute, const phi_experts *experts,
+                         phi_experts_scratch *scratch, phi_matmul_scratch *products);
 
 #endif

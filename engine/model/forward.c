@@ -348,7 +348,10 @@ static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const 
                                             (size_t)ctx->sizes.n_tok_max * ctx->description.n_ffn,
                                  .ffn_rows = ctx->ffn,
                                  .out = ctx->delta};
-    phi_experts_run(compute, &experts, &ctx->experts, &ctx->scratch);
+    uint32_t used = phi_experts_run(compute, &experts, &ctx->experts, &ctx->scratch);
+    if (ctx->profile) {
+        ctx->profile->experts += used;
+    }
     lap(ctx, PHI_FORWARD_MATRICES);
     add_delta(ctx, compute, call, NULL);
 }

@@ -96,6 +96,28 @@ def test_json_alone():
             run["bytes_per_s"] / ceilings["mean"]["read_bytes_per_s"])
 
 
+def test_experts(phimoe_dir):
+    """Of 4 experts a step of one token reads 2, a prompt's steps no more than there are."""
+    result = bench(str(phimoe_dir), *SMALL, "--json", "-")
+    assert result.returncode == 0, result.stderr
+    (model,) = json.loads(result.stdout)["models"]
+    config = json.loads((phimoe_dir / "config.json").read_text())
+    vocab = config["vocab_size"]
+    layer = (512 + 256) * 256 + 4 * 256
+    expert = 3 * 64 * 256
+    norms = 2 * (2 * 2 * 256 + 512 + 256) + 2 * 256
+    assert model["model"]["parameters"] == \
+        2 * (layer + 4 * expert) + 2 * vocab * 256 + vocab + norms
+    # Rows stand in blocks of 16, so a router takes as much as 16 experts' would.
+    head = (vocab + 15) // 16 * 16 * 256
+    held = 2 * (layer + 12 * 256) + head
+    prefill, one, three = model["runs"][:3]
+    assert one["batch"] == 1 and one["weight_bytes"] == 2 * 2 * (held + 2 * 2 * expert)
+    assert 2 * 2 * (held + 2 * 2 * expert) < three["weight_bytes"] <= 2 * 2 * (held + 2 * 4 * expert)
+    most = 2 * (2 * (held - head) + head + 2 * 2 * 4 * expert)
+    assert prefill["weight_bytes"] <= most
+
+
 def test_synthetic_precisions():
     """One table a precision; each is as large as its bits."""
     result = bench("--synthetic", "phi-4-mini", "--layers", "1", "--precision", "int4,int8",

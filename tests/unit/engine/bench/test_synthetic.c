@@ -24,8 +24,8 @@ static void test_published_sizes(void **state)
         const char *name;
         double parameters;
     } known[] = {
-        {"phi-3-mini", 3821}, {"phi-3.5-mini", 3821}, {"phi-3-medium", 13960},
-        {"phi-4-mini", 3836}, {"phi-4", 14660},       {"phi-2", 2780},
+        {"phi-3-mini", 3821}, {"phi-3.5-mini", 3821}, {"phi-3-medium", 13960}, {"phi-4-mini", 3836},
+        {"phi-4", 14660},     {"phi-2", 2780},        {"phi-3.5-moe", 41873},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
         phi_description d;
@@ -128,6 +128,7 @@ static void test_weights_compute(void **state)
     assert_int_equal(PHI_OK, phi_team_create(2, &compute.team, NULL));
     check_model(&compute, "phi-4-mini");
     check_model(&compute, "phi-2");
+    check_model(&compute, "phi-3.5-moe");
     phi_team_destroy(compute.team);
 }
 

@@ -79,7 +79,8 @@ typedef struct phi_forward_profile {
     uint64_t experts; /* that had a token, in all layers; their work counts to the matrices */
 } phi_forward_profile;
 
-/* From now on the calls below add their times and experts to `profile`, until it is NULL, as it is at first. */
+/* From now on the calls below add their times and experts to `profile`, until it is NULL, as it is
+ * at first. */
 void phi_forward_ctx_profile(phi_forward_ctx *ctx, phi_forward_profile *profile);
 
 /* logits: [rows that want them, n_vocab], valid until the next call. */

@@ -139,6 +139,31 @@ def phi3_blocks(kind, v_kind):
     return gguf(values, tensors)
 
 
+def phimoe():
+    """One layer of two experts, 16 wide."""
+    values = [
+        ("general.architecture", "str", "phimoe"),
+        ("phimoe.context_length", "u32", 8),
+        ("phimoe.embedding_length", "u32", 16),
+        ("phimoe.block_count", "u32", 1),
+        ("phimoe.feed_forward_length", "u32", 16),
+        ("phimoe.attention.head_count", "u32", 1),
+        ("phimoe.attention.layer_norm_rms_epsilon", "f32", 1e-5),
+        ("phimoe.expert_count", "u32", 2),
+        ("phimoe.expert_used_count", "u32", 2),
+        ("phid.router_jitter_noise", "f32", 0.01),
+        ("phid.rope.attn_factor_long", "f32", 1.25),
+    ]
+    norms = ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"]
+    tensors = [("token_embd.weight", 1, [16, 2]), ("output.weight", 1, [16, 2]),
+               ("blk.0.attn_qkv.weight", 1, [16, 48]), ("blk.0.attn_output.weight", 1, [16, 16]),
+               ("blk.0.ffn_gate_inp.weight", 0, [16, 2])]
+    tensors += [(f"{norm}.{part}", 0, [16]) for norm in norms for part in ("weight", "bias")]
+    tensors += [(f"blk.0.ffn_{part}_exps.weight", 30, [16, 16, 2])
+                for part in ("gate", "up", "down")]
+    return gguf(values, tensors)
+
+
 write("safetensors", "three", safetensors(
     [("b", "F16", [2, 3], 12), ("a", "F32", [2], 8), ("c", "BF16", [], 2)], {"format": "pt"}))
 write("safetensors", "others", safetensors(
@@ -163,6 +188,7 @@ write("gguf", "phi3_iq4", phi3_blocks(20, 23))
 write("gguf", "phi3_mxfp4", phi3_blocks(39, 15))
 write("gguf", "phi3_q5_k", phi3_blocks(13, 14))
 write("gguf", "phi3", phi3())
+write("gguf", "phimoe", phimoe())
 write("gguf", "phi3_split", phi3(split=True))
 write("gguf", "phi3_long", phi3(long_rope=True))
 
@@ -240,6 +266,40 @@ for bits in (4, 8):
         "config_groups": {"group_0": {"weights": {"num_bits": bits}}}}}, [
         ("weight_packed", "I32", lambda n, b=bits: [n, b], lambda n, b=bits: n * b * 4),
         ("weight_scale", "BF16", lambda n: [n, 2], lambda n: n * 4)], everywhere=False)
+
+# phimoe: experts one by one, and as MLX stacks them.
+EXPERTS = dict(SMALL, architectures=["PhiMoEForCausalLM"], model_type="phimoe",
+               num_local_experts=2)
+
+
+def experts(name, matrix, expert, **config):
+    """matrix, expert: of a stem, the arrays that stand for it."""
+    layer, moe = "model.layers.0.", "model.layers.0.block_sparse_moe."
+    norms = ["model.norm.", layer + "input_layernorm.", layer + "post_attention_layernorm."]
+    tensors = [(norm + part, "F32", [32], 128) for norm in norms for part in ("weight", "bias")]
+    for stem, rows in (("model.embed_tokens.", 8), ("lm_head.", 8),
+                       (layer + "self_attn.q_proj.", 32), (layer + "self_attn.k_proj.", 16),
+                       (layer + "self_attn.v_proj.", 16), (layer + "self_attn.o_proj.", 32),
+                       (moe + "gate.", 2)):
+        tensors += matrix(stem, rows)
+    tensors += expert(moe)
+    text = json.dumps(dict(EXPERTS, **config), separators=(",", ":")).encode()
+    write("hf_folder", name, text + b"\0" + safetensors(tensors))
+
+
+experts("experts", lambda stem, rows: [(stem + "weight", "BF16", [rows, 32], rows * 64)],
+        lambda moe: [(f"{moe}experts.{e}.w{w}.weight", "BF16", [32, 32], 2048)
+                     for e in range(2) for w in (1, 2, 3)])
+experts("experts_mlx",
+        lambda stem, rows: [(stem + "weight", "U32", [rows, 4], rows * 16),
+                            (stem + "scales", "F16", [rows, 1], rows * 2),
+                            (stem + "biases", "F16", [rows, 1], rows * 2)],
+        lambda moe: [(f"{moe}switch_mlp.{part}_proj.{array}", dtype, [2, 32, last], size)
+                     for part in ("gate", "up", "down")
+                     for array, dtype, last, size in (("weight", "U32", 4, 1024),
+                                                      ("scales", "F16", 1, 128),
+                                                      ("biases", "F16", 1, 128))],
+        quantization={"group_size": 32, "bits": 4})
 
 PIECES = ["<unk>", "<s>", "</s>", "<0x0A>", "\u2581", "a", "b", "c", "ab", "\u2581ab", "aab"]
 write("tokenizer_gguf", "scores", gguf([

@@ -140,24 +140,15 @@ static phi_status build_lookup(lookup *l)
     return status;
 }
 
-static void format_shape(const phi_tensor_entry *entry, char *out, size_t out_bytes)
+static void format_shape(const uint64_t *dims, uint32_t n_dims, char *out, size_t out_bytes)
 {
     size_t used = 0;
     out[0] = '\0';
-    for (uint32_t i = 0; i < entry->n_dims && used < out_bytes; i++) {
+    for (uint32_t i = 0; i < n_dims && used < out_bytes; i++) {
         int length = snprintf(out + used, out_bytes - used, "%s%llu", i ? ", " : "",
-                              (unsigned long long)entry->dims[i]);
+                              (unsigned long long)dims[i]);
         used += (size_t)length;
     }
-}
-
-/* Of how many experts' matrices so many rows of the part are; else 1. */
-static uint32_t count_stacked(const lookup *l, phi_part part, uint32_t rows)
-{
-    uint32_t each[PHI_PART_PIECES_MAX];
-    uint32_t cols;
-    (void)phi_part_shape(part, &l->checkpoint->description, each, &cols);
-    return phi_part_is_stacked(part) ? rows / each[0] : 1;
 }
 
 /* `rows` are a vector's elements. */
@@ -165,25 +156,17 @@ static phi_status check_shape(const lookup *l, const stored *tensor, phi_part pa
                               uint32_t cols)
 {
     const phi_tensor_entry *entry = tensor->entry;
-    uint32_t stacked = count_stacked(l, part, rows);
-    const uint32_t dims[] = {stacked, rows / stacked, phi_part_is_vector(part) ? 1 : cols};
-    uint32_t first = stacked > 1 ? 0 : 1;
-    uint32_t n_dims = (phi_part_is_vector(part) ? 2 : 3) - first;
-    bool right = entry->n_dims == n_dims;
-    for (uint32_t i = 0; right && i < n_dims; i++) {
-        right = entry->dims[i] == dims[first + i];
-    }
-    if (right) {
-        return PHI_OK;
-    }
+    uint32_t stacked = phi_part_count_stacked(part, &l->checkpoint->description, rows);
+    const uint64_t dims[] = {stacked, rows / stacked, cols};
+    const uint64_t *right = stacked > 1 ? dims : dims + 1;
+    uint32_t n_dims = phi_part_is_vector(part) ? 1 : stacked > 1 ? 3 : 2;
     char has[96];
     char wanted[96];
-    phi_tensor_entry other = {.n_dims = n_dims};
-    for (uint32_t i = 0; i < n_dims; i++) {
-        other.dims[i] = dims[first + i];
+    if (entry->n_dims == n_dims && memcmp(entry->dims, right, n_dims * sizeof *right) == 0) {
+        return PHI_OK;
     }
-    format_shape(entry, has, sizeof has);
-    format_shape(&other, wanted, sizeof wanted);
+    format_shape(entry->dims, entry->n_dims, has, sizeof has);
+    format_shape(right, n_dims, wanted, sizeof wanted);
     return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%s] is right",
                     label_of(tensor), entry->name, has, wanted);
 }
@@ -323,14 +306,16 @@ static const phi_tensor_entry *find_entry(void *user, const char *name, const ph
 }
 
 /* The arrays of a quantized matrix, if it is one. */
-static phi_status add_coded(lookup *l, const char *name, uint32_t rows, phi_tensor *out,
-                            bool *out_found)
+static phi_status add_coded(lookup *l, const char *name, phi_part part, uint32_t rows,
+                            phi_tensor *out, bool *out_found)
 {
     phi_checkpoint *checkpoint = l->checkpoint;
     const phi_hf_finder finder = {.user = l, .find = find_entry};
     phi_coded *coded = &checkpoint->coded[checkpoint->n_coded];
-    phi_status status = phi_hf_quant_find(&checkpoint->quant, &finder, name, rows, out->cols, coded,
-                                          out_found, l->err);
+    const phi_hf_wanted wanted = {name, rows, out->cols,
+                                  phi_part_count_stacked(part, &checkpoint->description, rows)};
+    phi_status status =
+        phi_hf_quant_find(&checkpoint->quant, &finder, &wanted, coded, out_found, l->err);
     if (status || !*out_found) {
         return status;
     }
@@ -348,7 +333,7 @@ static phi_status add_named(lookup *l, const char *name, phi_part part, uint32_t
     phi_status status = PHI_OK;
     *out_found = false;
     if (!phi_part_is_vector(part) && l->checkpoint->quant.method != PHI_HF_PLAIN) {
-        status = add_coded(l, name, rows, out, out_found);
+        status = add_coded(l, name, part, rows, out, out_found);
     }
     const stored *tensor = status || *out_found ? NULL : find(l, name);
     if (!tensor) {
@@ -426,7 +411,10 @@ static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor
     if (status || found) {
         return status;
     }
-    return *whole_name ? fail_missing(l, whole_name, first_name) : fail_missing(l, first_name, "");
+    /* The name that files of the kind have most often comes first. */
+    bool is_whole = *whole_name && !(phi_part_is_stacked(part) && *first_name);
+    return is_whole ? fail_missing(l, whole_name, first_name)
+                    : fail_missing(l, first_name, whole_name);
 }
 
 static phi_status append_part(lookup *l, phi_part part, uint32_t layer)

@@ -64,15 +64,18 @@ static const part_names table[PHI_PART_COUNT] = {
     [PHI_PART_FFN_GATE_EXPS] = {.in_layer = true,
                                 .stacked = true,
                                 .expert = "w1.weight",
-                                .whole = {"ffn_gate_exps.weight"}},
+                                .whole = {"ffn_gate_exps.weight", NULL, NULL,
+                                          "block_sparse_moe.switch_mlp.gate_proj.weight"}},
     [PHI_PART_FFN_UP_EXPS] = {.in_layer = true,
                               .stacked = true,
                               .expert = "w3.weight",
-                              .whole = {"ffn_up_exps.weight"}},
+                              .whole = {"ffn_up_exps.weight", NULL, NULL,
+                                        "block_sparse_moe.switch_mlp.up_proj.weight"}},
     [PHI_PART_FFN_DOWN_EXPS] = {.in_layer = true,
                                 .stacked = true,
                                 .expert = "w2.weight",
-                                .whole = {"ffn_down_exps.weight"}},
+                                .whole = {"ffn_down_exps.weight", NULL, NULL,
+                                          "block_sparse_moe.switch_mlp.down_proj.weight"}},
     [PHI_PART_FFN_UP] = {.in_layer = true,
                          .whole = {"ffn_up.weight", "mlp.gate_up_proj.weight", NULL},
                          .piece = {{"ffn_gate.weight", "ffn_up.weight"},
@@ -310,6 +313,14 @@ uint32_t phi_part_shape(phi_part part, const phi_description *d, uint32_t rows[P
         break;
     }
     PHI_UNREACHABLE();
+}
+
+uint32_t phi_part_count_stacked(phi_part part, const phi_description *d, uint32_t rows)
+{
+    uint32_t each[PHI_PART_PIECES_MAX];
+    uint32_t cols;
+    (void)phi_part_shape(part, d, each, &cols);
+    return phi_part_is_stacked(part) ? rows / each[0] : 1;
 }
 
 size_t phi_part_count_pieces(const phi_description *d)

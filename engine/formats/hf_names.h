@@ -60,7 +60,7 @@ bool phi_part_in_layer(phi_part part);
 bool phi_part_is_vector(phi_part part);
 /* The bias that stands beside a matrix or norm, or PHI_PART_COUNT if no model has one there. */
 phi_part phi_part_bias(phi_part part);
-/* Whether it may be stored whole, and not in pieces alone. */
+/* Whether it may be stored whole, and not in pieces alone; experts are so by MLX. */
 bool phi_part_has_whole(phi_part part, phi_naming naming);
 /* The part with a canonical name, and its layer; asserts that there is one. */
 phi_part phi_part_of_name(const char *name, const phi_description *description,
@@ -78,6 +78,10 @@ void phi_part_piece_name(phi_part part, uint32_t piece, phi_naming naming, uint3
 #define PHI_PART_PIECES_MAX PHI_LIMIT_EXPERTS
 uint32_t phi_part_shape(phi_part part, const phi_description *description,
                         uint32_t rows[PHI_PART_PIECES_MAX], uint32_t *out_cols);
+
+/* How many matrices that are stacked in a first dimension so many of the part's rows are; 1 if they
+ * are one. */
+uint32_t phi_part_count_stacked(phi_part part, const phi_description *description, uint32_t rows);
 
 /* Tensors of a model that keeps every part in pieces: at least as many as it has. */
 size_t phi_part_count_pieces(const phi_description *description);

@@ -198,6 +198,7 @@ typedef struct making {
     const phi_hf_finder *finder;
     const char *name;
     size_t stem_bytes; /* of `name`, without "weight" */
+    uint32_t stacked;  /* as phi_hf_wanted has it */
     phi_coded *coded;
     phi_err *err;
 } making;
@@ -231,7 +232,16 @@ static phi_status take(const making *m, const char *suffix, const char *dtype, u
     }
     uint64_t has_rows = phi_tensor_entry_rows(entry);
     uint64_t has_cols = phi_tensor_entry_cols(entry);
-    if (entry->n_dims > 2 || (rows && has_rows != rows) || (cols && has_cols != cols)) {
+    bool is_stack = m->stacked > 1;
+    if (is_stack && (entry->n_dims != 3 || entry->dims[0] != m->stacked)) {
+        return phi_fail(m->err, PHI_E_FORMAT,
+                        "tensor \"%s\" has %u dimensions, of which the first is %llu; 3, and %u, "
+                        "the number of experts, are right",
+                        entry->name, entry->n_dims,
+                        (unsigned long long)(entry->n_dims ? entry->dims[0] : 0), m->stacked);
+    }
+    if (entry->n_dims > (is_stack ? 3U : 2U) || (rows && has_rows != rows) ||
+        (cols && has_cols != cols)) {
         return phi_fail(m->err, PHI_E_FORMAT,
                         "tensor \"%s\" has shape [%llu, %llu]; [%llu, %llu] is right", entry->name,
                         (unsigned long long)has_rows, (unsigned long long)has_cols,
@@ -428,17 +438,21 @@ static phi_status make_compressed(const making *m, const phi_hf_quant *quant, bo
 }
 
 phi_status phi_hf_quant_find(const phi_hf_quant *quant, const phi_hf_finder *finder,
-                             const char *name, uint32_t rows, uint32_t cols, phi_coded *out_coded,
-                             bool *out_found, phi_err *err)
+                             const phi_hf_wanted *wanted, phi_coded *out_coded, bool *out_found,
+                             phi_err *err)
 {
-    phi_coded coded = {.rows = rows, .cols = cols};
+    phi_coded coded = {.rows = wanted->rows, .cols = wanted->cols};
     const making m = {.finder = finder,
-                      .name = name,
-                      .stem_bytes = strlen(name) - strlen("weight"),
+                      .name = wanted->name,
+                      .stem_bytes = strlen(wanted->name) - strlen("weight"),
+                      .stacked = wanted->stacked,
                       .coded = &coded,
                       .err = err};
     phi_status status = PHI_OK;
     *out_found = false;
+    if (wanted->stacked > 1 && quant->method != PHI_HF_MLX) {
+        return PHI_OK;
+    }
     switch (quant->method) {
     case PHI_HF_PLAIN:
         break;
@@ -461,7 +475,7 @@ phi_status phi_hf_quant_find(const phi_hf_quant *quant, const phi_hf_finder *fin
     status = phi_coded_settle(&coded, err);
     if (status) {
         phi_coded_done(&coded);
-        return phi_fail_context(err, status, "tensor \"%s\"", name);
+        return phi_fail_context(err, status, "tensor \"%s\"", wanted->name);
     }
     *out_coded = coded;
     return PHI_OK;

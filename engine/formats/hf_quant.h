@@ -56,10 +56,18 @@ typedef struct phi_hf_finder {
     const phi_tensor_entry *(*find)(void *user, const char *name, const phi_file **out_file);
 } phi_hf_finder;
 
-/* The matrix `name` ("model.layers.0.mlp.down_proj.weight") of [rows, cols], if its arrays are
- * there: *out_found is false where it is stored plainly or not at all. */
+/* What is looked for: "model.layers.0.mlp.down_proj.weight". */
+typedef struct phi_hf_wanted {
+    const char *name;
+    uint32_t rows;
+    uint32_t cols;
+    uint32_t stacked; /* MLX: so many matrices in a first dimension, of `rows` together; else 1 */
+} phi_hf_wanted;
+
+/* The matrix, if its arrays are there: *out_found is false where it is stored plainly or not at
+ * all. */
 phi_status phi_hf_quant_find(const phi_hf_quant *quant, const phi_hf_finder *finder,
-                             const char *name, uint32_t rows, uint32_t cols, phi_coded *out_coded,
-                             bool *out_found, phi_err *err) PHI_MUST_CHECK;
+                             const phi_hf_wanted *wanted, phi_coded *out_coded, bool *out_found,
+                             phi_err *err) PHI_MUST_CHECK;
 
 #endif

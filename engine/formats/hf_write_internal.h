@@ -19,7 +19,7 @@ typedef struct phi_hf_array {
     char name[PHI_LIMIT_TENSOR_NAME_BYTES];
     const char *dtype; /* as safetensors spells it */
     uint32_t n_dims;
-    uint64_t dims[2];
+    uint64_t dims[3];
     uint64_t bytes;
     uint64_t offset; /* in the file */
 } phi_hf_array;
@@ -35,6 +35,7 @@ typedef struct phi_hf_item {
     const phi_export_tensor *tensor;
     uint32_t row; /* of a vector: its first column, and how many */
     uint32_t rows;
+    uint32_t stacked; /* MLX keeps experts' matrices in one of three dimensions; else 1 */
     char name[PHI_LIMIT_TENSOR_NAME_BYTES]; /* "model.layers.0.mlp.fc1.bias" */
     phi_hf_arrays arrays;
 } phi_hf_item;

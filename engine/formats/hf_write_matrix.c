@@ -27,16 +27,18 @@ static void list_tensor(phi_hf_writing *w, const phi_export_tensor *tensor)
     uint32_t row = 0;
     phi_part part = phi_part_of_name(tensor->name, d, &layer);
     uint32_t pieces = phi_part_shape(part, d, rows, &cols);
-    if (phi_part_has_whole(part, naming)) {
+    bool is_stack = phi_part_is_stacked(part) && w->method == PHI_HF_MLX;
+    if (phi_part_has_whole(part, naming) && (is_stack || !phi_part_is_stacked(part))) {
         phi_hf_item *item = &w->items[w->n_items++];
         item->tensor = tensor;
+        item->stacked = is_stack ? pieces : 1;
         item->rows = tensor->n_dims == 1 ? tensor->cols : tensor->rows;
         phi_part_name(part, naming, layer, item->name, sizeof item->name);
         return;
     }
     for (uint32_t i = 0; i < pieces; i++) {
         phi_hf_item *item = &w->items[w->n_items++];
-        *item = (phi_hf_item){.tensor = tensor, .row = row, .rows = rows[i]};
+        *item = (phi_hf_item){.tensor = tensor, .row = row, .rows = rows[i], .stacked = 1};
         phi_part_piece_name(part, i, naming, layer, item->name, sizeof item->name);
         row += rows[i];
     }
@@ -140,7 +142,7 @@ static phi_status plan_compressed(const phi_hf_writing *w, const char *stem, phi
     return PHI_OK;
 }
 
-phi_status phi_hf_plan(const phi_hf_writing *w, phi_hf_item *item)
+static phi_status plan_arrays(const phi_hf_writing *w, phi_hf_item *item)
 {
     const phi_export_tensor *t = item->tensor;
     char stem[PHI_LIMIT_TENSOR_NAME_BYTES];
@@ -165,6 +167,19 @@ phi_status phi_hf_plan(const phi_hf_writing *w, phi_hf_item *item)
         break;
     }
     return refuse(w, t, "codes");
+}
+
+phi_status phi_hf_plan(const phi_hf_writing *w, phi_hf_item *item)
+{
+    phi_status status = plan_arrays(w, item);
+    for (uint32_t i = 0; i < item->arrays.count && item->stacked > 1; i++) {
+        phi_hf_array *array = &item->arrays.at[i];
+        array->n_dims = 3;
+        array->dims[2] = array->dims[1];
+        array->dims[1] = array->dims[0] / item->stacked;
+        array->dims[0] = item->stacked;
+    }
+    return status;
 }
 
 /* ---- filling ---- */

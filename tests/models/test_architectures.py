@@ -113,6 +113,72 @@ def test_loaders_are_told_of_the_routers(phimoe_dir, tmp_path):
     assert [mlx[router] for router in routers] == [False, False]
 
 
+def stacked(folder, out, change=None):
+    """Of a folder with each expert's matrices one as mlx-lm writes it."""
+    shutil.copytree(folder, out)
+    tensors = read_safetensors(folder / "model.safetensors")
+    for layer in range(2):
+        moe = f"model.layers.{layer}.block_sparse_moe."
+        for own, name in (("w1", "gate"), ("w2", "down"), ("w3", "up")):
+            parts = [tensors.pop(f"{moe}experts.{expert}.{own}.weight") for expert in range(4)]
+            tensors[f"{moe}switch_mlp.{name}_proj.weight"] = (
+                "BF16", [4, *parts[0][1]], b"".join(part[2] for part in parts))
+    if change:
+        change(tensors)
+    write_safetensors(out / "model.safetensors", tensors)
+    return out
+
+
+def test_experts_as_mlx_stacks_them(phimoe_dir, tmp_path):
+    right = values(phimoe_dir, tmp_path / "right.gguf")
+    folder = stacked(phimoe_dir, tmp_path / "stacked")
+    assert values(folder, tmp_path / "stacked.gguf") == right
+    # What is written for MLX is stacked, in codes and in floats, and for others it is not.
+    for form, options in (("mlx", ["--precision", "int4"]), ("mlx", ["--precision", "fp32"]),
+                          ("safetensors", [])):
+        out = tmp_path / "-".join([form, *options[1:]])
+        phid("convert", folder, out, "--format", form, *options)
+        shapes = {name: shape for name, (_, shape, _) in
+                  read_safetensors(out / "model.safetensors").items()}
+        moe = "model.layers.1.block_sparse_moe."
+        if form == "mlx":
+            assert shapes[moe + "switch_mlp.down_proj.weight"] == \
+                [4, 256, 64 // 8 if "int4" in options else 64]
+            assert not any("experts." in name for name in shapes)
+        else:
+            assert shapes[moe + "experts.3.w2.weight"] == [256, 64]
+            assert not any("switch_mlp" in name for name in shapes)
+    assert values(tmp_path / "mlx-fp32", tmp_path / "again.gguf") == right
+
+
+@pytest.mark.parametrize("shape, said", [
+    ([2, 8 * 16, 256], "has shape [2, 128, 256]; [4, 64, 256] is right"),
+    ([4 * 64, 256], "has shape [256, 256]; [4, 64, 256] is right"),
+])
+def test_stacks_that_do_not_fit_are_named(phimoe_dir, shape, said, tmp_path):
+    name = "model.layers.0.block_sparse_moe.switch_mlp.up_proj.weight"
+
+    def change(tensors):
+        dtype, _, data = tensors[name]
+        tensors[name] = dtype, shape, data
+
+    folder = stacked(phimoe_dir, tmp_path / "stacked", change)
+    assert f'tensor "{name}" {said}' in phid("inspect", folder, fails=True)
+
+
+def test_coded_stacks_that_do_not_fit_are_named(phimoe_dir, tmp_path):
+    folder = tmp_path / "mlx"
+    phid("convert", phimoe_dir, folder, "--format", "mlx", "--precision", "int4")
+    tensors = read_safetensors(folder / "model.safetensors")
+    name = "model.layers.0.block_sparse_moe.switch_mlp.up_proj.scales"
+    dtype, shape, data = tensors[name]
+    assert shape == [4, 64, 8]
+    tensors[name] = dtype, [2, 128, 8], data
+    write_safetensors(folder / "model.safetensors", tensors)
+    said = phid("inspect", folder, fails=True)
+    assert f'tensor "{name}" has 3 dimensions, of which the first is 2; 3, and 4' in said
+
+
 @pytest.mark.parametrize("tensor, shape, said", [
     ("block_sparse_moe.gate.weight", [4, 1, 256], "has shape [4, 1, 256]; [4, 256] is right"),
     ("input_layernorm.bias", [4, 64, 256], "has shape [4, 64, 256]; [256] is right"),

@@ -160,8 +160,7 @@ static phi_status check_shape(const lookup *l, const stored *tensor, phi_part pa
     const uint64_t dims[] = {stacked, rows / stacked, cols};
     const uint64_t *right = stacked > 1 ? dims : dims + 1;
     uint32_t n_dims = phi_part_is_vector(part) ? 1 : stacked > 1 ? 3 : 2;
-    char has[96];
-    char wanted[96];
+    char has[96], wanted[96];
     if (entry->n_dims == n_dims && memcmp(entry->dims, right, n_dims * sizeof *right) == 0) {
         return PHI_OK;
     }
@@ -349,8 +348,13 @@ static phi_status fail_missing(const lookup *l, const char *whole, const char *p
     const phi_checkpoint *checkpoint = l->checkpoint;
     const char *where =
         phi_path_label(checkpoint->gguf ? checkpoint->files[0]->path : checkpoint->dir);
-    return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" is missing%s%s", where, whole,
-                    *pieces ? ", and so is " : "", pieces);
+    bool is_former = false;
+    for (size_t i = 0; l->naming == PHI_NAMING_HF_PHI && i < l->count; i++) {
+        is_former = is_former || phi_name_is_former(l->list[i].entry->name);
+    }
+    return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" is missing%s%s%s", where, whole,
+                    *pieces ? ", and so is " : "", pieces,
+                    is_former ? "; the files have " PHI_FORMER_ADVICE : "");
 }
 
 static phi_status find_pieces(lookup *l, phi_part part, uint32_t layer, const uint32_t *rows,

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "engine/formats/hf_names.h"
 #include "engine/formats/json.h"
 #include "engine/formats/json_fields.h"
 #include "engine/formats/text_check.h"
@@ -32,6 +33,13 @@ static bool find_arch(const json_t *list, const char *model_type, phi_arch *out_
     return false;
 }
 
+/* What transformers' "phi" was called in its repositories before. */
+static bool is_former_type(const char *model_type)
+{
+    return model_type &&
+           (strcmp(model_type, "phi-msft") == 0 || strcmp(model_type, "mixformer-sequential") == 0);
+}
+
 static phi_status read_architecture(const phi_fields *config, phi_arch *out_arch, phi_err *err)
 {
     const char *model_type = NULL;
@@ -56,6 +64,10 @@ static phi_status read_architecture(const phi_fields *config, phi_arch *out_arch
     if (!first && !model_type) {
         return phi_fail(err, PHI_E_FORMAT,
                         CONFIG ": neither \"architectures\" nor \"model_type\" says what this is");
+    }
+    if (is_former_type(model_type)) {
+        return phi_fail(err, PHI_E_UNSUPPORTED, CONFIG ": model_type \"%s\" is " PHI_FORMER_ADVICE,
+                        model_type);
     }
     return phi_fail(err, PHI_E_UNSUPPORTED,
                     CONFIG ": architecture \"%.60s\" (model_type \"%.30s\") is not supported; "

@@ -315,6 +315,11 @@ uint32_t phi_part_shape(phi_part part, const phi_description *d, uint32_t rows[P
     PHI_UNREACHABLE();
 }
 
+bool phi_name_is_former(const char *name)
+{
+    return strstr(name, ".mixer.Wqkv.") != NULL;
+}
+
 uint32_t phi_part_count_stacked(phi_part part, const phi_description *d, uint32_t rows)
 {
     uint32_t each[PHI_PART_PIECES_MAX];

@@ -62,6 +62,12 @@ bool phi_part_is_vector(phi_part part);
 phi_part phi_part_bias(phi_part part);
 /* Whether it may be stored whole, and not in pieces alone; experts are so by MLX. */
 bool phi_part_has_whole(phi_part part, phi_naming naming);
+/* Whether the tensor's name is one that Phi-1.5 and Phi-2 had before they were in transformers, in
+ * "transformer.h.0.mixer." or "layers.1.mixer.". */
+bool phi_name_is_former(const char *name);
+#define PHI_FORMER_ADVICE                                                                          \
+    "Phi's former layout; take the repository's present files, or transformers' "                  \
+    "convert_phi_weights_to_hf.py"
 /* The part with a canonical name, and its layer; asserts that there is one. */
 phi_part phi_part_of_name(const char *name, const phi_description *description,
                           uint32_t *out_layer);

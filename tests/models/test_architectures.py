@@ -199,6 +199,17 @@ def test_what_does_not_fit_is_named(phimoe_dir, tensor, shape, said, tmp_path):
     assert f'tensor "{name}" {said}' in told
 
 
+def test_former_names_are_known(phi2_dir, tmp_path):
+    folder = tmp_path / "former"
+    shutil.copytree(phi2_dir, folder)
+    tensors = {name.replace("model.layers.", "transformer.h.").replace("self_attn.", "mixer.")
+               .replace("q_proj", "Wqkv").replace("model.embed_tokens", "transformer.embd.wte"): tensor
+               for name, tensor in read_safetensors(folder / "model.safetensors").items()}
+    write_safetensors(folder / "model.safetensors", tensors)
+    said = phid("inspect", folder, fails=True)
+    assert 'tensor "model.embed_tokens.weight" is missing; the files have Phi\'s former layout' in said
+
+
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_graphs_are_refused_by_name(folder, form, tmp_path):
     said = phid("convert", folder, tmp_path / "out", "--format", form, fails=True)

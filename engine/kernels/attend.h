@@ -110,6 +110,7 @@ typedef struct phi_attend {
     uint32_t pages_end; /* those before it may be fetched ahead; 0: none */
     size_t head_offset; /* bytes from a page's beginning to the head's share */
     const float *q;     /* [tiles][d][8]; zero where a tile has no row */
+    uint16_t *q_tiles;  /* instead, for phi_bulk.attend; 64-byte aligned */
     float *acc;         /* [tiles * 8, d_padded] values times exp(score - max) */
     float *max;         /* [tiles * 8] the largest score seen, scaled */
     float *sum;         /* [tiles * 8] of exp(score - max); 0: the row sees none of the pages */

@@ -88,11 +88,28 @@ typedef struct phi_bulk {
      * even one. work: PHI_BULK_WORK(n_tok) floats, 64-byte aligned. */
     void (*rows)(const phi_weight *weight, uint32_t block_begin, uint32_t block_end,
                  const phi_bulk_act *act, float *work, float *y, size_t ldy);
+    /* x [d] -> row `row` of attend->q_tiles, times attend->scale. */
+    void (*pack_query)(const float *x, uint32_t row, const phi_attend *attend);
+    /* As phi_kernels.attend, of keys and values in fp16 and INT8. Reads q_tiles and not q; work:
+     * PHI_BULK_ATTEND_WORK(d) floats, 64-byte aligned; up to PHI_BULK_ATTEND_ROWS rows, which
+     * acc and max hold whatever their number. */
+    void (*attend)(const phi_attend *attend, uint32_t page_begin, uint32_t page_end);
 } phi_bulk;
 /* A sum for each token and row of a slice. */
 #define PHI_BULK_WORK(n_tok)                                                                       \
     (((size_t)(n_tok) + PHI_BULK_TOKENS - 1) / PHI_BULK_TOKENS * PHI_BULK_TOKENS *                 \
      PHI_BULK_BLOCKS * PHI_WEIGHT_BLOCK)
+/* Query rows of one call, and pages that are weighed together. */
+#define PHI_BULK_ATTEND_ROWS 256U
+#define PHI_BULK_ATTEND_PAGES 4U
+/* Floats of phi_attend.q_tiles: two bf16 parts of a query each. */
+#define PHI_BULK_QUERIES(d) (PHI_BULK_ATTEND_ROWS * (((size_t)(d) + 31) / 32 * 32))
+/* Keys and values of pages and their scales; scores and weights of two lots of rows; a
+ * sum for each row and lane. */
+#define PHI_BULK_ATTEND_WORK(d)                                                                    \
+    ((size_t)PHI_BULK_ATTEND_PAGES * PHI_KV_PAGE_TOKENS *                                          \
+         (2 * (((size_t)(d) + 31) / 32 * 32) + 2 + 4 * (size_t)PHI_BULK_TOKENS) +                  \
+     (size_t)PHI_BULK_ATTEND_ROWS * 16)
 
 typedef struct phi_kernels {
     const char *name; /* "portable", "avx2" */

@@ -14,6 +14,8 @@
 #include <string.h>
 
 #define NO_SLOT UINT32_MAX
+/* Rows of an item of a sequence that has more, at least. */
+#define FEWEST_ROWS PHI_BULK_TOKENS
 
 struct phi_attention_item {
     uint32_t row;       /* the first of the sequence in the batch */
@@ -51,9 +53,14 @@ typedef struct partial {
 
 /* ---- scratch ---- */
 
+/* Results and queries of bulk rows take what two partial results and their queries do, or more. */
+_Static_assert(PHI_BULK_ATTEND_ROWS == 2 * PHI_ATTEND_ROWS,
+               "a bulk result lies where two others do");
+
 static size_t thread_floats(size_t d)
 {
-    return PHI_ATTEND_ROWS * (d + 2 * PHI_ATTEND_PADDED(d) + 4) + PHI_ATTEND_WORK(d);
+    return PHI_ATTEND_ROWS * (2 * PHI_ATTEND_PADDED(d) + 4) + PHI_BULK_QUERIES(d) +
+           PHI_BULK_ATTEND_WORK(d);
 }
 
 /* A result: values, maximum, sum. */
@@ -78,7 +85,7 @@ static size_t memory_floats(const phi_description *desc, uint32_t n_threads)
 static size_t items_max(const phi_description *desc, uint32_t n_tok_max)
 {
     size_t group = desc->n_head / desc->n_head_kv;
-    return n_tok_max * (group / PHI_ATTEND_ROWS + 2) + slots_of(desc);
+    return n_tok_max * (group / FEWEST_ROWS + 2) + slots_of(desc);
 }
 
 uint64_t phi_attention_scratch_bytes(const phi_description *description, uint32_t n_tok_max,
@@ -181,6 +188,13 @@ static void merge_row(const phi_kernels *k, partial *into, const partial *from, 
     into->max[row] = max;
 }
 
+/* What attends for a row of the batch; NULL: phi_kernels.attend. */
+static const phi_bulk *bulk_of(const task *self, uint32_t row)
+{
+    const phi_attention *at = self->at;
+    return at->rows[row].is_prompt && at->kv_type != PHI_KV_F32 ? self->kernels->bulk : NULL;
+}
+
 /* Where the query row lies: tokens apart by rows of the batch, heads of the group side by side. */
 static size_t head_row(const task *self, const phi_attention_item *item, uint32_t i,
                        uint32_t kv_head, uint32_t *out_row)
@@ -200,13 +214,23 @@ static void fetch_row(const float *from, size_t d)
     }
 }
 
+/* The thread's memory, laid out. */
+typedef struct bench {
+    phi_attend attend;
+    const phi_bulk *bulk; /* NULL: the rows are not a prompt's, or this set has none */
+    float *q;
+    partial total;
+    partial run;
+} bench;
+
 static void pack_queries(const task *self, const phi_attention_item *item, uint32_t kv_head,
-                         float *q)
+                         const bench *b)
 {
     const phi_description *desc = self->at->description;
     size_t d = desc->head_dim;
     size_t stride = row_stride(desc);
-    if (item->n_rows % PHI_ATTEND_TILE != 0) {
+    float *q = b->q;
+    if (!b->bulk && item->n_rows % PHI_ATTEND_TILE != 0) {
         size_t last = item->n_rows / PHI_ATTEND_TILE * PHI_ATTEND_TILE;
         memset(q + last * d, 0, PHI_ATTEND_TILE * d * sizeof *q);
     }
@@ -217,6 +241,10 @@ static void pack_queries(const task *self, const phi_attention_item *item, uint3
         /* Rows are pages of memory apart: nothing but this fetches them ahead. */
         if (i + AHEAD * self->group < item->n_rows) {
             fetch_row(from + AHEAD * stride, d);
+        }
+        if (b->bulk) {
+            b->bulk->pack_query(from, i, &b->attend);
+            continue;
         }
         float *to = q + i / PHI_ATTEND_TILE * PHI_ATTEND_TILE * d + i % PHI_ATTEND_TILE;
         for (size_t c = 0; c < d; c++) {
@@ -270,14 +298,6 @@ static void visible(const phi_attention *at, const phi_attention_item *item, uin
     *out_end = at->rows[item->row].position + (item->first_row + item->n_rows - 1) / group + 1;
 }
 
-/* The thread's memory, laid out. */
-typedef struct bench {
-    phi_attend attend;
-    float *q;
-    partial total;
-    partial run;
-} bench;
-
 static void lay_out(const task *self, const phi_attention_item *item, uint32_t kv_head,
                     unsigned worker, bench *b)
 {
@@ -291,6 +311,10 @@ static void lay_out(const task *self, const phi_attention_item *item, uint32_t k
     b->run = (partial){.acc = memory + plane, .max = b->total.sum + PHI_ATTEND_ROWS};
     b->run.sum = b->run.max + PHI_ATTEND_ROWS;
     b->q = b->run.sum + PHI_ATTEND_ROWS;
+    b->bulk = bulk_of(self, item->row);
+    if (b->bulk) {
+        b->total.sum = b->total.max + PHI_BULK_ATTEND_ROWS;
+    }
     b->attend = (phi_attend){
         .type = at->kv_type,
         .head_dim = at->description->head_dim,
@@ -302,15 +326,38 @@ static void lay_out(const task *self, const phi_attention_item *item, uint32_t k
         .scale = 1.0F / sqrtf((float)d),
         .pages = at->views[at->rows[item->row].seq].pages,
         .head_offset = head_offset(at, kv_head),
+        .acc = b->total.acc,
+        .max = b->total.max,
+        .sum = b->total.sum,
         .q = b->q,
-        .work = b->q + PHI_ATTEND_ROWS * d,
+        .q_tiles = (uint16_t *)(void *)b->q,
+        .work = b->q + PHI_BULK_QUERIES(d),
     };
+}
+
+/* Run by run, as threads would that share the runs. */
+static void attend_runs(const task *self, const phi_attention_item *item, bench *b,
+                        uint32_t page_first, uint32_t page_end)
+{
+    size_t d = self->at->description->head_dim;
+    for (uint32_t run = item->run_begin; run < item->run_end; run++) {
+        partial *result = run == item->run_begin ? &b->total : &b->run;
+        uint32_t begin = run * PHI_ATTEND_RUN_PAGES;
+        uint32_t end = begin + PHI_ATTEND_RUN_PAGES;
+        b->attend.acc = result->acc;
+        b->attend.max = result->max;
+        b->attend.sum = result->sum;
+        self->kernels->attend(&b->attend, begin > page_first ? begin : page_first,
+                              end < page_end ? end : page_end);
+        for (uint32_t i = 0; result == &b->run && i < item->n_rows; i++) {
+            merge_row(self->kernels, &b->total, &b->run, i, d);
+        }
+    }
 }
 
 static void attend_item(const task *self, const phi_attention_item *item, uint32_t kv_head,
                         unsigned worker)
 {
-    size_t d = self->at->description->head_dim;
     uint32_t first;
     uint32_t end;
     bench b;
@@ -320,21 +367,11 @@ static void attend_item(const task *self, const phi_attention_item *item, uint32
     if (item->n_tokens) {
         store(self, item->row, item->n_tokens, kv_head);
     }
-    pack_queries(self, item, kv_head, b.q);
-    for (uint32_t run = item->run_begin; run < item->run_end; run++) {
-        partial *result = run == item->run_begin ? &b.total : &b.run;
-        uint32_t page_begin = run * PHI_ATTEND_RUN_PAGES;
-        uint32_t page_end = page_begin + PHI_ATTEND_RUN_PAGES;
-        uint32_t page_first = first / PHI_KV_PAGE_TOKENS;
-        uint32_t page_last = (end - 1) / PHI_KV_PAGE_TOKENS;
-        b.attend.acc = result->acc;
-        b.attend.max = result->max;
-        b.attend.sum = result->sum;
-        self->kernels->attend(&b.attend, page_begin > page_first ? page_begin : page_first,
-                              page_end < page_last + 1 ? page_end : page_last + 1);
-        for (uint32_t i = 0; result == &b.run && i < item->n_rows; i++) {
-            merge_row(self->kernels, &b.total, &b.run, i, d);
-        }
+    pack_queries(self, item, kv_head, &b);
+    if (b.bulk) {
+        b.bulk->attend(&b.attend, first / PHI_KV_PAGE_TOKENS, b.attend.pages_end);
+    } else {
+        attend_runs(self, item, &b, first / PHI_KV_PAGE_TOKENS, b.attend.pages_end);
     }
     if (item->slot == NO_SLOT) {
         write_rows(self, item, kv_head, &b.total);
@@ -392,6 +429,12 @@ static uint32_t count_rows(const phi_attention *at, uint32_t row)
     return n;
 }
 
+/* A sequence of one row that is one item. */
+static bool is_stored_by_item(const task *self, uint32_t n_tokens)
+{
+    return n_tokens == 1 && self->group <= PHI_ATTEND_ROWS;
+}
+
 /* Pieces of pages, of sequences with several rows; returns how many. */
 static uint32_t plan_stores(const task *self)
 {
@@ -399,7 +442,7 @@ static uint32_t plan_stores(const task *self)
     uint32_t n_items = 0;
     for (uint32_t row = 0; row < at->n_rows;) {
         uint32_t left = count_rows(at, row);
-        if (left == 1 && self->group <= PHI_ATTEND_ROWS) {
+        if (is_stored_by_item(self, left)) {
             row++;
             continue;
         }
@@ -414,33 +457,50 @@ static uint32_t plan_stores(const task *self)
     return n_items;
 }
 
+/* Rows of an item: fewer of a bulk's where the threads would not all have some. */
+static uint32_t item_rows(const task *self, uint32_t row, uint32_t n_rows)
+{
+    uint32_t rows = PHI_BULK_ATTEND_ROWS;
+    if (!bulk_of(self, row)) {
+        return PHI_ATTEND_ROWS;
+    }
+    while (rows > FEWEST_ROWS && rows / 2 >= self->group &&
+           (size_t)(n_rows / rows + 1) * self->at->description->n_head_kv <
+               2 * (size_t)self->scratch->n_threads) {
+        rows /= 2;
+    }
+    return rows;
+}
+
 static void plan_rows(task *self, uint32_t row, uint32_t n_tokens)
 {
     uint32_t n_rows = n_tokens * self->group;
-    for (uint32_t first = 0; first < n_rows; first += PHI_ATTEND_ROWS) {
+    uint32_t rows = item_rows(self, row, n_rows);
+    for (uint32_t first = 0; first < n_rows; first += rows) {
         uint32_t left = n_rows - first;
         uint32_t from;
         uint32_t end;
         phi_attention_item *item = &self->scratch->items[self->n_items++];
         *item = (phi_attention_item){.row = row,
                                      .first_row = first,
-                                     .n_rows = left < PHI_ATTEND_ROWS ? left : PHI_ATTEND_ROWS,
+                                     .n_rows = left < rows ? left : rows,
                                      .slot = NO_SLOT,
-                                     .n_tokens = n_rows <= PHI_ATTEND_ROWS && n_tokens == 1};
+                                     .n_tokens = is_stored_by_item(self, n_tokens)};
         visible(self->at, item, self->group, &from, &end);
         item->run_begin = from / PHI_ATTEND_RUN_TOKENS;
         item->run_end = (end - 1) / PHI_ATTEND_RUN_TOKENS + 1;
     }
 }
 
-/* Single rows over many keys: an item for each run, while there are slots. */
+/* Single rows over many keys: an item for each run, while there are slots. A bulk takes no runs. */
 static void split(task *self)
 {
     uint32_t n_items = self->n_items;
     for (uint32_t i = 0; i < n_items; i++) {
         phi_attention_item whole = self->scratch->items[i];
         uint32_t n_runs = whole.run_end - whole.run_begin;
-        if (whole.n_tokens != 1 || n_runs < 2 || self->n_slots + n_runs > self->scratch->n_slots) {
+        if (whole.n_tokens != 1 || bulk_of(self, whole.row) || n_runs < 2 ||
+            self->n_slots + n_runs > self->scratch->n_slots) {
             continue;
         }
         self->scratch->merges[self->n_merges++] =

@@ -183,7 +183,7 @@ static double step_time(const bench *b, setting *s, uint32_t n, uint32_t n_ctx)
 {
     double best = 1e9;
     for (uint32_t i = 0; i < n; i++) {
-        s->rows[i] = (phi_row){.position = n_ctx - n + i};
+        s->rows[i] = (phi_row){.position = n_ctx - n + i, .is_prompt = n > 1};
     }
     uint64_t until_ns = phi_clock_ns() + SECONDS_NS;
     do {

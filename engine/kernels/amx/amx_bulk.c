@@ -13,34 +13,22 @@
  * Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS. Products of
  * fp32 as sums of bf16 products: Henry, Tang and Heinecke, arXiv:1904.06376.
  */
-#include "engine/kernels/amx/amx.h"
+#include "engine/kernels/amx/amx_attention.h"
 #include "engine/kernels/amx/amx_panel.h"
+#include "engine/kernels/amx/amx_tiles.h"
 
 #include "base/assert.h"
-#include "engine/kernels/unroll.h"
-
 #include <immintrin.h>
 
 #define BLOCK PHI_WEIGHT_BLOCK
 #define STEP PHI_BULK_STEP
 #define CELLS PHI_AMX_TILE_CELLS
 #define TILE PHI_BULK_TILE
-#define ROW_BYTES 64
+#define ROW_BYTES PHI_AMX_ROW_BYTES
 /* Tiles of weights that are unpacked together, and tokens that they are multiplied with: with 64
  * KiB for each of two panels, half a megabyte of tokens and as much of sums fit into the cache. */
 #define PANEL_TILES 32U
 #define GROUP_TOKENS 512U
-
-/* Tile registers, by number: the intrinsics paste it into a name. Sums of tokens 0 and 1 of a pair
- * with blocks 0 and 1 of a pair. */
-#define SUMS_00 0
-#define SUMS_01 1
-#define SUMS_10 2
-#define SUMS_11 3
-#define TOKENS_0 4
-#define TOKENS_1 5
-#define ROWS_0 6
-#define ROWS_1 7
 
 /* Where a panel lies: steps [step, step + n_steps) of a pair of blocks. */
 typedef struct panel_place {
@@ -73,22 +61,14 @@ typedef struct bulk_call {
 
 PHI_STAMP void load_tokens(const uint16_t *tokens, size_t apart, int part)
 {
-    _tile_stream_loadd(TOKENS_0, tokens + (size_t)part * CELLS, ROW_BYTES);
-    _tile_stream_loadd(TOKENS_1, tokens + apart + (size_t)part * CELLS, ROW_BYTES);
+    _tile_stream_loadd(LEFT_0, tokens + (size_t)part * CELLS, ROW_BYTES);
+    _tile_stream_loadd(LEFT_1, tokens + apart + (size_t)part * CELLS, ROW_BYTES);
 }
 
 PHI_STAMP void load_rows(const uint16_t *rows, int part)
 {
-    _tile_loadd(ROWS_0, rows + (size_t)part * 2 * CELLS, ROW_BYTES);
-    _tile_loadd(ROWS_1, rows + (size_t)part * 2 * CELLS + CELLS, ROW_BYTES);
-}
-
-PHI_STAMP void multiply(void)
-{
-    _tile_dpbf16ps(SUMS_00, TOKENS_0, ROWS_0);
-    _tile_dpbf16ps(SUMS_01, TOKENS_0, ROWS_1);
-    _tile_dpbf16ps(SUMS_10, TOKENS_1, ROWS_0);
-    _tile_dpbf16ps(SUMS_11, TOKENS_1, ROWS_1);
+    _tile_loadd(RIGHT_0, rows + (size_t)part * 2 * CELLS, ROW_BYTES);
+    _tile_loadd(RIGHT_1, rows + (size_t)part * 2 * CELLS + CELLS, ROW_BYTES);
 }
 
 /* One step. From one product to the next only one side changes. */
@@ -98,52 +78,49 @@ PHI_STAMP void step_products(const uint16_t *tokens, size_t apart, const uint16_
     if (act_parts == 1) {
         load_rows(rows, 0);
         load_tokens(tokens, apart, 0);
-        multiply();
+        phi_amx_multiply();
         return;
     }
     if (weight_parts == 3) {
         load_rows(rows, 2);
         load_tokens(tokens, apart, 0);
-        multiply();
+        phi_amx_multiply();
         load_rows(rows, 1);
-        multiply();
+        phi_amx_multiply();
         load_tokens(tokens, apart, 1);
-        multiply();
+        phi_amx_multiply();
         load_rows(rows, 0);
-        multiply();
+        phi_amx_multiply();
         load_tokens(tokens, apart, 2);
-        multiply();
+        phi_amx_multiply();
         load_tokens(tokens, apart, 0);
-        multiply();
+        phi_amx_multiply();
         return;
     }
     if (weight_parts == 2) {
         load_rows(rows, 1);
         load_tokens(tokens, apart, 1);
-        multiply();
+        phi_amx_multiply();
         load_tokens(tokens, apart, 0);
-        multiply();
+        phi_amx_multiply();
         load_rows(rows, 0);
         load_tokens(tokens, apart, 2);
-        multiply();
+        phi_amx_multiply();
     } else {
         load_rows(rows, 0);
         load_tokens(tokens, apart, 2);
-        multiply();
+        phi_amx_multiply();
     }
     load_tokens(tokens, apart, 1);
-    multiply();
+    phi_amx_multiply();
     load_tokens(tokens, apart, 0);
-    multiply();
+    phi_amx_multiply();
 }
 
 static void load_sums(const float *sums, bool from_zero)
 {
     if (from_zero) {
-        _tile_zero(SUMS_00);
-        _tile_zero(SUMS_01);
-        _tile_zero(SUMS_10);
-        _tile_zero(SUMS_11);
+        phi_amx_zero_sums();
         return;
     }
     _tile_loadd(SUMS_00, sums, ROW_BYTES);
@@ -257,12 +234,22 @@ PHI_STAMP void multiply_panel(bulk_call *call, float *work, int act_parts, int w
         const uint16_t *at = tokens;
         const uint16_t *rows = call->panel;
         for (uint32_t s = 0; s < call->now.n_steps; s++) {
-            step_products(at, tile_cells, rows, act_parts, weight_parts);
+            if (act_parts == 1) {
+                /* Stores between here and the products: a load behind them might wait for them,
+                 * and they for the products before. */
+                load_rows(rows, 0);
+                load_tokens(at, tile_cells, 0);
+            } else {
+                step_products(at, tile_cells, rows, act_parts, weight_parts);
+            }
             fetch(call, work, at + later, tile_cells, s, act_parts);
             at += step_cells;
             rows += (size_t)weight_parts * 2 * CELLS;
             turn++;
             unpack_until(call, to_unpack * turn / turns, weight_parts);
+            if (act_parts == 1) {
+                phi_amx_multiply();
+            }
         }
         store_sums(work);
         tokens += 2 * tile_cells;
@@ -285,18 +272,6 @@ static void multiply_any(bulk_call *call, float *work)
     default:
         multiply_panel(call, work, 1, 1);
     }
-}
-
-static void configure(void)
-{
-    phi_amx_tile_config config = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        config.rows[i] = TILE;
-        config.row_bytes[i] = ROW_BYTES;
-    }
-    /* GCC 12 tells its optimiser of the first eight bytes only. */
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
 }
 
 static void multiply_group(bulk_call *call, uint16_t *panels[2], size_t pair_cells)
@@ -335,7 +310,7 @@ static void rows(const phi_weight *weight, uint32_t block_begin, uint32_t block_
                       .unpacked = panels[0]};
     PHI_ASSERT(weight->cols == act->cols && act->parts == phi_amx_act_parts(weight->kind));
     PHI_ASSERT(block_begin % 2 == 0 && block_end - block_begin <= PHI_BULK_BLOCKS);
-    configure();
+    phi_amx_configure();
     const uint32_t first = call.n_steps < call.panel_steps ? call.n_steps : call.panel_steps;
     call.next = (panel_place){.block = block_begin, .n_steps = first};
     unpack_until(&call, first * 2, (int)parts);
@@ -354,4 +329,6 @@ const phi_bulk phi_amx_bulk = {
     .act_parts = phi_amx_act_parts,
     .pack = phi_amx_bulk_pack,
     .rows = rows,
+    .pack_query = phi_amx_pack_query,
+    .attend = phi_amx_attend,
 };

@@ -1,5 +1,6 @@
 /* Weights and activations become bf16 tiles. */
 #include "engine/kernels/amx/amx_panel.h"
+#include "engine/kernels/amx/amx_tiles.h"
 
 #include "base/assert.h"
 #include "engine/kernels/int_kind.h"
@@ -24,29 +25,6 @@ uint32_t phi_amx_weight_parts(phi_weight_kind kind)
 }
 
 /* ---- weights ---- */
-
-/* Two columns of the 16 rows, side by side. */
-PHI_STAMP __m512i join(__m512 even, __m512 odd)
-{
-    static const _Alignas(64) uint16_t order[32] = {
-        0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
-    };
-    return _mm512_permutexvar_epi16(_mm512_load_si512((const void *)order),
-                                    (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-}
-
-PHI_STAMP void store_pair(__m512 even, __m512 odd, int parts, uint16_t *out, size_t stride)
-{
-    const __m512i high = _mm512_set1_epi32((int)0xffff0000U);
-    PHI_UNROLL
-    for (int p = 0; p < parts; p++) {
-        __m512i pair = join(even, odd);
-        _mm512_storeu_si512((void *)(out + (size_t)p * stride), pair);
-        even = _mm512_sub_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
-        odd = _mm512_sub_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(pair, high)));
-    }
-}
 
 /* Scales, and what is added, of a group. */
 typedef struct sides {
@@ -111,8 +89,8 @@ PHI_STAMP void step_int4(const uint8_t *codes, sides low, sides high, uint16_t *
         PHI_UNROLL
         for (int i = 0; i < 2; i++) {
             int pair = 2 * j + i;
-            store_pair(c[2 * i], c[2 * i + 1], 1, out + pair * 32, 0);
-            store_pair(c[2 * i + 4], c[2 * i + 5], 1, out + (pair + 8) * 32, 0);
+            phi_amx_store_pair(c[2 * i], c[2 * i + 1], 1, out + pair * 32, 0);
+            phi_amx_store_pair(c[2 * i + 4], c[2 * i + 5], 1, out + (pair + 8) * 32, 0);
         }
     }
 }
@@ -135,8 +113,8 @@ PHI_STAMP void step_int8(const uint8_t *codes, sides low, sides high, uint16_t *
         for (int i = 0; i < 4; i++) {
             c[i] = _mm512_fmadd_ps(_mm512_sub_ps(c[i], base), s->scale, s->offset);
         }
-        store_pair(c[0], c[1], 1, out + (2 * j) * 32, 0);
-        store_pair(c[2], c[3], 1, out + (2 * j + 1) * 32, 0);
+        phi_amx_store_pair(c[0], c[1], 1, out + (2 * j) * 32, 0);
+        phi_amx_store_pair(c[2], c[3], 1, out + (2 * j + 1) * 32, 0);
     }
 }
 
@@ -211,7 +189,7 @@ PHI_STAMP void unpack_float(const phi_weight *weight, uint32_t block, uint32_t s
             if (col + 1 < weight->cols) {
                 odd = load_column(codes, (size_t)col + 1, kind);
             }
-            store_pair(even, odd, parts, out + (size_t)i / 2 * 32, stride);
+            phi_amx_store_pair(even, odd, parts, out + (size_t)i / 2 * 32, stride);
         }
     }
 }
@@ -236,27 +214,13 @@ void phi_amx_unpack(const phi_weight *weight, uint32_t block, uint32_t step, uin
 
 /* ---- activations ---- */
 
-PHI_STAMP __m512 load_some(const float *x, size_t n)
-{
-    __mmask16 mask = (__mmask16)(n >= 16 ? 0xffffU : (1U << n) - 1);
-    return _mm512_maskz_loadu_ps(mask, x);
-}
-
 PHI_STAMP void pack_row(const float *x, uint32_t cols, int parts, uint16_t *out)
 {
     for (uint32_t col = 0; col < cols; col += STEP, out += (size_t)parts * CELLS) {
         uint32_t left = cols - col;
-        __m512 low = load_some(x + col, left);
-        __m512 high = left > 16 ? load_some(x + col + 16, left - 16) : _mm512_setzero_ps();
-        PHI_UNROLL
-        for (int p = 0; p < parts; p++) {
-            __m512i part = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-            _mm512_store_si512((void *)(out + (size_t)p * CELLS), part);
-            __m512i wide_low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(part));
-            __m512i wide_high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(part, 1));
-            low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(wide_low, 16)));
-            high = _mm512_sub_ps(high, _mm512_castsi512_ps(_mm512_slli_epi32(wide_high, 16)));
-        }
+        __m512 low = phi_amx_load_some(x + col, left);
+        __m512 high = left > 16 ? phi_amx_load_some(x + col + 16, left - 16) : _mm512_setzero_ps();
+        phi_amx_store_row(low, high, parts, out, CELLS);
     }
 }
 

@@ -16,9 +16,6 @@
 
 #include "engine/kernels/kernels.h"
 
-/* Elements of a tile. */
-#define PHI_AMX_TILE_CELLS 512U
-
 /* Parts of a number: of activations beside such weights, and of the weights. The INT kinds have
  * the values of 4 or 8 bits and a scale: one part is nearer to them than they are to what they
  * were made from. */

@@ -1,6 +1,7 @@
 /*
- * Attention of a step: one row over many keys gives the same bits whether one thread computes it or
- * several share it, alone or behind its neighbours; and nothing is allocated.
+ * Attention of a step, of generated rows and of prompts: one row over many keys gives the same bits
+ * whether one thread computes it or several share it, alone or behind its neighbours; and nothing is
+ * allocated.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -23,6 +24,7 @@
 typedef struct setting {
     phi_description description;
     phi_kv_type type;
+    bool is_prompt;
     const phi_kernels *kernels;
     void *pages[PAGES];
     phi_row rows[STEP];
@@ -72,7 +74,7 @@ static void step(setting *s, phi_team *team, phi_attention_scratch *scratch, uin
     const phi_compute compute = {s->kernels, team, PHI_TEAM_INFERENCE};
     const phi_kv_view view = {.pages = s->pages};
     for (uint32_t i = 0; i < n; i++) {
-        s->rows[i] = (phi_row){.position = first + i};
+        s->rows[i] = (phi_row){.position = first + i, .is_prompt = s->is_prompt};
     }
     const phi_attention at = {.description = &s->description,
                               .kv_type = s->type,
@@ -115,11 +117,16 @@ static void test_shared_as_alone(void **state)
     static const uint32_t windows[] = {0, 600, 1999};
     const phi_kernels *sets[8];
     size_t n_sets = phi_kernels_available(sets, 8);
-    for (size_t i = 0; i < n_sets * 3; i++) {
+    for (size_t i = 0; i < n_sets * 6; i++) {
+        const bool is_prompt = i / 3 % 2 == 1;
+        if (is_prompt && !sets[i / 6]->bulk) {
+            continue;
+        }
         setting s;
         float right[6 * 48];
         float got[6 * 48];
-        set_up(&s, sets[i / 3], (phi_kv_type)(i % 3), windows[i % 3]);
+        set_up(&s, sets[i / 6], (phi_kv_type)(i % 3), windows[i % 3]);
+        s.is_prompt = is_prompt;
         run(&s, 1, 0, STEP, right);
         /* The last pages once more. */
         run(&s, 1, TOKENS - STEP, 1, got);

@@ -1,7 +1,7 @@
 /*
  * Attention of a step, of generated rows and of prompts: one row over many keys gives the same bits
- * whether one thread computes it or several share it, alone or behind its neighbours; and nothing is
- * allocated.
+ * whether one thread computes it or several share it, alone or behind its neighbours; and nothing
+ * is allocated.
  */
 #include <math.h>
 #include <setjmp.h>

@@ -70,10 +70,14 @@ phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, 
                          .err = err,
                          .provider = provider,
                          .real = provider == PHI_ONNX_CUDA ? PHI_ONNX_FLOAT16 : PHI_ONNX_FLOAT};
+    phi_status status = phi_export_check_graph(export, "onnx", err);
+    if (status) {
+        return status;
+    }
     /* The feed-forward's first matrix is written as two. */
     w.placed = phi_try_alloc_zero((size_t) export->count * 2 + 1, sizeof *w.placed);
     phi_buf_init(&w.graph, GRAPH_BYTES_MAX);
-    phi_status status =
+    status =
         w.placed ? phi_onnx_write_graph(&w) : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory");
     status = status ? status : phi_file_make_dirs(dir, err);
     status = status ? status : phi_onnx_write_data(&w);

@@ -387,6 +387,22 @@ static void test_rotary_dims(void **state)
     assert_non_null(strstr(err.message, "24 rotary dimensions"));
 }
 
+/* Called directly, past what a conversion checks. */
+static void test_other_architectures(void **state)
+{
+    (void)state;
+    for (int arch = PHI_ARCH_PHI2; arch < PHI_ARCH_COUNT; arch++) {
+        phi_err err;
+        phi_export export = make_export(&(spec){.bits = 32});
+        description.arch = (phi_arch)arch;
+        fixture_remove(&f, "model.onnx");
+        assert_int_equal(phi_onnx_write(&export, PHI_ONNX_CPU, f.dir, &err), PHI_E_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "onnx is written for phi3 models only, and this is"));
+        assert_non_null(strstr(err.message, phi_arch_name((phi_arch)arch)));
+        assert_false(phi_file_exists(fixture_path(&f, "model.onnx")));
+    }
+}
+
 /* A writer that is stopped leaves no file that looks whole. */
 static void test_cancelled(void **state)
 {
@@ -441,9 +457,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_rotary_dims), cmocka_unit_test(test_cancelled),
-        cmocka_unit_test(test_tokenizer),   cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_round_trip),          cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_rotary_dims),         cmocka_unit_test(test_cancelled),
+        cmocka_unit_test(test_tokenizer),           cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_other_architectures),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -91,6 +91,10 @@
 #define PHI_LIMIT_PATTERN_BYTES 16384U
 /* Steps of one match of such a pattern: a text of PHI_LIMIT_TEXT_BYTES can need one each byte. */
 #define PHI_LIMIT_PATTERN_STEPS 50000000U
+/* Time of all matches in one text: a second, and some for each byte of it; the patterns of the Phi
+ * models took at most 60 ns a byte, where nearly every byte is a word. */
+#define PHI_LIMIT_PATTERN_NS 1000000000U
+#define PHI_LIMIT_PATTERN_NS_PER_BYTE 100U
 /* A chat template's source, in bytes; Phi-4-reasoning's is 4 KB. */
 #define PHI_LIMIT_TEMPLATE_BYTES (256U << 10)
 /* Nesting of template statements and expressions. */

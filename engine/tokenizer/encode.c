@@ -90,7 +90,7 @@ static phi_status encode_marked(encoder *self, const char *text, const char *tru
     if (!phi_utf8_valid(text, bytes)) {
         return phi_fail(self->err, PHI_E_INVALID, "the text is not valid UTF-8");
     }
-    self->patterns = phi_pattern_work_create();
+    self->patterns = phi_pattern_work_create(bytes);
     self->bpe = phi_bpe_work_create();
     phi_status status = PHI_E_NO_MEMORY;
     if (self->patterns && self->bpe) {

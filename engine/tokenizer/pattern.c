@@ -3,13 +3,24 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "config/limits.h"
 
+/*
+ * A hostile pattern is slow in three ways: it goes back again and again (steps, which PCRE2 counts,
+ * but from nothing at each place where a match may begin), it begins at many places, and each step
+ * scans what is left of the text. So a search first looks at a few places with so few steps that
+ * even scans of all that is left are soon done, which is enough for nearly every word. What that
+ * does not find is searched for with `watched`, the same pattern with a call out of PCRE2 before
+ * every item of it, where the time is looked at.
+ */
 struct phi_pattern {
     pcre2_code *code;
+    pcre2_code *watched;
     char *source;
     char *where;
 };
@@ -18,7 +29,21 @@ struct phi_pattern_work {
     pcre2_match_data *match;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
+    uint64_t spent_ns;   /* in earlier searches */
+    uint64_t budget_ns;  /* of all searches */
+    uint64_t cpu_ns;     /* of the thread, when the work was made */
+    uint64_t started_ns; /* this search */
+    uint64_t unwatched;  /* bytes that may have been scanned since the time was looked at */
 };
+
+/* Of a search without calls: places to begin at, and steps and bytes (as steps that scan all that
+ * is left) that one of them may take. */
+#define QUICK_PLACES 4U
+#define QUICK_STEPS_MIN 64U
+#define QUICK_STEPS_MAX 4096U
+#define QUICK_SCAN_BYTES (64U << 20)
+/* Between two looks at the time. */
+#define WATCH_SCAN_BYTES (1U << 20)
 
 /* Unicode's White_Space, and its complement, as ranges for the inside of a class. */
 #define SPACE_RANGES                                                                               \
@@ -96,6 +121,25 @@ static bool rewrite(const char *source, size_t bytes, phi_buf *out)
     return true;
 }
 
+static phi_status compile(const phi_buf *text, uint32_t options, const char *where,
+                          pcre2_code **out_code, phi_err *err)
+{
+    int code = 0;
+    PCRE2_SIZE at = 0;
+    pcre2_code *compiled =
+        pcre2_compile((PCRE2_SPTR)text->data, text->length_bytes, options, &code, &at, NULL);
+    if (!compiled) {
+        PCRE2_UCHAR reason[160] = "";
+        pcre2_get_error_message(code, reason, sizeof reason);
+        return phi_fail(err, PHI_E_UNSUPPORTED, "%s: the pattern is not understood: %s", where,
+                        (const char *)reason);
+    }
+    /* Without JIT the same matches are found more slowly. */
+    (void)pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE);
+    *out_code = compiled;
+    return PHI_OK;
+}
+
 phi_status phi_pattern_compile(const char *source, size_t bytes, bool literal, const char *where,
                                phi_pattern **out_pattern, phi_err *err)
 {
@@ -119,21 +163,18 @@ phi_status phi_pattern_compile(const char *source, size_t bytes, bool literal, c
         phi_buf_done(&text);
         return phi_fail(err, PHI_E_NO_MEMORY, "%s: not enough memory for the pattern", where);
     }
-    int code = 0;
-    PCRE2_SIZE at = 0;
-    pcre2_code *compiled =
-        pcre2_compile((PCRE2_SPTR)text.data, text.length_bytes, options, &code, &at, NULL);
+    pcre2_code *quick = NULL;
+    pcre2_code *watched = NULL;
+    phi_status status = compile(&text, options | PCRE2_USE_OFFSET_LIMIT, where, &quick, err);
+    status = status ? status : compile(&text, options | PCRE2_AUTO_CALLOUT, where, &watched, err);
     phi_buf_done(&text);
-    if (!compiled) {
-        PCRE2_UCHAR reason[160] = "";
-        pcre2_get_error_message(code, reason, sizeof reason);
-        return phi_fail(err, PHI_E_UNSUPPORTED, "%s: the pattern is not understood: %s", where,
-                        (const char *)reason);
+    if (status) {
+        pcre2_code_free(quick);
+        return status;
     }
-    /* Without JIT the same matches are found more slowly. */
-    (void)pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE);
     phi_pattern *pattern = phi_alloc(sizeof *pattern);
-    pattern->code = compiled;
+    pattern->code = quick;
+    pattern->watched = watched;
     pattern->source = phi_strndup(source, bytes);
     pattern->where = phi_strdup(where);
     *out_pattern = pattern;
@@ -144,6 +185,7 @@ void phi_pattern_destroy(phi_pattern *pattern)
 {
     if (pattern) {
         pcre2_code_free(pattern->code);
+        pcre2_code_free(pattern->watched);
         phi_free(pattern->source);
         phi_free(pattern->where);
         phi_free(pattern);
@@ -155,7 +197,32 @@ const char *phi_pattern_source(const phi_pattern *pattern)
     return pattern->source;
 }
 
-phi_pattern_work *phi_pattern_work_create(void)
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000000U + (uint64_t)now.tv_nsec;
+}
+
+/* By the thread's own clock too: on a machine that is busy a thread waits, and has done nothing. */
+static bool is_over(const phi_pattern_work *work, uint64_t now_ns)
+{
+    return work->spent_ns + (now_ns - work->started_ns) > work->budget_ns &&
+           thread_cpu_ns() - work->cpu_ns > work->budget_ns;
+}
+
+static int watch(pcre2_callout_block *at, void *user)
+{
+    phi_pattern_work *work = user;
+    work->unwatched += at->subject_length - at->start_match + 64;
+    if (work->unwatched < WATCH_SCAN_BYTES) {
+        return 0;
+    }
+    work->unwatched = 0;
+    return is_over(work, phi_clock_ns()) ? PCRE2_ERROR_CALLOUT : 0;
+}
+
+phi_pattern_work *phi_pattern_work_create(size_t text_bytes)
 {
     phi_pattern_work *work = phi_try_alloc_zero(1, sizeof *work);
     if (!work) {
@@ -168,7 +235,9 @@ phi_pattern_work *phi_pattern_work_create(void)
         phi_pattern_work_destroy(work);
         return NULL;
     }
-    pcre2_set_match_limit(work->context, PHI_LIMIT_PATTERN_STEPS);
+    work->budget_ns = PHI_LIMIT_PATTERN_NS + (uint64_t)text_bytes * PHI_LIMIT_PATTERN_NS_PER_BYTE;
+    work->cpu_ns = thread_cpu_ns();
+    (void)pcre2_set_callout(work->context, watch, work);
     pcre2_set_depth_limit(work->context, PHI_LIMIT_PATTERN_STEPS);
     pcre2_set_heap_limit(work->context, 64U << 10); /* KiB */
     return work;
@@ -184,13 +253,6 @@ void phi_pattern_work_destroy(phi_pattern_work *work)
     }
 }
 
-static int match(const phi_pattern *pattern, phi_pattern_work *work, const char *text, size_t bytes,
-                 size_t start)
-{
-    return pcre2_match(pattern->code, (PCRE2_SPTR)text, bytes, start, PCRE2_NO_UTF_CHECK,
-                       work->match, work->context);
-}
-
 /* Most matches do with the 32 KiB of the machine's stack that PCRE2 takes by itself. */
 static bool grow_stack(phi_pattern_work *work)
 {
@@ -204,13 +266,62 @@ static bool grow_stack(phi_pattern_work *work)
     return work->stack != NULL;
 }
 
+static int match(const pcre2_code *code, phi_pattern_work *work, const char *text, size_t bytes,
+                 size_t start)
+{
+    int rc = pcre2_match(code, (PCRE2_SPTR)text, bytes, start, PCRE2_NO_UTF_CHECK, work->match,
+                         work->context);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT && grow_stack(work)) {
+        rc = pcre2_match(code, (PCRE2_SPTR)text, bytes, start, PCRE2_NO_UTF_CHECK, work->match,
+                         work->context);
+    }
+    return rc;
+}
+
+static int search(const phi_pattern *pattern, phi_pattern_work *work, const char *text,
+                  size_t bytes, size_t start)
+{
+    size_t left = bytes - start;
+    size_t steps = QUICK_SCAN_BYTES / QUICK_PLACES / (left + 1);
+    steps = steps < QUICK_STEPS_MIN ? QUICK_STEPS_MIN : steps;
+    steps = steps > QUICK_STEPS_MAX ? QUICK_STEPS_MAX : steps;
+    pcre2_set_match_limit(work->context, (uint32_t)steps);
+    pcre2_set_offset_limit(work->context, start + QUICK_PLACES);
+    int rc = match(pattern->code, work, text, bytes, start);
+    if (rc >= 0 || (rc == PCRE2_ERROR_NOMATCH && left <= QUICK_PLACES)) {
+        return rc;
+    }
+    pcre2_set_match_limit(work->context, PHI_LIMIT_PATTERN_STEPS);
+    pcre2_set_offset_limit(work->context, PCRE2_UNSET);
+    return match(pattern->watched, work, text, bytes, start);
+}
+
+/* Ends a search; whether the text has had its time. */
+static bool note_time(phi_pattern_work *work)
+{
+    uint64_t now_ns = phi_clock_ns();
+    bool over = is_over(work, now_ns);
+    work->spent_ns += now_ns - work->started_ns;
+    return over;
+}
+
+static phi_status fail_slow(const phi_pattern *pattern, const phi_pattern_work *work, size_t bytes,
+                            phi_err *err)
+{
+    return phi_fail(err, PHI_E_LIMIT,
+                    "%s: the pattern is too slow on this text of %zu bytes: it was given up after "
+                    "%.1f s; the pattern must not search the same text again and again",
+                    pattern->where, bytes, (double)work->budget_ns / 1e9);
+}
+
 phi_status phi_pattern_find(const phi_pattern *pattern, phi_pattern_work *work, const char *text,
                             size_t bytes, size_t start, bool *out_found, size_t *out_begin,
                             size_t *out_end, phi_err *err)
 {
-    int rc = match(pattern, work, text, bytes, start);
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT && grow_stack(work)) {
-        rc = match(pattern, work, text, bytes, start);
+    work->started_ns = phi_clock_ns();
+    int rc = search(pattern, work, text, bytes, start);
+    if (note_time(work) || rc == PCRE2_ERROR_CALLOUT) {
+        return fail_slow(pattern, work, bytes, err);
     }
     if (rc == PCRE2_ERROR_NOMATCH) {
         *out_found = false;

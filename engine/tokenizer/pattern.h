@@ -3,8 +3,9 @@
  * Owns:    phi_pattern owns its compiled code; phi_pattern_work the scratch of one matching thread.
  * Threads: a pattern is read-only after compile: [any]; work belongs to one thread.
  * Errors:  a pattern that does not compile is PHI_E_UNSUPPORTED with PCRE2's reason; one that needs
- *          too many steps on a text is PHI_E_LIMIT.
- * Limits:  PHI_LIMIT_PATTERN_BYTES, PHI_LIMIT_PATTERN_STEPS.
+ *          too many steps or too much time on a text is PHI_E_LIMIT.
+ * Limits:  PHI_LIMIT_PATTERN_*. The time is that of all searches with one phi_pattern_work, which
+ *          is made for one text.
  *
  * "\s" and "\S" are rewritten to Unicode's White_Space: PCRE2's own set also has U+180E, which
  * Unicode 6.3 took out of White_Space and which the references do not count.
@@ -28,8 +29,8 @@ void phi_pattern_destroy(phi_pattern *pattern);
 /* As given to compile. */
 const char *phi_pattern_source(const phi_pattern *pattern);
 
-/* NULL when out of memory. */
-phi_pattern_work *phi_pattern_work_create(void);
+/* For the searches of one text; NULL when out of memory. */
+phi_pattern_work *phi_pattern_work_create(size_t text_bytes);
 void phi_pattern_work_destroy(phi_pattern_work *work);
 
 /* First match at or after `start`; *out_found tells whether there is one. `text` is valid UTF-8. */

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/tokenizer/chat.h"
 #include "engine/tokenizer/tokenizer_internal.h"
@@ -310,7 +311,7 @@ static void pattern_steps_are_bounded(void **state)
     (void)state;
     phi_pattern *pattern = NULL;
     assert_int_equal(phi_pattern_compile("(a+)+b", 6, false, "test", &pattern, NULL), PHI_OK);
-    phi_pattern_work *work = phi_pattern_work_create();
+    phi_pattern_work *work = phi_pattern_work_create(64);
     char text[64];
     memset(text, 'a', sizeof text);
     bool found = false;
@@ -322,6 +323,50 @@ static void pattern_steps_are_bounded(void **state)
     assert_true(status == PHI_E_LIMIT || (status == PHI_OK && !found));
     phi_pattern_work_destroy(work);
     phi_pattern_destroy(pattern);
+}
+
+/* A MiB of one letter is split by a pattern that is too slow for it; returns the seconds. */
+static double time_to_refusal(const char *regex)
+{
+    const size_t bytes = 1U << 20;
+    char json[1024];
+    phi_tokenizer *tokenizer = NULL;
+    phi_tokens tokens;
+    phi_err err = {.message = ""};
+    (void)snprintf(
+        json, sizeof json,
+        "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"%s\"},"
+        "\"behavior\":\"Removed\"},\"decoder\":{\"type\":\"ByteLevel\"}," MODEL("{\"a\":0}", "[]"),
+        regex);
+    assert_int_equal(
+        phi_tokenizer_load_json(json, strlen(json), NULL, "tokenizer.json", &tokenizer, &err),
+        PHI_OK);
+    char *text = phi_alloc(bytes);
+    memset(text, 'a', bytes);
+    phi_tokens_init(&tokens);
+    const phi_encode_options options = {.mode = PHI_PARSE_PLAIN};
+    uint64_t started_ns = phi_clock_ns();
+    phi_status status = phi_tokenizer_encode(tokenizer, text, bytes, &options, &tokens, &err);
+    double seconds = (double)(phi_clock_ns() - started_ns) / 1e9;
+    assert_int_equal(status, PHI_E_LIMIT);
+    assert_non_null(strstr(err.message, "tokenizer.json: pre_tokenizer Split: the pattern is too"));
+    phi_tokens_done(&tokens);
+    phi_free(text);
+    phi_tokenizer_destroy(tokenizer);
+    return seconds;
+}
+
+static void pattern_time_is_bounded(void **state)
+{
+    (void)state;
+    static const char *const slow[] = {
+        "(a+)+[bc]",    /* exponential: it goes back again and again */
+        "a*a*a*a*[bc]", /* fewer steps, each of which scans what is left */
+        "(?=.*)a",      /* matches everywhere, and scans what is left each time */
+    };
+    for (size_t i = 0; i < sizeof slow / sizeof *slow; i++) {
+        assert_true(time_to_refusal(slow[i]) < 4.0);
+    }
 }
 
 static void white_space_is_unicode_s(void **state)
@@ -345,7 +390,7 @@ static void white_space_is_unicode_s(void **state)
         {"\xe2\x81\xa0", false},
     };
     static const char *const patterns[] = {"\\s", "[\\s]", "[^\\S]"};
-    phi_pattern_work *work = phi_pattern_work_create();
+    phi_pattern_work *work = phi_pattern_work_create(64);
     for (size_t p = 0; p < 3; p++) {
         phi_pattern *pattern = NULL;
         assert_int_equal(
@@ -414,6 +459,7 @@ int main(void)
         cmocka_unit_test(long_words_are_not_quadratic),
         cmocka_unit_test(names_what_is_wrong),
         cmocka_unit_test(pattern_steps_are_bounded),
+        cmocka_unit_test(pattern_time_is_bounded),
         cmocka_unit_test(white_space_is_unicode_s),
         cmocka_unit_test(sample_model_ids),
     };

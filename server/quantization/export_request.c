@@ -82,12 +82,18 @@ static phi_status parse_grouping(const json_t *body, phi_export_request *request
     return PHI_OK;
 }
 
+static bool is_onnx(const phi_export_request *request)
+{
+    return !request->gguf && request->format == PHI_CONVERT_ONNX;
+}
+
 static phi_status check_together(const phi_export_request *request, phi_err *err)
 {
     if (request->gguf) {
         return PHI_OK;
     }
     const phi_convert_options options = {.format = request->format,
+                                         .provider = request->provider,
                                          .keep = request->keep,
                                          .precision = request->precision,
                                          .group_size = request->group_size,
@@ -125,12 +131,13 @@ static json_t *normalize(const json_t *body, const phi_export_request *request, 
 {
     bool is_int4 = !request->keep && request->precision == PHI_PRECISION_INT4;
     const char *precision = request->keep ? NULL : phi_precision_name(request->precision);
+    const char *provider = is_onnx(request) ? phi_onnx_provider_name(request->provider) : NULL;
     json_t *metadata = phi_field(body, "metadata");
-    return json_pack("{s:s, s:s, s:s?, s:o, s:o, s:b, s:o}", "model", model, "format",
-                     phi_export_format_name(request), "precision", precision, "group_size",
-                     is_int4 ? json_integer(request->group_size) : json_null(), "symmetric",
-                     is_int4 ? json_boolean(request->symmetric) : json_null(), "lossless",
-                     request->lossless ? 1 : 0, "metadata",
+    return json_pack("{s:s, s:s, s:s?, s:s?, s:o, s:o, s:b, s:o}", "model", model, "format",
+                     phi_export_format_name(request), "precision", precision, "provider", provider,
+                     "group_size", is_int4 ? json_integer(request->group_size) : json_null(),
+                     "symmetric", is_int4 ? json_boolean(request->symmetric) : json_null(),
+                     "lossless", request->lossless ? 1 : 0, "metadata",
                      metadata ? json_incref(metadata) : json_object());
 }
 
@@ -144,6 +151,7 @@ phi_status phi_export_request_parse(const json_t *body, phi_export_request *out_
     status = status ? status : parse_format(body, &request, err);
     status = status ? status : parse_precision(body, &request, err);
     status = status ? status : parse_grouping(body, &request, err);
+    status = status ? status : phi_provider_parse(body, is_onnx(&request), &request.provider, err);
     status = status ? status : phi_field_bool(body, "lossless", &request.lossless, err);
     status = status ? status : check_together(&request, err);
     status = status ? status : phi_metadata_check(body, err);

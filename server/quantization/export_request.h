@@ -20,7 +20,8 @@ typedef struct phi_export_request {
     const char *model; /* view into `normal` */
     bool gguf;         /* the model's own file; else: */
     phi_convert_format format;
-    bool keep; /* the model's own precision; else: */
+    phi_onnx_provider provider; /* of "onnx" */
+    bool keep;                  /* the model's own precision; else: */
     phi_precision precision;
     uint32_t group_size;
     bool symmetric;

@@ -46,16 +46,7 @@ static phi_status quantize(quantizing *self, const char *out_path, phi_quality *
     return phi_engine_quantize(self->run->job->app->engine, &options, quality, err);
 }
 
-/* As the job's `formats` has it: "gguf" comes first. */
-static phi_status blame_format(size_t index, phi_status status, phi_err *err)
-{
-    if (status && err) {
-        (void)snprintf(err->param, sizeof err->param, "formats[%zu]", index + 1);
-    }
-    return status;
-}
-
-/* Before anything is quantized: whether the formats are written for such a model. */
+/* Before anything is quantized: what only the unpacked source tells. */
 static phi_status check_source(const quantizing *self, phi_err *err)
 {
     phi_inspection *inspection = NULL;
@@ -67,9 +58,7 @@ static phi_status check_source(const quantizing *self, phi_err *err)
         return status;
     }
     phi_arch arch = phi_inspect_description(inspection)->arch;
-    for (size_t i = 0; i < self->request.n_formats && !status; i++) {
-        status = blame_format(i, phi_convert_takes(self->request.formats[i], arch, err), err);
-    }
+    status = phi_job_request_check_arch(&self->request, arch, err);
     phi_inspect_close(inspection);
     return status;
 }
@@ -119,12 +108,16 @@ static phi_status write_formats(quantizing *self, const char *gguf_path, double 
     for (size_t i = 0; i < self->request.n_formats && !status; i++) {
         phi_convert_options options = {
             .source = gguf_path, .format = self->request.formats[i], .keep = true};
+        if (options.format == PHI_CONVERT_ONNX) {
+            options.provider = self->request.provider;
+        }
         phi_convert_report report = {0};
         double low = from + FORMAT_SHARE * (double)i;
         phi_job_step(self->run, low, low + FORMAT_SHARE);
         status = phi_job_write_format(self->run, &options, &report, err);
         if (status) {
-            return blame_format(i, status, err);
+            phi_job_request_blame(&self->request, i, err);
+            return status;
         }
         const phi_store_artifact *made = &self->run->artifacts[self->run->n_artifacts - 1];
         json_t *shown = phi_job_artifact_json(phi_convert_format_name(options.format), &made->file);

@@ -246,6 +246,7 @@ static phi_status parse_format(const json_t *entry, size_t index, phi_job_reques
             return PHI_OK;
         }
     }
+    request->format_at[request->n_formats] = index;
     request->formats[request->n_formats++] = format;
     return check_format(request, format, param, err);
 }
@@ -263,6 +264,57 @@ static phi_status parse_formats(const json_t *body, phi_job_request *request, ph
         status = parse_format(json_array_get(formats, i), i, request, err);
     }
     return status;
+}
+
+void phi_job_request_blame(const phi_job_request *request, size_t index, phi_err *err)
+{
+    if (err) {
+        (void)snprintf(err->param, sizeof err->param, "formats[%zu]", request->format_at[index]);
+    }
+}
+
+phi_status phi_job_request_check_arch(const phi_job_request *request, phi_arch arch, phi_err *err)
+{
+    for (size_t i = 0; i < request->n_formats; i++) {
+        phi_status status = phi_convert_takes(request->formats[i], arch, err);
+        if (status) {
+            phi_job_request_blame(request, i, err);
+            return status;
+        }
+    }
+    return PHI_OK;
+}
+
+phi_status phi_provider_parse(const json_t *body, bool has_onnx, phi_onnx_provider *out_provider,
+                              phi_err *err)
+{
+    const char *name = NULL;
+    phi_onnx_provider provider = PHI_ONNX_CPU;
+    phi_status status = phi_field_string(body, "provider", &name, err);
+    if (status) {
+        return status;
+    }
+    if (name && !has_onnx) {
+        return phi_fail_param(err, PHI_E_INVALID, "provider",
+                              "'provider' says who runs an 'onnx' folder, and none is asked for; "
+                              "leave it out");
+    }
+    if (name && !phi_onnx_provider_parse(name, &provider)) {
+        return phi_fail_param(err, PHI_E_INVALID, "provider",
+                              "'provider' is '%.40s'; it must be 'cpu' or 'cuda'", name);
+    }
+    *out_provider = provider;
+    return PHI_OK;
+}
+
+static bool writes_onnx(const phi_job_request *request)
+{
+    for (size_t i = 0; i < request->n_formats; i++) {
+        if (request->formats[i] == PHI_CONVERT_ONNX) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static phi_status refuse_unsupported(const json_t *body, phi_err *err)
@@ -391,6 +443,10 @@ static json_t *normalize(const json_t *body, const phi_job_request *request, con
         (void)json_object_set_new(normal, "group_size", json_integer(request->group_size));
     }
     (void)json_object_set_new(normal, "symmetric", json_boolean(request->symmetric));
+    if (writes_onnx(request)) {
+        (void)json_object_set_new(normal, "provider",
+                                  json_string(phi_onnx_provider_name(request->provider)));
+    }
     json_t *quality = phi_field(body, "quality");
     if (quality) {
         (void)json_object_set(normal, "quality", quality);
@@ -410,6 +466,8 @@ phi_status phi_job_request_parse(const json_t *body, phi_job_request *out_reques
     status = status ? status : parse_method(body, &request, &method, err);
     status = status ? status : parse_grouping(body, &request, err);
     status = status ? status : parse_formats(body, &request, err);
+    status =
+        status ? status : phi_provider_parse(body, writes_onnx(&request), &request.provider, err);
     status = status ? status : refuse_unsupported(body, err);
     status = status ? status : parse_quality(body, &request, err);
     status = status ? status : phi_metadata_check(body, err);

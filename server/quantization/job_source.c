@@ -171,12 +171,77 @@ static phi_status resolve_model(phi_app *app, const phi_job_request *request,
     return PHI_E_INTERNAL;
 }
 
+/* ---- what the request's formats make of it ---- */
+
+/* What a config.json says; false where it says nothing that is known. */
+static bool arch_of_config(const char *path, phi_arch *out_arch)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    if (phi_file_read_text(path, PHI_LIMIT_CONFIG_JSON_BYTES, &text, &bytes, NULL)) {
+        return false;
+    }
+    json_t *config = json_loadb(text, bytes, 0, NULL);
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    const char *name =
+        json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
+    bool found = false;
+    for (int arch = 0; arch < PHI_ARCH_COUNT && !found; arch++) {
+        found = (name && phi_arch_is_class((phi_arch)arch, name)) ||
+                (!name && type && strcmp(type, phi_arch_model_type((phi_arch)arch)) == 0);
+        *out_arch = found ? (phi_arch)arch : *out_arch;
+    }
+    json_decref(config);
+    phi_free(text);
+    return found;
+}
+
+static bool arch_of_model(const char *path, phi_arch *out_arch)
+{
+    phi_inspection *inspection = NULL;
+    if (phi_inspect_open(path, &inspection, NULL)) {
+        return false;
+    }
+    *out_arch = phi_inspect_description(inspection)->arch;
+    phi_inspect_close(inspection);
+    return true;
+}
+
+static bool arch_of_source(phi_app *app, const phi_store_source *source, phi_arch *out_arch)
+{
+    if (source->path) {
+        return arch_of_model(source->path, out_arch);
+    }
+    bool is_config = strcmp(source->filename, "config.json") == 0;
+    if (!is_config && !phi_str_ends(source->filename, ".gguf")) {
+        return false;
+    }
+    char *blob = phi_store_blob_path(app->store, source->sha256);
+    bool found = is_config ? arch_of_config(blob, out_arch) : arch_of_model(blob, out_arch);
+    phi_free(blob);
+    return found;
+}
+
+/* What is not known yet (an archive) or cannot be read, the job sees. */
+static phi_status check_formats(phi_app *app, const phi_job_request *request,
+                                const phi_store_source *sources, size_t count, phi_err *err)
+{
+    phi_arch arch = PHI_ARCH_PHI3;
+    for (size_t i = 0; i < count && request->n_formats > 0; i++) {
+        if (arch_of_source(app, &sources[i], &arch)) {
+            return phi_job_request_check_arch(request, arch, err);
+        }
+    }
+    return PHI_OK;
+}
+
 phi_status phi_job_source_resolve(phi_app *app, const phi_job_request *request,
                                   phi_store_source **out_sources, size_t *out_count, phi_err *err)
 {
     phi_store_source *sources = NULL;
     size_t count = 0;
     phi_status status = resolve_model(app, request, &sources, &count, err);
+    status = status ? status : check_formats(app, request, sources, count, err);
     if (!status && request->eval_file_id[0]) {
         sources = phi_realloc(sources, (count + 1) * sizeof *sources);
         sources[count] = (phi_store_source){0};

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import subprocess
 import tarfile
 import time
@@ -10,13 +11,13 @@ import pytest
 
 from conftest import make_model
 from test_files import blobs, error_of, wait_until
-from test_jobs import JOBS, read_stream, work
+from test_jobs import JOBS, model_members, read_stream, tar_of, work
 
 EXPORTS = "/v1/exports"
 FOLDERS = ["onnx", "openvino", "safetensors", "mlx", "gptq", "compressed-tensors"]
 FORMATS = ["gguf", *FOLDERS]
 EXPORT_FIELDS = {"id", "object", "created_at", "started_at", "finished_at", "status", "model",
-                 "format", "precision", "group_size", "symmetric", "metadata", "progress", "stage",
+                 "format", "precision", "group_size", "symmetric", "provider", "metadata", "progress", "stage",
                  "bytes_done", "bytes_total", "eta_seconds", "lossless", "changes", "artifacts",
                  "error"}
 
@@ -202,6 +203,9 @@ def test_type(daemon, tmp_path):
     ({"type": "q4_k_m", "precision": None, "group_size": 32}, "group_size", "q4_k_m"),
     ({"type": "q4_k_m", "precision": None, "method": "search"}, "method", "auto"),
     ({"precision": "q4_k_m"}, "precision", "'type'"),
+    ({"provider": "cuda"}, "provider", "'onnx' folder"),
+    ({"formats": ["mlx"], "provider": "cpu"}, "provider", "'onnx' folder"),
+    ({"formats": ["onnx"], "provider": "rocm"}, "provider", "'cpu' or 'cuda'"),
 ])
 def test_job_is_checked(daemon, tiny_files, change, param, says_):
     body = {"model": "m", "source": {"files": tiny_files}, "precision": "int4", **change}
@@ -234,6 +238,31 @@ def test_export_at_another_precision(daemon, job):
     assert made["status"] == "succeeded" and made["group_size"] is None, made
 
 
+def providers_of(data, folder):
+    """Of genai_config.json: what its decoder's session runs on."""
+    config = json.loads(members(data, folder)["genai_config.json"])
+    return [name for entry in config["model"]["decoder"]["session_options"]["provider_options"]
+            for name in entry]
+
+
+def test_onnx_for_cuda(daemon, tiny_files, said):
+    """By a job and by an export, the same files; what they hold is served again as it was."""
+    job = daemon.quantize("cuda", tiny_files, "int4", formats=["onnx"], provider="cuda")
+    assert job["status"] == "succeeded" and job["provider"] == "cuda", job
+    made = export(daemon, "cuda:int4", "onnx", provider="cuda", lossless=True)
+    assert made["status"] == "succeeded" and made["provider"] == "cuda", made
+    data = download(daemon, made["artifacts"][0]).content
+    assert job["artifacts"][1]["lossless"] is True
+    by_job = download(daemon, job["artifacts"][1]).content
+    assert providers_of(by_job, "cuda-int4-onnx") == ["cuda"]
+    assert providers_of(data, "cuda-int4-onnx") == ["cuda"]
+    assert served_again(daemon, "cuda-again", "onnx", data)[0] == said[0]
+    made = export(daemon, "cuda:int4", "onnx")
+    assert made["provider"] == "cpu"
+    assert providers_of(download(daemon, made["artifacts"][0]).content, "cuda-int4-onnx") == []
+    assert export(daemon, "cuda:int4", "mlx")["provider"] is None
+
+
 @pytest.mark.parametrize("body, status, param, says_", [
     ({"format": "onnx"}, 400, "model", "GET /v1/models"),
     ({"model": "none", "format": "onnx"}, 404, "model", "there are: "),
@@ -249,6 +278,12 @@ def test_export_at_another_precision(daemon, job):
     ({"format": "onnx", "precision": "int4", "group_size": 48}, 400, "group_size", "16, 32"),
     ({"format": "onnx", "group_size": 32}, 400, "group_size", "own codes"),
     ({"format": "onnx", "precision": "int8", "symmetric": True}, 400, "symmetric", "int4"),
+    ({"format": "onnx", "provider": "rocm"}, 400, "provider", "'cpu' or 'cuda'"),
+    ({"format": "openvino", "provider": "cuda"}, 400, "provider", "'onnx' folder"),
+    ({"format": "gguf", "provider": "cpu"}, 400, "provider", "'onnx' folder"),
+    ({"format": "onnx", "provider": "cuda", "precision": "fp32"}, 400, "precision", "fp16"),
+    ({"format": "onnx", "provider": "cuda", "precision": "int4", "group_size": 256}, 400,
+     "group_size", "up to 128"),
     ({"format": "onnx", "lossless": 1}, 400, "lossless", "true or false"),
     ({"format": "onnx", "metadata": {"a": 1}}, 400, "metadata", "strings"),
     ({"model": "away-half:fp16", "format": "gptq"}, 400, "format", "'precision'"),
@@ -261,15 +296,25 @@ def test_export_is_checked(daemon, job, tiny_files, body, status, param, says_):
 
 
 def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
-    """A job ends before it quantizes, an export before it is one; what can be written is."""
+    """Refused by a job's request where its source tells, by a job before it quantizes, and by an
+    export's request; what can be written is."""
     files = daemon.upload_dir(phimoe_dir)
-    failed = daemon.quantize("experts", files, "int8", formats=["gguf", "mlx", "openvino"])
+    says_ = "openvino is written for phi3 models only, and this is phimoe"
+    refused = daemon.submit("experts", files, "int8", formats=["mlx", "openvino"])
+    assert says_ in error_of(refused, 400, "formats[1]")["message"]
+    archive = daemon.upload("experts.tar", tar_of(model_members(phimoe_dir)))["id"]
+    failed = daemon.quantize("experts", [archive], "int8", formats=["gguf", "mlx", "openvino"])
     assert failed["status"] == "failed" and failed["artifacts"] == [], failed
-    assert failed["error"]["param"] == "formats[2]"
-    assert "openvino is written for phi3 models only, and this is phimoe" in failed["error"]["message"]
+    assert failed["error"]["param"] == "formats[2]" and says_ in failed["error"]["message"]
     assert failed["stage"] == "reading"
     made = daemon.quantize("experts", files, "int8", formats=["safetensors"])
     assert made["status"] == "succeeded", made
+    gguf = daemon.upload("experts.gguf", download(daemon, made["artifacts"][0]).content)["id"]
+    for source in ({"files": [gguf]}, {"model": "experts"}):
+        refused = daemon.post(JOBS, json={"model": "experts-again", "source": source,
+                                          "precision": "int4", "formats": ["gguf", "onnx"]})
+        error = error_of(refused, 400, "formats[1]")
+        assert "onnx is written for phi3 models only, and this is phimoe" in error["message"]
     error = error_of(submit(daemon, "experts:int8", "onnx"), 400, "format")
     assert "onnx is written for phi3 models only, and this is phimoe" in error["message"]
     answer = export(daemon, "experts:int8", "compressed-tensors")

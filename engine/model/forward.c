@@ -33,6 +33,8 @@ struct phi_forward_ctx {
     phi_row *rows;                /* [n_tok] as they are computed: those of prompts last */
     phi_forward_profile *profile; /* NULL: times are not taken */
     uint64_t lap_ns;              /* when the present part of the pass began */
+    phi_forward_tap tap;          /* NULL: nobody looks */
+    void *tap_user;
 };
 
 uint64_t phi_kv_page_bytes(const phi_description *description, phi_kv_type type)
@@ -153,6 +155,22 @@ static void lap(phi_forward_ctx *ctx, phi_forward_part part)
         uint64_t now_ns = phi_clock_ns();
         ctx->profile->ns[part] += now_ns - ctx->lap_ns;
         ctx->lap_ns = now_ns;
+    }
+}
+
+/* ---- what is looked at ---- */
+
+void phi_forward_ctx_tap(phi_forward_ctx *ctx, phi_forward_tap tap, void *user)
+{
+    ctx->tap = tap;
+    ctx->tap_user = user;
+}
+
+static void show(const phi_forward_ctx *ctx, phi_forward_point point, const float *values,
+                 uint32_t rows, uint32_t cols)
+{
+    if (ctx->tap) {
+        ctx->tap(ctx->tap_user, point, values, rows, cols);
     }
 }
 
@@ -297,9 +315,11 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, cons
 {
     const phi_layer_weights *w = call->layer;
     uint32_t n = call->n_rows;
+    show(ctx, PHI_POINT_ATTN_NORM, ctx->normed, n, w->qkv.cols);
     multiply(ctx, compute, call, &w->qkv, ctx->normed, ctx->qkv);
     stage self = {.ctx = ctx, .kernels = compute->kernels, .bias = w->qkv_bias, .out = ctx->qkv};
     phi_over_rows(compute, n, rope_slice, &self);
+    show(ctx, PHI_POINT_QKV, ctx->qkv, n, w->qkv.rows);
     lap(ctx, PHI_FORWARD_REST);
     phi_attention attention = {.description = &ctx->description,
                                .kv_type = ctx->sizes.kv_type,
@@ -311,8 +331,11 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, cons
                                .out = ctx->attn};
     phi_attention_run(compute, &attention, &ctx->attention);
     lap(ctx, PHI_FORWARD_ATTENTION);
+    show(ctx, PHI_POINT_ATTN, ctx->attn, n, w->out.cols);
     multiply(ctx, compute, call, &w->out, ctx->attn, ctx->delta);
+    show(ctx, PHI_POINT_ATTN_OUT, ctx->delta, n, w->out.rows);
     add_delta(ctx, compute, call, w->out_bias);
+    show(ctx, PHI_POINT_ATTN_SUM, call->x, n, w->out.rows);
 }
 
 static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
@@ -326,10 +349,16 @@ static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const laye
                   .bias = w->up_bias,
                   .out = ctx->ffn};
     multiply(ctx, compute, call, &w->up, ctx->normed, is_gated ? ctx->gate : ctx->ffn);
+    if (is_gated) {
+        show(ctx, PHI_POINT_UP, ctx->gate, n, w->up.rows);
+    }
     phi_over_rows(compute, n, is_gated ? swiglu_slice : gelu_slice, &self);
+    show(ctx, PHI_POINT_FFN, ctx->ffn, n, w->down.cols);
     lap(ctx, PHI_FORWARD_REST);
     multiply(ctx, compute, call, &w->down, ctx->ffn, ctx->delta);
+    show(ctx, PHI_POINT_FFN_OUT, ctx->delta, n, w->down.rows);
     add_delta(ctx, compute, call, w->down_bias);
+    show(ctx, PHI_POINT_SUM, call->x, n, w->down.rows);
 }
 
 static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
@@ -363,6 +392,7 @@ static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const la
     run_attention(ctx, compute, call);
     if (!ctx->description.is_parallel) {
         run_norm(ctx, compute, call->x, call->n_rows, w->ffn_norm, w->ffn_norm_bias);
+        show(ctx, PHI_POINT_FFN_NORM, ctx->normed, call->n_rows, ctx->description.n_embd);
     }
     if (ctx->description.ffn == PHI_FFN_EXPERTS) {
         run_experts(ctx, compute, call);

@@ -83,6 +83,29 @@ typedef struct phi_forward_profile {
  * at first. */
 void phi_forward_ctx_profile(phi_forward_ctx *ctx, phi_forward_profile *profile);
 
+/* Values of a layer that somebody may want to see as they are made, [rows, cols]. Of experts those
+ * from PHI_POINT_UP on are not shown. */
+typedef enum phi_forward_point {
+    PHI_POINT_ATTN_NORM, /* [E] */
+    PHI_POINT_QKV,       /* [(H + 2 Hkv) d], queries and keys rotated */
+    PHI_POINT_ATTN,      /* [H d] */
+    PHI_POINT_ATTN_OUT,  /* [E] before a bias */
+    PHI_POINT_ATTN_SUM,  /* [E] with what came into the layer */
+    PHI_POINT_FFN_NORM,  /* [E]; not of a parallel layer */
+    PHI_POINT_UP,        /* [2 F] gate, then up; not of PHI_FFN_GELU */
+    PHI_POINT_FFN,       /* [F] */
+    PHI_POINT_FFN_OUT,   /* [E] before a bias */
+    PHI_POINT_SUM,       /* [E] what leaves the layer */
+    PHI_FORWARD_POINTS,
+} phi_forward_point;
+
+typedef void (*phi_forward_tap)(void *user, phi_forward_point point, const float *values,
+                                uint32_t rows, uint32_t cols);
+
+/* From now on the calls below show these values to `tap`, on their own thread, until it is NULL, as
+ * it is at first. */
+void phi_forward_ctx_tap(phi_forward_ctx *ctx, phi_forward_tap tap, void *user);
+
 /* logits: [rows that want them, n_vocab], valid until the next call. */
 const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
                          const phi_weights *weights, const phi_row *rows, uint32_t n_rows,

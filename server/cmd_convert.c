@@ -27,6 +27,7 @@ typedef struct arguments {
     const char *group_size;
     const char *threads;
     const char *provider;
+    const char *context_length;
     bool asymmetric;
     bool json;
     phi_cli_args args;
@@ -54,6 +55,8 @@ static void help(void)
         "cannot.\n"
         "\n"
         "  --format F        onnx: for ONNX Runtime GenAI\n"
+        "                    qnn: for ONNX Runtime GenAI on Qualcomm's NPUs: int8 weights,\n"
+        "                    16-bit activations in measured ranges, static shapes\n"
         "                    openvino: for OpenVINO GenAI, tokenizer models included\n"
         "                    safetensors: for transformers, in fp16, bf16 or fp32\n"
         "                    mlx: for mlx-lm\n"
@@ -64,6 +67,8 @@ static void help(void)
         "  --type T          gguf, in the place of a precision: as phid quantize has it\n"
         "  --provider P      onnx: who runs it: cpu (default), or cuda, where all that is\n"
         "                    computed is fp16\n"
+        "  --context-length N  qnn: tokens that its graphs are made for, a multiple of 64;\n"
+        "                    default: the model's, 4096 at most\n"
         "  --group-size N    INT4: weights that share a scale: 16, 32 (default), 64, 128\n"
         "                    or 256; of gguf 32, 64 or 128\n"
         "  --asymmetric      INT4: groups have a zero point: larger, more exact\n"
@@ -106,8 +111,8 @@ static phi_status take_options(const arguments *args, uint64_t group, request *o
     if (!args->format ||
         (!out->is_gguf && !phi_convert_format_parse(args->format, &out->folder.format))) {
         return phi_fail(err, PHI_E_INVALID,
-                        "--format is %s%.40s%s; it must be onnx, openvino, safetensors, mlx, gptq, "
-                        "compressed-tensors or gguf",
+                        "--format is %s%.40s%s; it must be onnx, qnn, openvino, safetensors, mlx, "
+                        "gptq, compressed-tensors or gguf",
                         args->format ? "'" : "missing", args->format ? args->format : "",
                         args->format ? "'" : "");
     }
@@ -117,6 +122,9 @@ static phi_status take_options(const arguments *args, uint64_t group, request *o
     if (args->provider && !phi_onnx_provider_parse(args->provider, &out->folder.provider)) {
         return phi_fail(err, PHI_E_INVALID, "--provider is '%.40s'; it must be cpu or cuda",
                         args->provider);
+    }
+    if (args->context_length && (out->is_gguf || out->folder.format != PHI_CONVERT_QNN)) {
+        return phi_fail(err, PHI_E_INVALID, "--context-length applies to --format qnn only");
     }
     if (args->precision && !phi_precision_parse(args->precision, &precision)) {
         return phi_fail(err, PHI_E_INVALID,
@@ -159,12 +167,18 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
         {"--json", NULL, &out->json},
         {"--type", &out->type, NULL},
         {"--provider", &out->provider, NULL},
+        {"--context-length", &out->context_length, NULL},
     };
     uint64_t group = 32;
+    uint64_t context = 0;
     phi_status status =
         phi_cli_parse(argc, argv, flags, sizeof flags / sizeof *flags, &out->args, err);
     status =
         status ? status : phi_cli_number("--group-size", out->group_size, 16, 256, &group, err);
+    status = status ? status
+                    : phi_cli_number("--context-length", out->context_length, 1, UINT32_MAX,
+                                     &context, err);
+    wanted->folder.context_length = (uint32_t)context;
     status =
         status ? status
                : phi_cli_number("--threads", out->threads, 1, PHI_LIMIT_TEAM_THREADS, threads, err);

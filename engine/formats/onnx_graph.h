@@ -33,6 +33,7 @@ typedef enum phi_onnx_type {
     PHI_ONNX_FLOAT = 1,
     PHI_ONNX_UINT8 = 2,
     PHI_ONNX_INT8 = 3,
+    PHI_ONNX_UINT16 = 4,
     PHI_ONNX_INT32 = 6,
     PHI_ONNX_INT64 = 7,
     PHI_ONNX_FLOAT16 = 10,

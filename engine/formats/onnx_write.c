@@ -4,34 +4,15 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "engine/formats/onnx_node.h"
 #include "engine/formats/onnx_writer.h"
-#include "engine/formats/protobuf_write.h"
 
-/* The graph holds LongRoPE's tables: two of 25 MB for 131,072 positions. */
-#define GRAPH_BYTES_MAX ((size_t)1 << 30)
-/* Fields of ModelProto, and the versions that onnxruntime-genai's own builder writes. */
-enum { IR_VERSION = 1, PRODUCER = 2, PRODUCER_VERSION = 3, GRAPH = 7, OPSET = 8 };
-enum { DOMAIN = 1, VERSION = 2 };
-
-static void put_opset(phi_buf *model, const char *domain, int64_t version)
-{
-    phi_buf opset;
-    phi_buf_init(&opset, 256);
-    phi_proto_put_text(&opset, DOMAIN, domain);
-    phi_proto_put_number(&opset, VERSION, version);
-    phi_proto_put_message(model, OPSET, &opset);
-}
+/* The versions that onnxruntime-genai's own builder writes. */
+enum { IR_VERSION = 10, OPSET_VERSION = 21 };
 
 static phi_status write_model(phi_onnx_writer *w)
 {
-    phi_buf model;
-    phi_buf_init(&model, GRAPH_BYTES_MAX + 1024);
-    phi_proto_put_number(&model, IR_VERSION, 10);
-    phi_proto_put_text(&model, PRODUCER, "phid");
-    phi_proto_put_text(&model, PRODUCER_VERSION, PHID_VERSION);
-    put_opset(&model, "", 21);
-    put_opset(&model, "com.microsoft", 1);
-    phi_proto_put_message(&model, GRAPH, &w->graph);
+    phi_buf model = phi_onnx_make_model(&w->graph, IR_VERSION, OPSET_VERSION, true);
     phi_status status =
         phi_buf_failed(&model)
             ? phi_fail(w->err, model.failed, PHI_ONNX_MODEL ": its graph takes too much memory")
@@ -76,7 +57,8 @@ phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, 
     }
     /* The feed-forward's first matrix is written as two. */
     w.placed = phi_try_alloc_zero((size_t) export->count * 2 + 1, sizeof *w.placed);
-    phi_buf_init(&w.graph, GRAPH_BYTES_MAX);
+    /* It holds LongRoPE's tables: two of 25 MB for 131,072 positions. */
+    phi_buf_init(&w.graph, PHI_ONNX_NODE_BYTES_MAX);
     status =
         w.placed ? phi_onnx_write_graph(&w) : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory");
     status = status ? status : phi_file_make_dirs(dir, err);

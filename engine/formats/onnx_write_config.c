@@ -25,7 +25,7 @@ phi_status phi_onnx_write_file(const phi_onnx_writer *w, const char *name, const
     return phi_file_writer_commit(file, w->err);
 }
 
-static phi_status write_json(const phi_onnx_writer *w, const char *name, json_t *root)
+phi_status phi_onnx_write_json(const phi_onnx_writer *w, const char *name, json_t *root)
 {
     char *text = root ? json_dumps(root, JSON_INDENT(4) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(root);
@@ -44,8 +44,7 @@ static json_t *list_floats(const float *values, uint32_t count)
     return list;
 }
 
-/* One id alone, several as a list, none as null. */
-static json_t *eos_of(const phi_description *d)
+json_t *phi_onnx_eos_of(const phi_description *d)
 {
     if (d->n_eos == 0) {
         return json_null();
@@ -95,12 +94,12 @@ static phi_status write_config(const phi_onnx_writer *w)
         "rms_norm_eps", (double)d->norm_eps, "rope_theta", (double)d->rope_theta,
         "partial_rotary_factor", rotary_share(d), "rope_scaling", scaling, "sliding_window",
         d->window ? json_integer(d->window) : json_null(), "tie_word_embeddings", (int)d->tied_head,
-        "bos_token_id", id_of(d->bos_id), "eos_token_id", eos_of(d), "pad_token_id",
+        "bos_token_id", id_of(d->bos_id), "eos_token_id", phi_onnx_eos_of(d), "pad_token_id",
         id_of(d->pad_id));
     if (root && *d->name) {
         (void)json_object_set_new(root, "_name_or_path", json_string(d->name));
     }
-    return write_json(w, "config.json", root);
+    return phi_onnx_write_json(w, "config.json", root);
 }
 
 static json_t *decoder_of(const phi_onnx_writer *w)
@@ -122,8 +121,7 @@ static json_t *decoder_of(const phi_onnx_writer *w)
         (json_int_t)d->n_layer, "num_key_value_heads", (json_int_t)d->n_head_kv);
 }
 
-/* GenAI wants ids where a model states none: the first that ends a text stands in. */
-static json_t *stated_or_eos(const phi_description *d, int32_t id)
+json_t *phi_onnx_id_or_eos(const phi_description *d, int32_t id)
 {
     int32_t other = d->n_eos > 0 ? d->eos_ids[0] : 0;
     return json_integer(id >= 0 ? id : other);
@@ -132,19 +130,19 @@ static json_t *stated_or_eos(const phi_description *d, int32_t id)
 static phi_status write_genai_config(const phi_onnx_writer *w)
 {
     const phi_description *d = w->export->description;
-    json_t *eos = d->n_eos ? eos_of(d) : json_array();
+    json_t *eos = d->n_eos ? phi_onnx_eos_of(d) : json_array();
     json_t *root = json_pack(
         "{s:{s:s, s:I, s:I, s:o, s:o, s:o, s:o}, "
         "s:{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:I, s:f}}",
         "model", "type", "phi3", "context_length", (json_int_t)d->n_ctx, "vocab_size",
-        (json_int_t)d->n_vocab, "bos_token_id", stated_or_eos(d, d->bos_id), "eos_token_id", eos,
-        "pad_token_id", stated_or_eos(d, d->pad_id), "decoder", decoder_of(w), "search",
+        (json_int_t)d->n_vocab, "bos_token_id", phi_onnx_id_or_eos(d, d->bos_id), "eos_token_id",
+        eos, "pad_token_id", phi_onnx_id_or_eos(d, d->pad_id), "decoder", decoder_of(w), "search",
         "do_sample", 0, "early_stopping", 1, "max_length", (json_int_t)d->n_ctx, "min_length",
         (json_int_t)0, "no_repeat_ngram_size", (json_int_t)0, "num_beams", (json_int_t)1,
         "num_return_sequences", (json_int_t)1, "past_present_share_buffer", 1, "diversity_penalty",
         0.0, "length_penalty", 1.0, "repetition_penalty", 1.0, "temperature", 1.0, "top_k",
         (json_int_t)50, "top_p", 1.0);
-    return write_json(w, PHI_ONNX_CONFIG, root);
+    return phi_onnx_write_json(w, PHI_ONNX_CONFIG, root);
 }
 
 /* The tokenizer's files, those that there are, byte by byte. */
@@ -174,9 +172,14 @@ static phi_status copy_tokenizer(const phi_onnx_writer *w)
     return status;
 }
 
-phi_status phi_onnx_write_configs(phi_onnx_writer *w)
+phi_status phi_onnx_write_beside(const phi_onnx_writer *w)
 {
     phi_status status = copy_tokenizer(w);
-    status = status ? status : write_config(w);
+    return status ? status : write_config(w);
+}
+
+phi_status phi_onnx_write_configs(phi_onnx_writer *w)
+{
+    phi_status status = phi_onnx_write_beside(w);
     return status ? status : write_genai_config(w);
 }

@@ -6,8 +6,8 @@
 #include "base/checked.h"
 #include "base/mem.h"
 #include "engine/formats/onnx_graph.h"
+#include "engine/formats/onnx_node.h"
 #include "engine/formats/onnx_writer.h"
-#include "engine/formats/protobuf_write.h"
 #include "engine/tensor/half.h"
 
 #define ALIGN_BYTES 4096U
@@ -16,41 +16,16 @@
 
 /* ---- placing ---- */
 
-enum { TENSOR_DIMS = 1, TENSOR_TYPE = 2, TENSOR_NAME = 8, TENSOR_EXTERNAL = 13, TENSOR_WHERE = 14 };
-enum { ENTRY_KEY = 1, ENTRY_VALUE = 2 };
-enum { GRAPH_INITIALIZER = 5 };
-
-static void put_entry(phi_buf *tensor, const char *key, const char *value)
-{
-    phi_buf entry;
-    phi_buf_init(&entry, 256);
-    phi_proto_put_text(&entry, ENTRY_KEY, key);
-    phi_proto_put_text(&entry, ENTRY_VALUE, value);
-    phi_proto_put_message(tensor, TENSOR_EXTERNAL, &entry);
-}
-
 /* An initializer of `n_dims` dimensions whose values will lie in the file of values; where. */
 static uint64_t put_tensor(phi_onnx_writer *w, const char *name, phi_onnx_type type,
                            uint32_t n_dims, const uint64_t *dims)
 {
-    char number[24];
-    phi_buf tensor;
     uint64_t bits = phi_onnx_type_bits(type);
     uint64_t at = (w->data_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
-    phi_buf_init(&tensor, 4096);
     for (uint32_t i = 0; i < n_dims; i++) {
-        phi_proto_put_number(&tensor, TENSOR_DIMS, (int64_t)dims[i]);
         bits *= dims[i]; /* rows and columns have 31 bits, and a code has 8 at most */
     }
-    phi_proto_put_number(&tensor, TENSOR_TYPE, (int64_t)type);
-    phi_proto_put_text(&tensor, TENSOR_NAME, name);
-    put_entry(&tensor, "location", PHI_ONNX_DATA);
-    (void)snprintf(number, sizeof number, "%llu", (unsigned long long)at);
-    put_entry(&tensor, "offset", number);
-    (void)snprintf(number, sizeof number, "%llu", (unsigned long long)(bits / 8));
-    put_entry(&tensor, "length", number);
-    phi_proto_put_number(&tensor, TENSOR_WHERE, 1);
-    phi_proto_put_message(&w->graph, GRAPH_INITIALIZER, &tensor);
+    phi_onnx_put_external(&w->graph, name, type, n_dims, dims, PHI_ONNX_DATA, at, bits / 8);
     w->data_bytes = at + bits / 8;
     return at;
 }

@@ -11,19 +11,12 @@
 #include "base/mem.h"
 #include "engine/formats/hf_names.h"
 #include "engine/formats/onnx_graph.h"
+#include "engine/formats/onnx_node.h"
 #include "engine/formats/onnx_writer.h"
 #include "engine/formats/protobuf_write.h"
 #include "engine/tensor/half.h"
 
-/* Field numbers of onnx.proto. */
-enum { GRAPH_NODE = 1, GRAPH_NAME = 2, GRAPH_INITIALIZER = 5, GRAPH_INPUT = 11, GRAPH_OUTPUT = 12 };
-enum { NODE_INPUT = 1, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_ATTRIBUTE, NODE_DOMAIN = 7 };
-enum { ATTR_NAME = 1, ATTR_F, ATTR_I, ATTR_TENSOR = 5, ATTR_GRAPH, ATTR_INTS = 8, ATTR_TYPE = 20 };
-enum { TYPE_FLOAT = 1, TYPE_INT, TYPE_TENSOR = 4, TYPE_GRAPH, TYPE_INTS = 7 };
-enum { TENSOR_DIMS = 1, TENSOR_TYPE, TENSOR_NAME = 8, TENSOR_RAW };
-
 #define NAME_BYTES 192
-#define NODE_BYTES_MAX ((size_t)1 << 30)
 #define MICROSOFT "com.microsoft"
 #define MASK "/model/attn_mask_reformat/attn_mask_subgraph/"
 /* Activations rounded to 8 bits for products with 4-bit and 8-bit weights: what onnxruntime-genai's
@@ -33,149 +26,55 @@ enum { TENSOR_DIMS = 1, TENSOR_TYPE, TENSOR_NAME = 8, TENSOR_RAW };
 
 /* ---- nodes ---- */
 
-/* `names` are separated by spaces; "-" is one that is not given. */
-static void put_names(phi_buf *node, uint32_t field, const char *names)
-{
-    while (*names) {
-        size_t bytes = strcspn(names, " ");
-        bool none = bytes == 1 && *names == '-';
-        phi_proto_put_bytes(node, field, names, none ? 0 : bytes);
-        names += bytes + (names[bytes] == ' ');
-    }
-}
-
-static phi_buf start_node(const char *op, const char *domain, const char *name, const char *inputs,
-                          const char *outputs)
-{
-    phi_buf node;
-    phi_buf_init(&node, NODE_BYTES_MAX);
-    put_names(&node, NODE_INPUT, inputs);
-    put_names(&node, NODE_OUTPUT, outputs);
-    phi_proto_put_text(&node, NODE_NAME, name);
-    phi_proto_put_text(&node, NODE_OP, op);
-    phi_proto_put_text(&node, NODE_DOMAIN, domain);
-    return node;
-}
-
-static phi_buf start_attribute(const char *name, int64_t type)
-{
-    phi_buf attribute;
-    phi_buf_init(&attribute, NODE_BYTES_MAX);
-    phi_proto_put_text(&attribute, ATTR_NAME, name);
-    phi_proto_put_number(&attribute, ATTR_TYPE, type);
-    return attribute;
-}
-
-static void put_int(phi_buf *node, const char *name, int64_t value)
-{
-    phi_buf attribute = start_attribute(name, TYPE_INT);
-    phi_proto_put_number(&attribute, ATTR_I, value);
-    phi_proto_put_message(node, NODE_ATTRIBUTE, &attribute);
-}
-
-static void put_float(phi_buf *node, const char *name, float value)
-{
-    phi_buf attribute = start_attribute(name, TYPE_FLOAT);
-    phi_proto_put_float(&attribute, ATTR_F, value);
-    phi_proto_put_message(node, NODE_ATTRIBUTE, &attribute);
-}
-
 static void end_node(phi_onnx_writer *w, phi_buf *node)
 {
-    phi_proto_put_message(&w->graph, GRAPH_NODE, node);
+    phi_proto_put_message(&w->graph, PHI_ONNX_GRAPH_NODE, node);
 }
 
 static void add_node(phi_onnx_writer *w, const char *op, const char *name, const char *inputs,
                      const char *outputs)
 {
-    phi_buf node = start_node(op, "", name, inputs, outputs);
+    phi_buf node = phi_onnx_start_node(op, "", name, inputs, outputs);
     end_node(w, &node);
 }
 
 static void add_cast(phi_onnx_writer *w, const char *name, const char *input, const char *output,
                      phi_onnx_type type)
 {
-    phi_buf node = start_node("Cast", "", name, input, output);
-    put_int(&node, "to", (int64_t)type);
+    phi_buf node = phi_onnx_start_node("Cast", "", name, input, output);
+    phi_onnx_put_int(&node, "to", (int64_t)type);
     end_node(w, &node);
 }
 
 static void add_transpose(phi_onnx_writer *w, const char *name, const char *input,
                           const char *output)
 {
-    phi_buf node = start_node("Transpose", "", name, input, output);
-    phi_buf attribute = start_attribute("perm", TYPE_INTS);
-    phi_proto_put_number(&attribute, ATTR_INTS, 1);
-    phi_proto_put_number(&attribute, ATTR_INTS, 0);
-    phi_proto_put_message(&node, NODE_ATTRIBUTE, &attribute);
+    phi_buf node = phi_onnx_start_node("Transpose", "", name, input, output);
+    phi_buf attribute = phi_onnx_start_attribute("perm", PHI_ONNX_TYPE_INTS);
+    phi_proto_put_number(&attribute, PHI_ONNX_ATTR_INTS, 1);
+    phi_proto_put_number(&attribute, PHI_ONNX_ATTR_INTS, 0);
+    phi_proto_put_message(&node, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
     end_node(w, &node);
-}
-
-static phi_buf make_tensor(const char *name, phi_onnx_type type, uint32_t n_dims,
-                           const uint64_t *dims, const void *data, size_t bytes)
-{
-    phi_buf tensor;
-    phi_buf_init(&tensor, NODE_BYTES_MAX);
-    for (uint32_t i = 0; i < n_dims; i++) {
-        phi_proto_put_number(&tensor, TENSOR_DIMS, (int64_t)dims[i]);
-    }
-    phi_proto_put_number(&tensor, TENSOR_TYPE, (int64_t)type);
-    phi_proto_put_text(&tensor, TENSOR_NAME, name);
-    phi_proto_put_bytes(&tensor, TENSOR_RAW, data, bytes);
-    return tensor;
 }
 
 static phi_buf make_constant(const char *name, const char *output, phi_buf *tensor)
 {
-    phi_buf node = start_node("Constant", "", name, "", output);
-    phi_buf attribute = start_attribute("value", TYPE_TENSOR);
-    phi_proto_put_message(&attribute, ATTR_TENSOR, tensor);
-    phi_proto_put_message(&node, NODE_ATTRIBUTE, &attribute);
+    phi_buf node = phi_onnx_start_node("Constant", "", name, "", output);
+    phi_buf attribute = phi_onnx_start_attribute("value", PHI_ONNX_TYPE_TENSOR);
+    phi_proto_put_message(&attribute, PHI_ONNX_ATTR_TENSOR, tensor);
+    phi_proto_put_message(&node, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
     return node;
 }
 
 static void add_numbers(phi_onnx_writer *w, const char *name, uint64_t count,
                         const int64_t *numbers)
 {
-    phi_buf tensor = make_tensor(name, PHI_ONNX_INT64, count ? 1 : 0, &count, numbers,
-                                 (size_t)(count ? count : 1) * sizeof *numbers);
-    phi_proto_put_message(&w->graph, GRAPH_INITIALIZER, &tensor);
+    phi_buf tensor = phi_onnx_make_tensor(name, PHI_ONNX_INT64, count ? 1 : 0, &count, numbers,
+                                          (size_t)(count ? count : 1) * sizeof *numbers);
+    phi_proto_put_message(&w->graph, PHI_ONNX_GRAPH_INITIALIZER, &tensor);
 }
 
 /* ---- inputs and outputs ---- */
-
-enum { VALUE_NAME = 1, VALUE_TYPE };
-enum { TYPE_OF_TENSOR = 1, ELEMENT = 1, SHAPE, SHAPE_DIM = 1, DIM_VALUE = 1, DIM_NAME };
-
-/* A dimension is a number where `names[i]` is NULL. */
-static void add_value(phi_onnx_writer *w, uint32_t field, const char *name, phi_onnx_type type,
-                      uint32_t n_dims, const char *const *names, const uint64_t *numbers)
-{
-    phi_buf value;
-    phi_buf of_type;
-    phi_buf tensor;
-    phi_buf shape;
-    phi_buf_init(&value, 4096);
-    phi_buf_init(&of_type, 4096);
-    phi_buf_init(&tensor, 4096);
-    phi_buf_init(&shape, 4096);
-    for (uint32_t i = 0; i < n_dims; i++) {
-        phi_buf dim;
-        phi_buf_init(&dim, 4096);
-        if (names[i]) {
-            phi_proto_put_text(&dim, DIM_NAME, names[i]);
-        } else {
-            phi_proto_put_number(&dim, DIM_VALUE, (int64_t)numbers[i]);
-        }
-        phi_proto_put_message(&shape, SHAPE_DIM, &dim);
-    }
-    phi_proto_put_number(&tensor, ELEMENT, (int64_t)type);
-    phi_proto_put_message(&tensor, SHAPE, &shape);
-    phi_proto_put_message(&of_type, TYPE_OF_TENSOR, &tensor);
-    phi_proto_put_text(&value, VALUE_NAME, name);
-    phi_proto_put_message(&value, VALUE_TYPE, &of_type);
-    phi_proto_put_message(&w->graph, field, &value);
-}
 
 static void add_interface(phi_onnx_writer *w)
 {
@@ -187,17 +86,19 @@ static void add_interface(phi_onnx_writer *w)
     const char *const present[] = {"batch_size", NULL, "total_sequence_length", NULL};
     const uint64_t logits_dims[] = {0, 0, d->n_vocab};
     const uint64_t cache_dims[] = {0, d->n_head_kv, 0, d->head_dim};
-    add_value(w, GRAPH_INPUT, "input_ids", PHI_ONNX_INT64, 2, ids, NULL);
-    add_value(w, GRAPH_INPUT, "attention_mask", PHI_ONNX_INT64, 2, mask, NULL);
-    add_value(w, GRAPH_OUTPUT, "logits", w->real, 3, logits, logits_dims);
+    phi_onnx_put_value(&w->graph, PHI_ONNX_GRAPH_INPUT, "input_ids", PHI_ONNX_INT64, 2, ids, NULL);
+    phi_onnx_put_value(&w->graph, PHI_ONNX_GRAPH_INPUT, "attention_mask", PHI_ONNX_INT64, 2, mask,
+                       NULL);
+    phi_onnx_put_value(&w->graph, PHI_ONNX_GRAPH_OUTPUT, "logits", w->real, 3, logits, logits_dims);
     for (uint32_t i = 0; i < d->n_layer; i++) {
         static const char *const sides[] = {"key", "value"};
         for (size_t side = 0; side < 2; side++) {
             char name[NAME_BYTES];
             (void)snprintf(name, sizeof name, "past_key_values.%u.%s", i, sides[side]);
-            add_value(w, GRAPH_INPUT, name, w->real, 4, past, cache_dims);
+            phi_onnx_put_value(&w->graph, PHI_ONNX_GRAPH_INPUT, name, w->real, 4, past, cache_dims);
             (void)snprintf(name, sizeof name, "present.%u.%s", i, sides[side]);
-            add_value(w, GRAPH_OUTPUT, name, w->real, 4, present, cache_dims);
+            phi_onnx_put_value(&w->graph, PHI_ONNX_GRAPH_OUTPUT, name, w->real, 4, present,
+                               cache_dims);
         }
     }
 }
@@ -209,18 +110,18 @@ static void add_lengths(phi_onnx_writer *w)
     add_numbers(w, "/model/constants/INT64/[1]", 1, &one);
     add_numbers(w, "/model/constants/INT64/1", 0, &one);
     phi_buf sum =
-        start_node("ReduceSum", "", MASK "ReduceSum", "attention_mask /model/constants/INT64/[1]",
-                   MASK "ReduceSum/output_0");
-    put_int(&sum, "keepdims", 0);
+        phi_onnx_start_node("ReduceSum", "", MASK "ReduceSum",
+                            "attention_mask /model/constants/INT64/[1]", MASK "ReduceSum/output_0");
+    phi_onnx_put_int(&sum, "keepdims", 0);
     end_node(w, &sum);
     add_node(w, "Sub", MASK "Sub", MASK "ReduceSum/output_0 /model/constants/INT64/[1]",
              MASK "Sub/output_0");
     add_cast(w, MASK "Sub/Cast", MASK "Sub/output_0", MASK "Sub/Cast/output_0", PHI_ONNX_INT32);
     add_node(w, "Shape", MASK "Shape", "attention_mask", MASK "Shape/output_0");
     phi_buf gather =
-        start_node("Gather", "", MASK "Gather", MASK "Shape/output_0 /model/constants/INT64/1",
-                   MASK "Gather/output_0");
-    put_int(&gather, "axis", 0);
+        phi_onnx_start_node("Gather", "", MASK "Gather",
+                            MASK "Shape/output_0 /model/constants/INT64/1", MASK "Gather/output_0");
+    phi_onnx_put_int(&gather, "axis", 0);
     end_node(w, &gather);
     add_cast(w, MASK "Gather/Cast", MASK "Gather/output_0", MASK "Gather/Cast/output_0",
              PHI_ONNX_INT32);
@@ -228,37 +129,52 @@ static void add_lengths(phi_onnx_writer *w)
 
 /* ---- rotary tables ---- */
 
-/* cos or sin of position * frequency, times the attention factor, [rows][n_rot / 2]. */
+/* One column of a table of cosines or sines, times the attention factor: of position * frequency.
+ */
+void phi_onnx_rope_column(const phi_description *d, bool is_long, bool is_sin, uint32_t column,
+                          uint32_t rows, float *out)
+{
+    const float *factors = is_long ? d->rope_long : d->rope_short;
+    bool stretched = d->rope == PHI_ROPE_LONG;
+    float factor = stretched ? d->rope_attn_factor : 1.0F;
+    float stretch = stretched ? factors[column] : 1.0F;
+    float frequency = 1.0F / (stretch * powf(d->rope_theta, (float)(2 * column) / (float)d->n_rot));
+    for (uint32_t p = 0; p < rows; p++) {
+        double angle = (double)((float)p * frequency);
+        out[p] = (float)(is_sin ? sin(angle) : cos(angle)) * factor;
+    }
+}
+
+/* A table of cosines or sines, [rows][n_rot / 2]. */
 static phi_status make_table(const phi_onnx_writer *w, const char *name, bool is_long, bool is_sin,
                              uint32_t rows, phi_buf *out)
 {
     const phi_description *d = w->export->description;
-    const float *factors = is_long ? d->rope_long : d->rope_short;
-    float factor = d->rope == PHI_ROPE_LONG ? d->rope_attn_factor : 1.0F;
     uint32_t half = d->n_rot / 2;
     const uint64_t dims[2] = {rows, half};
     size_t count = (size_t)rows * half;
     bool narrow = w->real == PHI_ONNX_FLOAT16;
     size_t bytes = count * (narrow ? sizeof(uint16_t) : sizeof(float));
     void *table = phi_try_alloc(bytes);
-    if (!table) {
+    float *column = phi_try_alloc(rows * sizeof *column);
+    if (!table || !column) {
+        phi_free(table);
+        phi_free(column);
         return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rotary tables");
     }
     for (uint32_t i = 0; i < half; i++) {
-        float stretch = d->rope == PHI_ROPE_LONG ? factors[i] : 1.0F;
-        float frequency = 1.0F / (stretch * powf(d->rope_theta, (float)(2 * i) / (float)d->n_rot));
+        phi_onnx_rope_column(d, is_long, is_sin, i, rows, column);
         for (uint32_t p = 0; p < rows; p++) {
-            double angle = (double)((float)p * frequency);
-            float value = (float)(is_sin ? sin(angle) : cos(angle)) * factor;
             if (narrow) {
-                ((uint16_t *)table)[(size_t)p * half + i] = phi_half_of_float(value);
+                ((uint16_t *)table)[(size_t)p * half + i] = phi_half_of_float(column[p]);
             } else {
-                ((float *)table)[(size_t)p * half + i] = value;
+                ((float *)table)[(size_t)p * half + i] = column[p];
             }
         }
     }
-    *out = make_tensor(name, w->real, 2, dims, table, bytes);
+    *out = phi_onnx_make_tensor(name, w->real, 2, dims, table, bytes);
     phi_free(table);
+    phi_free(column);
     return PHI_OK;
 }
 
@@ -268,9 +184,9 @@ static phi_status put_branch(phi_onnx_writer *w, phi_buf *chooser, const char *b
 {
     static const char *const kinds[] = {"cos", "sin"};
     phi_buf graph;
-    phi_buf attribute = start_attribute(branch, TYPE_GRAPH);
+    phi_buf attribute = phi_onnx_start_attribute(branch, PHI_ONNX_TYPE_GRAPH);
     phi_status status = PHI_OK;
-    phi_buf_init(&graph, NODE_BYTES_MAX);
+    phi_buf_init(&graph, PHI_ONNX_NODE_BYTES_MAX);
     for (size_t i = 0; i < 2 && !status; i++) {
         char output[NAME_BYTES];
         char name[NAME_BYTES];
@@ -283,14 +199,14 @@ static phi_status put_branch(phi_onnx_writer *w, phi_buf *chooser, const char *b
             break;
         }
         phi_buf constant = make_constant(name, output, &tensor);
-        phi_proto_put_message(&graph, GRAPH_NODE, &constant);
+        phi_proto_put_message(&graph, PHI_ONNX_GRAPH_NODE, &constant);
         phi_buf_init(&value, 4096);
-        phi_proto_put_text(&value, VALUE_NAME, output);
-        phi_proto_put_message(&graph, GRAPH_OUTPUT, &value);
+        phi_proto_put_text(&value, PHI_ONNX_VALUE_NAME, output);
+        phi_proto_put_message(&graph, PHI_ONNX_GRAPH_OUTPUT, &value);
     }
-    phi_proto_put_text(&graph, GRAPH_NAME, size);
-    phi_proto_put_message(&attribute, ATTR_GRAPH, &graph);
-    phi_proto_put_message(chooser, NODE_ATTRIBUTE, &attribute);
+    phi_proto_put_text(&graph, PHI_ONNX_GRAPH_NAME, size);
+    phi_proto_put_message(&attribute, PHI_ONNX_ATTR_GRAPH, &graph);
+    phi_proto_put_message(chooser, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
     return status;
 }
 
@@ -304,8 +220,8 @@ static phi_status add_chooser(phi_onnx_writer *w)
              MASK "Gather/output_0 /model/constants/INT64/original_context",
              "/model/rope_caches_subgraph/Greater/output_0");
     phi_buf chooser =
-        start_node("If", "", "/model/rope_caches_subgraph/If",
-                   "/model/rope_caches_subgraph/Greater/output_0", "cos_cache sin_cache");
+        phi_onnx_start_node("If", "", "/model/rope_caches_subgraph/If",
+                            "/model/rope_caches_subgraph/Greater/output_0", "cos_cache sin_cache");
     phi_status status = put_branch(w, &chooser, "then_branch", "large", true, d->n_ctx);
     if (!status) {
         status = put_branch(w, &chooser, "else_branch", "small", false, d->n_ctx_original);
@@ -326,7 +242,7 @@ static phi_status add_rope(phi_onnx_writer *w)
         phi_buf tensor;
         status = make_table(w, names[i], false, i == 1, d->n_ctx, &tensor);
         if (!status) {
-            phi_proto_put_message(&w->graph, GRAPH_INITIALIZER, &tensor);
+            phi_proto_put_message(&w->graph, PHI_ONNX_GRAPH_INITIALIZER, &tensor);
         }
     }
     return status;
@@ -378,13 +294,13 @@ static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, 
         char codes[4 * NAME_BYTES];
         code_inputs(tensor, weight, codes, sizeof codes);
         (void)snprintf(inputs, sizeof inputs, "%s %s", input, codes);
-        phi_buf node = start_node("MatMulNBits", MICROSOFT, name, inputs, output);
-        put_int(&node, "K", tensor->cols);
-        put_int(&node, "N", rows);
-        put_int(&node, "bits", tensor->bits);
-        put_int(&node, "block_size", tensor->group);
+        phi_buf node = phi_onnx_start_node("MatMulNBits", MICROSOFT, name, inputs, output);
+        phi_onnx_put_int(&node, "K", tensor->cols);
+        phi_onnx_put_int(&node, "N", rows);
+        phi_onnx_put_int(&node, "bits", tensor->bits);
+        phi_onnx_put_int(&node, "block_size", tensor->group);
         if (w->provider == PHI_ONNX_CPU) {
-            put_int(&node, "accuracy_level", ACCURACY_LEVEL);
+            phi_onnx_put_int(&node, "accuracy_level", ACCURACY_LEVEL);
         }
         end_node(w, &node);
         return;
@@ -455,13 +371,13 @@ static phi_status add_norm(phi_onnx_writer *w, phi_part part, uint32_t layer, co
     } else {
         (void)snprintf(outputs, sizeof outputs, "%s", s->normed);
     }
-    phi_buf node =
-        start_node(skips ? "SkipSimplifiedLayerNormalization" : "SimplifiedLayerNormalization",
-                   skips ? MICROSOFT : "", name, inputs, outputs);
-    put_float(&node, "epsilon", w->export->description->norm_eps);
+    phi_buf node = phi_onnx_start_node(skips ? "SkipSimplifiedLayerNormalization"
+                                             : "SimplifiedLayerNormalization",
+                                       skips ? MICROSOFT : "", name, inputs, outputs);
+    phi_onnx_put_float(&node, "epsilon", w->export->description->norm_eps);
     if (!skips) {
-        put_int(&node, "axis", -1);
-        put_int(&node, "stash_type", 1);
+        phi_onnx_put_int(&node, "axis", -1);
+        phi_onnx_put_int(&node, "stash_type", 1);
     }
     end_node(w, &node);
     return phi_onnx_place(w, tensor, weight, ONNX_ROWS, 0, 1);
@@ -481,14 +397,14 @@ static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const 
                    qkv, layer, layer);
     (void)snprintf(outputs, sizeof outputs, "%s present.%u.key present.%u.value", output, layer,
                    layer);
-    phi_buf node = start_node("GroupQueryAttention", MICROSOFT, name, inputs, outputs);
-    put_int(&node, "num_heads", d->n_head);
-    put_int(&node, "kv_num_heads", d->n_head_kv);
-    put_float(&node, "scale", (float)(1.0 / sqrt((double)d->head_dim)));
-    put_int(&node, "local_window_size", d->window ? (int64_t)d->window : -1);
-    put_float(&node, "softcap", 0.0F);
-    put_int(&node, "do_rotary", 1);
-    put_int(&node, "rotary_interleaved", 0);
+    phi_buf node = phi_onnx_start_node("GroupQueryAttention", MICROSOFT, name, inputs, outputs);
+    phi_onnx_put_int(&node, "num_heads", d->n_head);
+    phi_onnx_put_int(&node, "kv_num_heads", d->n_head_kv);
+    phi_onnx_put_float(&node, "scale", (float)(1.0 / sqrt((double)d->head_dim)));
+    phi_onnx_put_int(&node, "local_window_size", d->window ? (int64_t)d->window : -1);
+    phi_onnx_put_float(&node, "softcap", 0.0F);
+    phi_onnx_put_int(&node, "do_rotary", 1);
+    phi_onnx_put_int(&node, "rotary_interleaved", 0);
     end_node(w, &node);
 }
 
@@ -560,12 +476,13 @@ static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, co
     (void)snprintf(inputs, sizeof inputs, EMBEDDING "Reshape/output_0 input_ids %s_scales%s%s%s",
                    weight, has_zeros ? " " : "", has_zeros ? weight : "",
                    has_zeros ? "_zero_points" : "");
-    phi_buf node = start_node("GatherBlockQuantized", MICROSOFT, EMBEDDING "GatherBlockQuantized",
-                              inputs, EMBEDDING "output_0");
-    put_int(&node, "bits", tensor->bits);
-    put_int(&node, "block_size", tensor->group);
-    put_int(&node, "gather_axis", 0);
-    put_int(&node, "quantize_axis", 1);
+    phi_buf node =
+        phi_onnx_start_node("GatherBlockQuantized", MICROSOFT, EMBEDDING "GatherBlockQuantized",
+                            inputs, EMBEDDING "output_0");
+    phi_onnx_put_int(&node, "bits", tensor->bits);
+    phi_onnx_put_int(&node, "block_size", tensor->group);
+    phi_onnx_put_int(&node, "gather_axis", 0);
+    phi_onnx_put_int(&node, "quantize_axis", 1);
     end_node(w, &node);
 }
 
@@ -647,7 +564,7 @@ phi_status phi_onnx_write_graph(phi_onnx_writer *w)
                         "of %u",
                         d->n_rot, ROTARY_UNIT);
     }
-    phi_proto_put_text(&w->graph, GRAPH_NAME, "main_graph");
+    phi_proto_put_text(&w->graph, PHI_ONNX_GRAPH_NAME, "main_graph");
     add_interface(w);
     add_lengths(w);
     phi_status status = add_rope(w);

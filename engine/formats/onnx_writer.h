@@ -19,6 +19,7 @@
 #include "engine/formats/onnx_graph.h"
 #include "engine/formats/onnx_write.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -59,6 +60,10 @@ typedef struct phi_onnx_writer {
 
 /* onnx_write_graph.c: fills `graph` and `placed`. */
 phi_status phi_onnx_write_graph(phi_onnx_writer *w) PHI_MUST_CHECK;
+/* One column of a rotary table: cosines or sines of positions 0..rows - 1, attention factor and
+ * all; out [rows]. */
+void phi_onnx_rope_column(const phi_description *d, bool is_long, bool is_sin, uint32_t column,
+                          uint32_t rows, float *out);
 
 /* onnx_write_data.c: adds the initializers of a matrix or vector to the graph, NAME or NAME_Q4,
  * NAME_scales and NAME_zero_points, ... */
@@ -70,6 +75,16 @@ bool phi_onnx_has_zeros(const phi_export_tensor *tensor);
 
 /* onnx_write_config.c */
 phi_status phi_onnx_write_configs(phi_onnx_writer *w) PHI_MUST_CHECK;
+/* Those beside genai_config.json, which any folder of ONNX Runtime GenAI has: the tokenizer's and
+ * config.json. */
+phi_status phi_onnx_write_beside(const phi_onnx_writer *w) PHI_MUST_CHECK;
+/* Writes and frees `root`; NULL is memory that was lacking. */
+phi_status phi_onnx_write_json(const phi_onnx_writer *w, const char *name,
+                               json_t *root) PHI_MUST_CHECK;
+/* The ids that end a text: one alone, several as a list, none as null. */
+json_t *phi_onnx_eos_of(const phi_description *d);
+/* GenAI wants ids where a model states none: the first that ends a text stands in. */
+json_t *phi_onnx_id_or_eos(const phi_description *d, int32_t id);
 /* A whole small file. */
 phi_status phi_onnx_write_file(const phi_onnx_writer *w, const char *name, const void *data,
                                size_t bytes) PHI_MUST_CHECK;

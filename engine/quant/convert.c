@@ -11,8 +11,10 @@
 #include "engine/formats/hf_write.h"
 #include "engine/formats/onnx_write.h"
 #include "engine/formats/openvino.h"
+#include "engine/formats/qnn_write.h"
 #include "engine/formats/tensor_rows.h"
 #include "engine/quant/out_folder.h"
+#include "engine/quant/qnn_ranges.h"
 #include "engine/quant/recode.h"
 #include "engine/tokenizer/tokenizer.h"
 
@@ -30,6 +32,7 @@
 static const char *const FORMAT_NAMES[PHI_CONVERT_FORMAT_COUNT] = {
     [PHI_CONVERT_ONNX] = "onnx",
     [PHI_CONVERT_OPENVINO] = "openvino",
+    [PHI_CONVERT_QNN] = "qnn",
     [PHI_CONVERT_SAFETENSORS] = "safetensors",
     [PHI_CONVERT_MLX] = "mlx",
     [PHI_CONVERT_GPTQ] = "gptq",
@@ -157,6 +160,15 @@ static phi_code_target asked_target(const conversion *c, const phi_tensor *tenso
     };
 }
 
+/* QNN's: one scale a row, whatever the source has. */
+static phi_code_target row_target(const phi_tensor *tensor)
+{
+    return (phi_code_target){.bits = 8,
+                             .group = tensor->cols,
+                             .zero_rule = PHI_ZERO_CENTRE,
+                             .scale_dtype = PHI_DTYPE_F32};
+}
+
 static phi_status plan_codes(conversion *c, size_t index, phi_err *err)
 {
     phi_recode *recode = &c->recodes[index];
@@ -167,7 +179,9 @@ static phi_status plan_codes(conversion *c, size_t index, phi_err *err)
     if (status) {
         return status;
     }
-    recode->target = c->options->keep ? kept_target(c, &form, scan) : asked_target(c, tensor);
+    recode->target = c->options->format == PHI_CONVERT_QNN ? row_target(tensor)
+                     : c->options->keep                    ? kept_target(c, &form, scan)
+                                                           : asked_target(c, tensor);
     c->tensors[index].bits = recode->target.bits;
     return PHI_OK;
 }
@@ -350,9 +364,10 @@ static phi_status plan_tensor(conversion *c, size_t index, phi_err *err)
         return PHI_OK;
     }
     c->report->matrices++;
-    bool is_int = c->options->keep ? form.group != 0
-                                   : c->options->precision == PHI_PRECISION_INT4 ||
-                                         c->options->precision == PHI_PRECISION_INT8;
+    bool is_int = c->options->format == PHI_CONVERT_QNN ? true
+                  : c->options->keep                    ? form.group != 0
+                                     : c->options->precision == PHI_PRECISION_INT4 ||
+                                           c->options->precision == PHI_PRECISION_INT8;
     if (is_int && holds_codes(c, tensor) && !is_router(tensor)) {
         return plan_codes(c, index, err);
     }
@@ -419,10 +434,11 @@ phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
     return PHI_OK;
 }
 
-/* The graphs that are written for ONNX Runtime and OpenVINO are phi3's. */
+/* The graphs that are written for ONNX Runtime, QNN and OpenVINO are phi3's. */
 phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err)
 {
-    bool is_graph = format == PHI_CONVERT_ONNX || format == PHI_CONVERT_OPENVINO;
+    bool is_graph =
+        format == PHI_CONVERT_ONNX || format == PHI_CONVERT_OPENVINO || format == PHI_CONVERT_QNN;
     if (!is_graph || arch == PHI_ARCH_PHI3) {
         return PHI_OK;
     }
@@ -472,10 +488,22 @@ static phi_status check_provider(const phi_convert_options *options, phi_err *er
 phi_status phi_convert_check_options(const phi_convert_options *options, phi_err *err)
 {
     phi_status status = check_provider(options, err);
+    if (!status && options->context_length > 0 && options->format != PHI_CONVERT_QNN) {
+        status = phi_fail_param(err, PHI_E_INVALID, "context_length",
+                                "a context length is for qnn, whose graphs are made for one; %s "
+                                "takes any",
+                                phi_convert_format_name(options->format));
+    }
     if (status || options->keep) {
         return status;
     }
     bool is_int4 = options->precision == PHI_PRECISION_INT4;
+    if (options->format == PHI_CONVERT_QNN && options->precision != PHI_PRECISION_INT8) {
+        return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
+                              "qnn holds int8, one scale a row, not %s; without a precision it is "
+                              "int8 too",
+                              phi_precision_name(options->precision));
+    }
     if (options->format == PHI_CONVERT_SAFETENSORS &&
         (is_int4 || options->precision == PHI_PRECISION_INT8)) {
         return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
@@ -487,14 +515,40 @@ phi_status phi_convert_check_options(const phi_convert_options *options, phi_err
     return status ? status : phi_convert_holds(options->format, options->precision, err);
 }
 
-static phi_status write_format(const phi_convert_options *options, const phi_export *export,
-                               const char *dir, phi_err *err)
+/* ---- QNN ---- */
+
+static bool go_on(void *user)
 {
+    return progress(user, 0, 1);
+}
+
+static phi_status write_qnn(conversion *c, const phi_export *export, const char *dir, phi_err *err)
+{
+    phi_qnn_ranges ranges = {0};
+    const phi_qnn_measuring measuring = {
+        .compute = c->compute,
+        .checkpoint = c->checkpoint,
+        .context = phi_qnn_context(export->description, c->options->context_length),
+        .go_on = go_on,
+        .user = c};
+    phi_status status = phi_qnn_measure(&measuring, &ranges, err);
+    const phi_qnn_options options = {.context = c->options->context_length};
+    status = status ? status : phi_qnn_write(export, &ranges, &options, dir, err);
+    phi_qnn_ranges_done(&ranges, export->description->n_layer);
+    return status;
+}
+
+static phi_status write_format(conversion *c, const phi_export *export, const char *dir,
+                               phi_err *err)
+{
+    const phi_convert_options *options = c->options;
     switch (options->format) {
     case PHI_CONVERT_ONNX:
         return phi_onnx_write(export, options->provider, dir, err);
     case PHI_CONVERT_OPENVINO:
         return phi_openvino_write(export, dir, err);
+    case PHI_CONVERT_QNN:
+        return write_qnn(c, export, dir, err);
     case PHI_CONVERT_SAFETENSORS:
         return phi_hf_write(export, PHI_HF_PLAIN, dir, err);
     case PHI_CONVERT_MLX:
@@ -530,7 +584,7 @@ static phi_status convert(conversion *c, const char *source_dir, const char *dir
                                .read_f32 = read_f32,
                                .progress = progress};
     if (!status) {
-        status = write_format(c->options, &export, dir, err);
+        status = write_format(c, &export, dir, err);
     }
     sum_errors(c, count);
     return status;
@@ -573,6 +627,10 @@ phi_status phi_convert(const phi_compute *compute, const phi_convert_options *op
     if (!status) {
         status =
             phi_convert_takes(options->format, phi_checkpoint_description(c.checkpoint)->arch, err);
+    }
+    if (!status && options->format == PHI_CONVERT_QNN) {
+        status =
+            phi_qnn_check(phi_checkpoint_description(c.checkpoint), options->context_length, err);
     }
     status = status ? status : convert_to_folder(&c, err);
     phi_checkpoint_close(c.checkpoint);

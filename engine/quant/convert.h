@@ -13,7 +13,7 @@
  * ONNX, OpenVINO, GPTQ and compressed-tensors store them as codes, so an offset that is no whole
  * number of scales (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its
  * values. MLX stores offsets. GPTQ and compressed-tensors have the layers' matrices in codes, all
- * alike; the embedding and the head are floats there.
+ * alike; the embedding and the head are floats there. QNN's graphs have one scale for each row.
  *
  * A GGUF's tokenizer, template and configuration become the files that a folder has them in.
  */
@@ -31,6 +31,7 @@
 typedef enum phi_convert_format {
     PHI_CONVERT_ONNX,
     PHI_CONVERT_OPENVINO,
+    PHI_CONVERT_QNN,         /* int8, values in ranges that are measured on a text */
     PHI_CONVERT_SAFETENSORS, /* floats */
     PHI_CONVERT_MLX,
     PHI_CONVERT_GPTQ,
@@ -50,6 +51,7 @@ typedef struct phi_convert_options {
     phi_precision precision;    /* INT4: embedding and head get 8 bits */
     uint32_t group_size;        /* INT4: 16 to 256, a power of two; others ignore it (INT8 is 32) */
     bool symmetric;             /* INT4: without zero points */
+    uint32_t context_length;    /* QNN: tokens that the graphs are made for; 0: up to 4096 */
     bool lossless;              /* fail rather than code a matrix anew or round it */
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *progress_user;

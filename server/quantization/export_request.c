@@ -21,8 +21,9 @@ static phi_status need_string(const json_t *body, const char *name, const char *
 
 static phi_status parse_format(const json_t *body, phi_export_request *request, phi_err *err)
 {
-    static const char wanted[] = "'gguf', 'onnx', 'openvino', 'safetensors', 'mlx', 'gptq' or "
-                                 "'compressed-tensors'";
+    static const char wanted[] =
+        "'gguf', 'onnx', 'qnn', 'openvino', 'safetensors', 'mlx', 'gptq' or "
+        "'compressed-tensors'";
     const char *name = NULL;
     phi_status status = need_string(body, "format", wanted, &name, err);
     if (status) {

@@ -236,7 +236,7 @@ static phi_status parse_format(const json_t *entry, size_t index, phi_job_reques
     }
     if (!name || !phi_convert_format_parse(name, &format)) {
         return phi_fail_param(err, PHI_E_INVALID, param,
-                              "'%s' is %s%.40s%s; it must be 'gguf', 'onnx', 'openvino', "
+                              "'%s' is %s%.40s%s; it must be 'gguf', 'onnx', 'qnn', 'openvino', "
                               "'safetensors', 'mlx', 'gptq' or 'compressed-tensors'",
                               param, name ? "'" : "", name ? name : phi_json_kind(entry),
                               name ? "'" : "");

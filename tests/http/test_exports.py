@@ -295,6 +295,24 @@ def test_export_is_checked(daemon, job, tiny_files, body, status, param, says_):
     assert says_ in error_of(daemon.post(EXPORTS, json=body), status, param)["message"]
 
 
+def test_qnn(daemon, tiny_files):
+    """A folder that is not served again: its matrices are coded by row, and the answer says so."""
+    job = daemon.quantize("npu", tiny_files, "int4", formats=["qnn"])
+    assert job["status"] == "succeeded" and job["formats"] == ["gguf", "qnn"], job
+    made = export(daemon, "npu:int4", "qnn")
+    assert made["status"] == "succeeded" and made["lossless"] is False, made
+    assert made["changes"][0]["change"] == "coded_anew"
+    for artifact in (job["artifacts"][1], made["artifacts"][0]):
+        files = members(download(daemon, artifact).content, "npu-int4-qnn")
+        assert {"embeddings.onnx", "context.onnx", "iterator.onnx", "lm_head_context.onnx",
+                "lm_head_iterator.onnx", "model.onnx.data", "genai_config.json", "config.json",
+                "tokenizer.json"} <= set(files)
+    error = error_of(submit(daemon, "npu:int4", "qnn", precision="fp16"), 400, "precision")
+    assert "qnn holds int8" in error["message"]
+    failed = export(daemon, "npu:int4", "qnn", lossless=True)
+    assert failed["status"] == "failed" and failed["error"]["param"] == "lossless", failed
+
+
 def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
     """Refused by a job's request where its source tells, by a job before it quantizes, and by an
     export's request; what can be written is."""

@@ -15,6 +15,7 @@ from gguf_file import without  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
+PHI2 = ROOT / "tests" / "golden" / "phi2"
 PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
 ASK = ["--raw", "the cat", "--temperature", "0", "--max-tokens", "24"]
 FORMATS = ["onnx", "openvino"]
@@ -148,7 +149,7 @@ def test_more_bits_cost_less(tmp_path):
 @pytest.mark.parametrize("arguments, says", [
     ([SAMPLE, "out"], "--format is missing"),
     ([SAMPLE, "--format", "onnx"], "name a source and a result"),
-    ([SAMPLE, "out", "--format", "tflite"], "it must be onnx, openvino, safetensors"),
+    ([SAMPLE, "out", "--format", "tflite"], "it must be onnx, qnn, openvino, safetensors"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int5"], "it must be int4, int8, fp16 or fp32"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int4", "--group-size", "48"],
      "must be 16, 32, 64, 128 or 256"),
@@ -165,10 +166,35 @@ def test_more_bits_cost_less(tmp_path):
     ([SAMPLE, "out", "--format", "onnx", "--provider", "cuda", "--precision", "int4", "--group-size",
       "256"], "CUDA takes up to 128"),
     (["/nowhere", "out", "--format", "onnx"], "nowhere"),
+    ([SAMPLE, "out", "--format", "qnn", "--precision", "int4"], "qnn holds int8"),
+    ([SAMPLE, "out", "--format", "qnn", "--context-length", "100"], "must be a multiple of 64"),
+    ([SAMPLE, "out", "--format", "qnn", "--context-length", "2048"], "the model's own 1024"),
+    ([SAMPLE, "out", "--format", "onnx", "--context-length", "128"], "qnn only"),
+    ([PHI2, "out", "--format", "qnn"], "qnn is written for phi3 models only, and this is phi2"),
 ])
 def test_refusals(arguments, says, tmp_path):
     arguments = [tmp_path / "out" if argument == "out" else argument for argument in arguments]
     assert says in phid("convert", *arguments, fails=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_qnn_from_anywhere(tmp_path):
+    """Codes by row, whatever there was before; from the same weights the same folder. A folder of
+    several graphs is not read."""
+    made = convert(SAMPLE, tmp_path / "hf", "qnn", "--precision", "int8")
+    assert (made["matrices"], made["exact"], made["requantized"]) == (18, 0, 18)
+    assert 0 < made["weight_rmse"] < 0.02
+    phid("quantize", SAMPLE, "--precision", "fp16", "--no-quality", "--out", tmp_path / "m.gguf")
+    convert(tmp_path / "m.gguf", tmp_path / "gguf", "qnn")
+    for name in ("model.onnx.data", "context.onnx", "iterator.onnx", "genai_config.json"):
+        assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "gguf" / name).read_bytes(), name
+    assert "pipeline" in phid("inspect", tmp_path / "hf", fails=True)
+
+
+def test_qnn_without_a_tokenizer(tmp_path):
+    says = phid("convert", ROOT / "tests" / "golden" / "tied", tmp_path / "out", "--format", "qnn",
+                fails=True)
+    assert "ranges are measured on a text" in says
     assert not (tmp_path / "out").exists()
 
 

@@ -22,6 +22,7 @@ phid_test(engine.formats.protobuf ${TEST_DIR}/test_protobuf.c LIBS ${FORMATS_TES
 phid_test(engine.formats.onnx ${TEST_DIR}/test_onnx.c
     LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
 phid_test(engine.formats.onnx_write ${TEST_DIR}/test_onnx_write.c LIBS ${FORMATS_TEST_LIBS})
+phid_test(engine.formats.qnn_write ${TEST_DIR}/test_qnn_write.c LIBS ${FORMATS_TEST_LIBS} m)
 
 # Makes folders that tests/peers runs with ONNX Runtime GenAI.
 add_executable(onnx_export ${PROJECT_SOURCE_DIR}/tests/tools/onnx_export.c)

@@ -13,3 +13,4 @@ phid_test(engine.quant.resources ${TEST_DIR}/test_resources.c LIBS ${QUANT_TEST_
 phid_test(engine.quant.quality ${TEST_DIR}/test_quality.c LIBS ${QUANT_TEST_LIBS})
 phid_test(engine.quant.group_codes ${TEST_DIR}/test_group_codes.c LIBS phi_quant phi_tensor)
 phid_test(engine.quant.mix ${TEST_DIR}/test_mix.c LIBS phi_quant phi_formats)
+phid_test(engine.quant.qnn_ranges ${TEST_DIR}/test_qnn_ranges.c LIBS phi_quant m)

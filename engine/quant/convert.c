@@ -141,7 +141,7 @@ static phi_code_target kept_target(const conversion *c, const phi_form *form,
 {
     return (phi_code_target){
         .bits = form->kind == PHI_WEIGHT_INT4 ? 4 : 8,
-        .group = fitting_group(c, form->group),
+        .group = fitting_group(c, scan->group),
         .zero_rule = zero_rule(c, scan->centred && scan->whole_zeros),
         .scale_dtype = scale_dtype(c, scan),
     };

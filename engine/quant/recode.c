@@ -124,8 +124,38 @@ static bool is_near_offset(float offset, float scale)
 
 /* ---- looking ---- */
 
-static void look_at(const own_row *row, uint32_t cols, phi_recode_scan *scan)
+/* Whether groups joined to `group` columns have one scale and one offset each. */
+static bool repeats(const own_row *row, uint32_t cols, uint32_t group)
 {
+    const uint32_t n_groups = cols / row->form.group;
+    const uint32_t joined = group / row->form.group;
+    if (joined > 1 && group % row->form.group != 0) {
+        return false;
+    }
+    for (uint32_t g = 0; joined > 1 && g < n_groups; g++) {
+        const uint32_t first = g / joined * joined;
+        if (row->scales[g] != row->scales[first] ||
+            (row->form.has_offsets && row->offsets[g] != row->offsets[first])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The most that groups may be joined to. */
+static uint32_t joined_max(uint32_t group, uint32_t cols)
+{
+    while (group * 2 <= PHI_RECODE_GROUP_MAX && cols % (group * 2) == 0) {
+        group *= 2;
+    }
+    return group;
+}
+
+static void look_at(const own_row *row, uint32_t cols, uint32_t least_group, phi_recode_scan *scan)
+{
+    while (scan->group > least_group && !repeats(row, cols, scan->group)) {
+        scan->group /= 2;
+    }
     bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
     float most = is_int4 ? 15.0F : 255.0F;
     for (size_t g = 0; g < cols / row->form.group; g++) {
@@ -143,28 +173,29 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
                            phi_recode_scan *out_scan, phi_err *err)
 {
     phi_form form = phi_tensor_form(tensor);
-    phi_recode_scan scan = {.whole_zeros = true,
+    phi_recode_scan scan = {.group = joined_max(form.group, tensor->cols),
+                            .whole_zeros = true,
                             .centred = true,
                             .halves = true,
                             .half_offsets = true,
                             .near_halves = true,
                             .near_offsets = true};
     PHI_ASSERT(form.group);
-    if (!form.has_offsets && !form.wide) {
-        *out_scan = scan;
-        return PHI_OK;
-    }
+    /* Without offsets, and with scales in fp16, groups that might be joined are all there is to
+     * see; the first row tells nearly always that they cannot be. */
+    const bool is_plain = !form.has_offsets && !form.wide;
     uint32_t step = LOOK_ELEMENTS / tensor->cols + 1;
     own_row row = {0};
     uint8_t *data = phi_try_alloc((size_t)phi_tensor_row_bytes_max(tensor) * step);
     phi_status status = data && alloc_row(tensor->cols, &row) ? PHI_OK : no_memory(err, "rows");
-    for (uint32_t at = 0; at < tensor->rows && !status;) {
+    for (uint32_t at = 0;
+         at < tensor->rows && !status && !(is_plain && scan.group == form.group);) {
         phi_row_run run = phi_tensor_run(tensor, at);
-        uint32_t count = run.rows < step ? run.rows : step;
+        uint32_t count = at == 0 ? 1 : run.rows < step ? run.rows : step;
         status = phi_checkpoint_read_rows(checkpoint, tensor, at, count, data, err);
         for (uint32_t r = 0; r < count && !status; r++) {
             split(&run, tensor->cols, data + r * run.row_bytes, &row);
-            look_at(&row, tensor->cols, &scan);
+            look_at(&row, tensor->cols, form.group, &scan);
         }
         at += count;
     }
@@ -181,7 +212,7 @@ phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan
 {
     bool real = target->zero_rule == PHI_ZERO_REAL;
     bool fits = form->group && (form->kind == PHI_WEIGHT_INT4 || target->bits == 8) &&
-                form->group % target->group == 0;
+                scan->group % target->group == 0;
     bool zeros =
         real || (scan->whole_zeros && (scan->centred || target->zero_rule == PHI_ZERO_INTEGER));
     if (!fits || !zeros) {
@@ -206,7 +237,7 @@ const char *phi_recode_obstacle(const phi_form *form, const phi_recode_scan *sca
     if (form->kind != PHI_WEIGHT_INT4 && target->bits != 8) {
         return "its codes have more than 4 bits";
     }
-    if (form->group % target->group != 0) {
+    if (scan->group % target->group != 0) {
         return "its groups are smaller than any that the format has";
     }
     if (target->zero_rule == PHI_ZERO_INTEGER && !scan->whole_zeros) {

@@ -15,8 +15,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Joined groups have no more columns: no format has larger ones but the row. */
+#define PHI_RECODE_GROUP_MAX 256U
+
 /* What a matrix of codes is like, beyond its form. */
 typedef struct phi_recode_scan {
+    uint32_t group;    /* columns that share a scale and an offset: the form's group, or as many of
+                          them as repeat one in every row, up to PHI_RECODE_GROUP_MAX columns */
     bool whole_zeros;  /* every zero point is a code: 0..15, or 0..255 */
     bool centred;      /* and is the middle one */
     bool halves;       /* every scale is one that fp16 has */
@@ -32,7 +37,8 @@ typedef enum phi_recode_fit {
     PHI_FIT_EXACT,
 } phi_recode_fit;
 
-/* Reads the matrix's scales and offsets; its form must be INT4 or INT8. */
+/* Reads the matrix's scales and offsets, of its first row only where that tells all; its form must
+ * be INT4 or INT8. */
 phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                            phi_recode_scan *out_scan, phi_err *err) PHI_MUST_CHECK;
 /* How a matrix of this form, with these zero points and scales, goes into the target. */

@@ -108,6 +108,30 @@ def test_codes_go_over(form, coding, source, tmp_path):
         values(tmp_path / "source", tmp_path / "source.gguf")
 
 
+def bytes_of(folder):
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("options", [[], ["--asymmetric"]], ids=["symmetric", "offsets"])
+@pytest.mark.parametrize("form", ["onnx", "openvino", "mlx", "gptq", "compressed-tensors"])
+def test_large_groups_come_out_of_a_gguf(form, options, tmp_path):
+    """It has blocks of 32, which repeat a group's scale: elsewhere the group has one."""
+    for group in (32, 128):
+        phid("quantize", SAMPLE, "--precision", "int4", "--group-size", group, "--no-quality",
+             *options, "--out", tmp_path / f"{group}.gguf")
+        then = convert(tmp_path / f"{group}.gguf", tmp_path / str(group), form)
+        if not options or form == "mlx":
+            assert then["requantized"] == 0
+            before = values(tmp_path / f"{group}.gguf", tmp_path / f"{group}-in.gguf")
+            after = values(tmp_path / str(group), tmp_path / f"{group}-out.gguf")
+            # As numbers: a scale below zero makes a zero of the other sign.
+            assert array.array("f", after) == array.array("f", before)
+    assert bytes_of(tmp_path / "32") > bytes_of(tmp_path / "128")
+    if form == "mlx":
+        section = json.loads((tmp_path / "128" / "config.json").read_text())["quantization"]
+        assert section["group_size"] == 128
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_answers(form, tmp_path):
     for coding in ("fp32", "int8"):

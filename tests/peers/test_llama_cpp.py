@@ -3,8 +3,8 @@ with the same tokens.
 
 Where weights have 4 or 8 bits, both engines also round the activations to 8 bits, but each in its
 own way: there phid's tokens are held against what llama.cpp finds likeliest with the same weights
-in FP32, and against its rounded logits no closer than those are to its own in FP32. At FP32 and
-FP16 every token must be the same.
+in FP32, as phid widened them; and these logits against those that llama.cpp has with the codes, so
+that both read the same weights. At FP32 and FP16 every token must be the same.
 """
 
 import ctypes
@@ -34,7 +34,10 @@ PROMPTS = [
 
 # How far apart, in logits, llama.cpp's two best tokens in FP32 may be where phid, which rounds its
 # activations, takes the other one.
-MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.1, "int4": 0.25, "k": 0.25}
+MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.1, "int4": 0.1, "k": 0.1}
+# What the rounding of its activations, which share a scale by 32, or by 256 ("k"), does to
+# llama.cpp's logits: 0.34 and 0.70 at most were seen.
+ROUNDING = {"int8": 0.5, "int4": 0.5, "k": 1.0}
 
 KINDS = {
     "fp32": ("fp32", ["--precision", "fp32"]),
@@ -138,6 +141,7 @@ def compare(path, precision, margins=None):
         logits = logits_of(model, head, tokens)
         right = logits if exact is model else logits_of(exact, head, tokens)
         own_error = np.abs(logits - right).max()
+        assert own_error <= ROUNDING.get(precision, 0.0), "phid reads other weights than llama.cpp"
         best = right.argmax(axis=1)
         for step, token in enumerate(tokens):
             steps += 1
@@ -145,7 +149,6 @@ def compare(path, precision, margins=None):
             assert gap <= margin, (
                 f"{prompt!r}, step {step}: phid took {token}, llama.cpp {best[step]}, "
                 f"whose logit is {gap:.4f} higher")
-            assert logits[step].max() - logits[step, token] <= max(margin, 2 * own_error)
             differing += int(token != best[step])
         if end["finish_reason"] == "stop":
             assert int(best[len(tokens)]) in END_TOKENS, "llama.cpp would have gone on"

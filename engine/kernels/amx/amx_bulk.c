@@ -18,6 +18,7 @@
 #include "engine/kernels/amx/amx_tiles.h"
 
 #include "base/assert.h"
+
 #include <immintrin.h>
 
 #define BLOCK PHI_WEIGHT_BLOCK
@@ -71,16 +72,10 @@ PHI_STAMP void load_rows(const uint16_t *rows, int part)
     _tile_loadd(RIGHT_1, rows + (size_t)part * 2 * CELLS + CELLS, ROW_BYTES);
 }
 
-/* One step. From one product to the next only one side changes. */
+/* One step of several parts. From one product to the next only one side changes. */
 PHI_STAMP void step_products(const uint16_t *tokens, size_t apart, const uint16_t *rows,
-                             int act_parts, int weight_parts)
+                             int weight_parts)
 {
-    if (act_parts == 1) {
-        load_rows(rows, 0);
-        load_tokens(tokens, apart, 0);
-        phi_amx_multiply();
-        return;
-    }
     if (weight_parts == 3) {
         load_rows(rows, 2);
         load_tokens(tokens, apart, 0);
@@ -240,7 +235,7 @@ PHI_STAMP void multiply_panel(bulk_call *call, float *work, int act_parts, int w
                 load_rows(rows, 0);
                 load_tokens(at, tile_cells, 0);
             } else {
-                step_products(at, tile_cells, rows, act_parts, weight_parts);
+                step_products(at, tile_cells, rows, weight_parts);
             }
             fetch(call, work, at + later, tile_cells, s, act_parts);
             at += step_cells;

@@ -444,7 +444,7 @@ phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *
     }
     return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
                           "%s is written for phi3 models only, and this is %s; it can be converted "
-                          "to safetensors, mlx, gptq and compressed-tensors",
+                          "to gguf, safetensors, mlx, gptq and compressed-tensors",
                           phi_convert_format_name(format), phi_arch_name(arch));
 }
 

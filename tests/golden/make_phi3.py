@@ -68,21 +68,27 @@ CASES = {
 SPLIT = ("split", "grouped")
 
 
+@torch.no_grad()
+def filled(model, last_norm, spread):
+    """The model with random weights, those of matrices within `spread` of what keeps sizes."""
+    for name, value in model.named_parameters():
+        if name == last_norm:
+            # Large, so that the logits, and with them the margins, are.
+            value.copy_(4.0 + 0.8 * torch.randn_like(value))
+        elif name.endswith("norm.weight"):
+            value.copy_(1.0 + 0.2 * torch.randn_like(value))
+        elif name.endswith(".bias"):
+            value.normal_(0.0, 0.3)
+        elif "embed" in name or "lm_head" in name:
+            value.normal_(0.0, 0.35)
+        else:
+            value.normal_(0.0, spread / value.shape[-1] ** 0.5)
+    return model
+
+
 def random_model(changes, seed):
     torch.manual_seed(seed)
-    model = Phi3ForCausalLM(Phi3Config(**{**BASE, **changes}))
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name == "model.norm.weight":
-                # Large, so that the logits, and with them the margins, are.
-                value.copy_(4.0 + 0.8 * torch.randn_like(value))
-            elif name.endswith("norm.weight"):
-                value.copy_(1.0 + 0.2 * torch.randn_like(value))
-            elif "embed" in name or "lm_head" in name:
-                value.normal_(0.0, 0.35)
-            else:
-                value.normal_(0.0, 2.0 / value.shape[1] ** 0.5)
-    return model
+    return filled(Phi3ForCausalLM(Phi3Config(**{**BASE, **changes})), "model.norm.weight", 2.0)
 
 
 def save(model, directory, dtype):

@@ -111,7 +111,8 @@ static phi_status build_lookup(lookup *l)
 {
     const phi_checkpoint *checkpoint = l->checkpoint;
     size_t n_listed = listed_count(checkpoint);
-    size_t total = n_listed + (checkpoint->gguf ? phi_gguf_tensor_count(checkpoint->gguf) : 0);
+    size_t n_gguf = checkpoint->gguf ? phi_gguf_tensor_count(checkpoint->gguf) : 0;
+    size_t total = n_listed + n_gguf;
     for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
         total += checkpoint->shards.files[i].count;
     }
@@ -124,12 +125,8 @@ static phi_status build_lookup(lookup *l)
     for (size_t i = 0; i < n_listed && !status; i++) {
         status = add_listed(l, listed_at(checkpoint, i));
     }
-    if (checkpoint->gguf) {
-        for (size_t i = 0; i < total && !status; i++) {
-            status =
-                add(l, phi_gguf_tensor_at(checkpoint->gguf, i), phi_gguf_file(checkpoint->gguf));
-        }
-        return status;
+    for (size_t i = 0; i < n_gguf && !status; i++) {
+        status = add(l, phi_gguf_tensor_at(checkpoint->gguf, i), phi_gguf_file(checkpoint->gguf));
     }
     for (uint32_t i = 0; i < checkpoint->shards.count; i++) {
         const phi_tensor_file *shard = &checkpoint->shards.files[i];
@@ -237,14 +234,15 @@ static phi_status check_alike(const lookup *l, const stored *tensor, bool vector
                               const phi_tensor *out)
 {
     const phi_tensor_entry *entry = tensor->entry;
-    if (!vector || out->n_pieces == 0 || entry->dtype == out->dtype) {
+    phi_dtype dtype = entry ? entry->dtype : tensor->listed->dtype;
+    if (!vector || out->n_pieces == 0 || dtype == out->dtype) {
         return PHI_OK;
     }
     return phi_fail(l->err, PHI_E_UNSUPPORTED,
                     "%s: tensor \"%s\" has dtype %s, the one before it %s; biases that belong "
                     "together must have one",
-                    label_of(tensor), entry->name, entry->dtype_name,
-                    phi_dtype_get(out->dtype)->name);
+                    label_of(tensor), entry ? entry->name : tensor->listed->name,
+                    phi_dtype_get(dtype)->name, phi_dtype_get(out->dtype)->name);
 }
 
 static phi_status add_piece(const lookup *l, const stored *tensor, phi_part part, uint32_t rows,
@@ -271,25 +269,27 @@ static phi_status add_listed_piece(const lookup *l, const stored *tensor, phi_pa
 {
     const phi_stored *listed = tensor->listed;
     bool vector = phi_part_is_vector(part);
-    uint32_t has_rows = vector ? 1 : rows;
-    if (listed->n_dims != (vector ? 1U : 2U) || listed->rows != has_rows ||
-        listed->cols != out->cols) {
+    const uint32_t right[] = {vector ? 1 : rows, vector ? rows : out->cols};
+    if (listed->n_dims != (vector ? 1U : 2U) || listed->rows != right[0] ||
+        listed->cols != right[1]) {
         return phi_fail(l->err, PHI_E_FORMAT,
                         "%s: tensor \"%s\" has shape [%u, %u]; [%u, %u] is right", label_of(tensor),
-                        listed->name, listed->rows, listed->cols, has_rows, out->cols);
+                        listed->name, listed->rows, listed->cols, right[0], right[1]);
     }
-    uint32_t piece = out->n_pieces;
-    phi_dtype dtype = listed->dtype;
-    if (listed->kind == PHI_STORED_CODED) {
-        dtype = PHI_DTYPE_F32;
-        out->piece_coded[piece] = &listed->coded;
+    phi_status status = check_alike(l, tensor, vector, out);
+    if (status) {
+        return status;
+    }
+    bool is_coded = listed->kind == PHI_STORED_CODED;
+    if (is_coded) {
+        out->piece_coded[out->n_pieces] = &listed->coded;
         out->bytes += phi_coded_bytes(&listed->coded);
     } else {
-        out->piece_offset[piece] = listed->data.offset;
-        out->piece_across[piece] = listed->kind == PHI_STORED_COLUMNS;
+        out->piece_offset[out->n_pieces] = listed->data.offset;
+        out->piece_across[out->n_pieces] = listed->kind == PHI_STORED_COLUMNS;
         out->bytes += listed->data.bytes;
     }
-    place_piece(out, tensor, rows, dtype, vector);
+    place_piece(out, tensor, rows, is_coded ? PHI_DTYPE_F32 : listed->dtype, vector);
     return PHI_OK;
 }
 
@@ -349,7 +349,7 @@ static phi_status fail_missing(const lookup *l, const char *whole, const char *p
     const char *where =
         phi_path_label(checkpoint->gguf ? checkpoint->files[0]->path : checkpoint->dir);
     bool is_former = false;
-    for (size_t i = 0; l->naming == PHI_NAMING_HF_PHI && i < l->count; i++) {
+    for (size_t i = 0; l->naming == PHI_NAMING_HF_PHI && i < l->count && !l->list[i].listed; i++) {
         is_former = is_former || phi_name_is_former(l->list[i].entry->name);
     }
     return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" is missing%s%s%s", where, whole,

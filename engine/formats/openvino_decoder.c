@@ -3,7 +3,10 @@
  * refuses what is something else:
  *   logits   MatMul(norm(h), head)
  *   layer    h' = h + o_proj(attention(norm(h)));  h = h' + down(up * silu(gate)), both of norm(h')
- *   norm     x * (1 / sqrt(mean(x^2) + eps)) * weights
+ *            or, of two experts, openvino_experts.c's
+ *            or h = (dense(attention(norm(h))) + fc2(gelu(fc1(norm(h))))) + h
+ *   norm     openvino_norm.c
+ *   Every product may have a bias, added to it, where config.json's model has one.
  *   attention ScaledDotProductAttention of rotated queries and keys; keys and values with those
  *            of the past before them, repeated for groups of heads
  */
@@ -21,7 +24,7 @@ static const phi_ov_value none = {.node = PHI_OV_NONE};
 
 #define REFUSE(value, ...) phi_ov_fail(&o->graph, (value), PHI_E_UNSUPPORTED, err, __VA_ARGS__)
 
-static bool is_number(const phi_ov_graph *graph, phi_ov_value value, double right)
+bool phi_ov_is_number(const phi_ov_graph *graph, phi_ov_value value, double right)
 {
     float found;
     return phi_ov_float(graph, value, &found) &&
@@ -42,9 +45,24 @@ bool phi_ov_lists(const phi_ov_graph *graph, phi_ov_value value, const int64_t *
     return true;
 }
 
+bool phi_ov_match_constant(const phi_ov_graph *graph, phi_ov_value value, phi_ov_op op,
+                           phi_ov_value *out_other, phi_ov_value *out_constant)
+{
+    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, value, op); side++) {
+        phi_ov_value other = phi_ov_unconverted(graph, phi_ov_input(graph, value, side));
+        phi_ov_value constant = phi_ov_unconverted(graph, phi_ov_input(graph, value, 1 - side));
+        if (phi_ov_is(graph, constant, PHI_OV_CONST) && other.node != PHI_OV_NONE) {
+            *out_other = other;
+            *out_constant = constant;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- parts of a value ---- */
 
-static bool is_axis(const phi_ov_graph *graph, phi_ov_value value, int64_t axis)
+bool phi_ov_is_axis(const phi_ov_graph *graph, phi_ov_value value, int64_t axis)
 {
     int64_t found;
     return phi_ov_integer(graph, value, &found) && (found == axis || found == -1);
@@ -57,7 +75,7 @@ static bool match_slice(const phi_ov_graph *graph, phi_ov_value value, int64_t l
     if (!phi_ov_integer(graph, phi_ov_input(graph, value, 1), start) ||
         !phi_ov_integer(graph, phi_ov_input(graph, value, 2), stop) ||
         !phi_ov_integer(graph, phi_ov_input(graph, value, 3), &step) || step != 1 ||
-        !is_axis(graph, phi_ov_input(graph, value, 4), axis)) {
+        !phi_ov_is_axis(graph, phi_ov_input(graph, value, 4), axis)) {
         return false;
     }
     *start = *start < 0 && *start >= -last ? *start + last : *start;
@@ -71,7 +89,7 @@ static bool match_split(const phi_ov_graph *graph, phi_ov_value value, int64_t l
 {
     const phi_ov_node *node = phi_ov_node_of(graph, value);
     phi_ov_ints lengths;
-    if (!is_axis(graph, phi_ov_input(graph, value, 1), axis)) {
+    if (!phi_ov_is_axis(graph, phi_ov_input(graph, value, 1), axis)) {
         return false;
     }
     if (node->op == PHI_OV_SPLIT) {
@@ -119,102 +137,47 @@ bool phi_ov_match_part(const phi_ov_graph *graph, phi_ov_value value, int64_t la
     return true;
 }
 
-/* ---- norms ---- */
-
-/* x^2, as a power or a product. */
-static bool is_square(const phi_ov_graph *graph, phi_ov_value value, phi_ov_value of)
-{
-    phi_ov_value left = phi_ov_unconverted(graph, phi_ov_input(graph, value, 0));
-    phi_ov_value right = phi_ov_input(graph, value, 1);
-    if (!phi_ov_same(left, of)) {
-        return false;
-    }
-    return phi_ov_is(graph, value, PHI_OV_POWER)
-               ? is_number(graph, right, 2.0)
-               : phi_ov_is(graph, value, PHI_OV_MULTIPLY) && phi_ov_same(right, of);
-}
-
-/* 1 / sqrt(mean(x^2) + eps) */
-static bool is_inverse_root(const phi_openvino *o, phi_ov_value value, phi_ov_value x)
-{
-    const phi_ov_graph *graph = &o->graph;
-    phi_ov_value sum = none;
-    if (phi_ov_is(graph, value, PHI_OV_DIVIDE) &&
-        is_number(graph, phi_ov_input(graph, value, 0), 1.0) &&
-        phi_ov_is(graph, phi_ov_input(graph, value, 1), PHI_OV_SQRT)) {
-        sum = phi_ov_input(graph, phi_ov_input(graph, value, 1), 0);
-    } else if (phi_ov_is(graph, value, PHI_OV_POWER) &&
-               is_number(graph, phi_ov_input(graph, value, 1), -0.5)) {
-        sum = phi_ov_input(graph, value, 0);
-    } else if (phi_ov_is(graph, value, PHI_OV_POWER) &&
-               is_number(graph, phi_ov_input(graph, value, 1), -1.0) &&
-               phi_ov_is(graph, phi_ov_input(graph, value, 0), PHI_OV_SQRT)) {
-        sum = phi_ov_input(graph, phi_ov_input(graph, value, 0), 0);
-    }
-    if (!phi_ov_is(graph, sum, PHI_OV_ADD)) {
-        return false;
-    }
-    for (uint32_t side = 0; side < 2; side++) {
-        phi_ov_value mean = phi_ov_input(graph, sum, side);
-        if (phi_ov_is(graph, mean, PHI_OV_REDUCE_MEAN)) {
-            return phi_ov_node_of(graph, mean)->keep_dims &&
-                   is_axis(graph, phi_ov_input(graph, mean, 1), 2) &&
-                   is_square(graph, phi_ov_input(graph, mean, 0), x) &&
-                   is_number(graph, phi_ov_input(graph, sum, 1 - side),
-                             (double)o->description.norm_eps);
-        }
-    }
-    return false;
-}
-
-/* x times its inverse root: tells x. */
-static bool match_normed(const phi_openvino *o, phi_ov_value value, phi_ov_value *out_x)
-{
-    const phi_ov_graph *graph = &o->graph;
-    if (!phi_ov_is(graph, value, PHI_OV_MULTIPLY)) {
-        return false;
-    }
-    for (uint32_t side = 0; side < 2; side++) {
-        phi_ov_value x = phi_ov_unconverted(graph, phi_ov_input(graph, value, side));
-        if (x.node != PHI_OV_NONE && is_inverse_root(o, phi_ov_input(graph, value, 1 - side), x)) {
-            *out_x = x;
-            return true;
-        }
-    }
-    return false;
-}
-
-static phi_status match_norm(phi_openvino *o, phi_ov_value value, phi_part part, uint32_t layer,
-                             phi_ov_value *out_x, phi_err *err)
-{
-    const phi_ov_graph *graph = &o->graph;
-    value = phi_ov_unconverted(graph, value);
-    if (match_normed(o, value, out_x)) {
-        /* optimum-intel leaves out a multiplication by ones. */
-        return phi_ov_take_norm(o, none, part, layer, err);
-    }
-    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, value, PHI_OV_MULTIPLY); side++) {
-        phi_ov_value inner = phi_ov_unconverted(graph, phi_ov_input(graph, value, side));
-        phi_ov_value weights = phi_ov_input(graph, value, 1 - side);
-        if (weights.node != PHI_OV_NONE && match_normed(o, inner, out_x)) {
-            return phi_ov_take_norm(o, weights, part, layer, err);
-        }
-    }
-    return REFUSE(value, "is not the root-mean-square norm with epsilon %g that belongs there",
-                  (double)o->description.norm_eps);
-}
-
 /* ---- products ---- */
 
-/* A product with a weight: tells what is multiplied, and takes the weight. */
-static phi_status match_linear(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
+/* The product that `value` is, less a constant that is added to it. */
+static phi_ov_value product_of(const phi_ov_graph *graph, phi_ov_value value,
+                               phi_ov_value *out_added)
+{
+    phi_ov_value product = none;
+    value = phi_ov_unconverted(graph, value);
+    *out_added = none;
+    if (phi_ov_match_constant(graph, value, PHI_OV_ADD, &product, out_added) &&
+        phi_ov_is(graph, product, PHI_OV_MATMUL)) {
+        return product;
+    }
+    *out_added = none;
+    return value;
+}
+
+static bool is_product(const phi_ov_graph *graph, phi_ov_value value)
+{
+    phi_ov_value added = none;
+    return phi_ov_is(graph, product_of(graph, value, &added), PHI_OV_MATMUL);
+}
+
+phi_status phi_ov_match_linear(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
                                uint32_t rows, phi_ov_value *out_x, phi_err *err)
 {
     const phi_ov_graph *graph = &o->graph;
+    phi_ov_role bias = *role;
+    bias.part = phi_part_bias(role->part);
     value = phi_ov_unconverted(graph, value);
+    if (bias.part != PHI_PART_COUNT && phi_part_is_of(bias.part, &o->description)) {
+        phi_ov_value added = none;
+        value = product_of(graph, value, &added);
+        phi_status status = phi_ov_take_vector(o, added, &bias, rows, err);
+        if (status) {
+            return status;
+        }
+    }
     if (!phi_ov_is(graph, value, PHI_OV_MATMUL)) {
         char name[PHI_LIMIT_TENSOR_NAME_BYTES];
-        phi_part_name(role->part, PHI_NAMING_HF, role->layer, name, sizeof name);
+        phi_ov_role_name(o->description.arch, role, name, sizeof name);
         return REFUSE(value, "stands where the product with %s belongs", name);
     }
     const phi_ov_node *node = phi_ov_node_of(graph, value);
@@ -251,10 +214,10 @@ static phi_status match_outputs(phi_openvino *o, const outputs *all, phi_ov_valu
         phi_ov_value x = none;
         int64_t begin;
         int64_t end;
-        if (phi_ov_is(graph, value, PHI_OV_MATMUL) && fused.node == PHI_OV_NONE) {
+        if (is_product(graph, value) && fused.node == PHI_OV_NONE) {
             role.piece = i;
             role.in_pieces = true;
-            phi_status status = match_linear(o, value, &role, all->rows[i], &x, err);
+            phi_status status = phi_ov_match_linear(o, value, &role, all->rows[i], &x, err);
             if (status) {
                 return status;
             }
@@ -272,10 +235,23 @@ static phi_status match_outputs(phi_openvino *o, const outputs *all, phi_ov_valu
         }
         fused = source;
     }
-    return role.in_pieces ? PHI_OK : match_linear(o, fused, &role, total, out_x, err);
+    if (role.in_pieces) {
+        return PHI_OK;
+    }
+    if (phi_ov_is_apart(o->description.arch, all->part)) {
+        return REFUSE(fused, "is one product, where %s models have %u",
+                      phi_arch_name(o->description.arch), all->count);
+    }
+    return phi_ov_match_linear(o, fused, &role, total, out_x, err);
 }
 
-/* h = residual + branch: the branch is the one that is a product. */
+/* What a layer adds to its input: a product, or what experts make, reshaped. */
+static bool is_branch(const phi_ov_graph *graph, phi_ov_value value)
+{
+    return is_product(graph, value) || phi_ov_is(graph, value, PHI_OV_RESHAPE);
+}
+
+/* h = residual + branch */
 static phi_status match_residual(phi_openvino *o, phi_ov_value value, phi_ov_value *out_residual,
                                  phi_ov_value *out_branch, phi_err *err)
 {
@@ -284,8 +260,8 @@ static phi_status match_residual(phi_openvino *o, phi_ov_value value, phi_ov_val
     if (phi_ov_is(graph, value, PHI_OV_ADD)) {
         phi_ov_value a = phi_ov_unconverted(graph, phi_ov_input(graph, value, 0));
         phi_ov_value b = phi_ov_unconverted(graph, phi_ov_input(graph, value, 1));
-        bool second = phi_ov_is(graph, b, PHI_OV_MATMUL);
-        if (second != phi_ov_is(graph, a, PHI_OV_MATMUL)) {
+        bool second = is_branch(graph, b);
+        if (second != is_branch(graph, a)) {
             *out_residual = second ? a : b;
             *out_branch = second ? b : a;
             return PHI_OK;
@@ -294,15 +270,39 @@ static phi_status match_residual(phi_openvino *o, phi_ov_value value, phi_ov_val
     return REFUSE(value, "is not the sum of a layer's input and its product that belongs there");
 }
 
+/* h = (attention + feed-forward) + residual, in any order: attention is the product of heads side
+ * by side, which are reshaped. */
+static phi_status match_both(phi_openvino *o, phi_ov_value value, phi_ov_value *out_residual,
+                             phi_ov_value *out_attention, phi_ov_value *out_ffn, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    value = phi_ov_unconverted(graph, value);
+    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, value, PHI_OV_ADD); side++) {
+        phi_ov_value sum = phi_ov_unconverted(graph, phi_ov_input(graph, value, side));
+        phi_ov_value a = phi_ov_input(graph, sum, 0);
+        phi_ov_value b = phi_ov_input(graph, sum, 1);
+        if (phi_ov_is(graph, sum, PHI_OV_ADD) && is_product(graph, a) && is_product(graph, b)) {
+            phi_ov_value added = none;
+            phi_ov_value mixed = phi_ov_input(graph, product_of(graph, a, &added), 0);
+            bool first = phi_ov_is(graph, phi_ov_unconverted(graph, mixed), PHI_OV_RESHAPE);
+            *out_attention = first ? a : b;
+            *out_ffn = first ? b : a;
+            *out_residual = phi_ov_unconverted(graph, phi_ov_input(graph, value, 1 - side));
+            return PHI_OK;
+        }
+    }
+    return REFUSE(value, "is not the sum of a layer's input, its attention and its feed-forward "
+                         "that belongs there");
+}
+
 /* ---- feed-forward ---- */
 
-/* silu, as one operation or as a product: tells its argument. */
-static bool match_silu(const phi_ov_graph *graph, phi_ov_value value, phi_ov_value *out)
+bool phi_ov_match_silu(const phi_ov_graph *graph, phi_ov_value value, phi_ov_value *out)
 {
     if (phi_ov_is(graph, value, PHI_OV_SWISH)) {
         *out = phi_ov_input(graph, value, 0);
         return phi_ov_node_of(graph, value)->n_inputs == 1 ||
-               is_number(graph, phi_ov_input(graph, value, 1), 1.0);
+               phi_ov_is_number(graph, phi_ov_input(graph, value, 1), 1.0);
     }
     for (uint32_t side = 0; side < 2 && phi_ov_is(graph, value, PHI_OV_MULTIPLY); side++) {
         phi_ov_value sigmoid = phi_ov_input(graph, value, side);
@@ -315,38 +315,61 @@ static bool match_silu(const phi_ov_graph *graph, phi_ov_value value, phi_ov_val
     return false;
 }
 
-static phi_status match_ffn(phi_openvino *o, phi_ov_value branch, uint32_t layer,
-                            phi_ov_value residual, phi_err *err)
+/* down(up * silu(gate)) */
+static phi_status match_swiglu(phi_openvino *o, phi_ov_value branch, uint32_t layer,
+                               phi_ov_value *out_x, phi_err *err)
 {
     const phi_ov_graph *graph = &o->graph;
     uint32_t n_ffn = o->description.n_ffn;
     phi_ov_role down = {.part = PHI_PART_FFN_DOWN, .layer = layer};
     outputs up = {.part = PHI_PART_FFN_UP, .layer = layer, .count = 2, .rows = {n_ffn, n_ffn}};
     phi_ov_value product = none;
-    phi_ov_value normed = none;
-    phi_ov_value x = none;
-    phi_status status = match_linear(o, branch, &down, o->description.n_embd, &product, err);
+    phi_status status = phi_ov_match_linear(o, branch, &down, o->description.n_embd, &product, err);
     if (status) {
         return status;
     }
-    bool matched = false;
-    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, product, PHI_OV_MULTIPLY) && !matched;
-         side++) {
-        matched = match_silu(graph, phi_ov_input(graph, product, side), &up.values[0]);
-        up.values[1] = phi_ov_input(graph, product, 1 - side);
+    for (uint32_t side = 0; side < 2 && phi_ov_is(graph, product, PHI_OV_MULTIPLY); side++) {
+        if (phi_ov_match_silu(graph, phi_ov_input(graph, product, side), &up.values[0])) {
+            up.values[1] = phi_ov_input(graph, product, 1 - side);
+            return match_outputs(o, &up, out_x, err);
+        }
     }
-    if (!matched) {
-        return REFUSE(product, "is not the product of one half and silu of the other that belongs "
-                               "there");
+    return REFUSE(product, "is not the product of one half and silu of the other that belongs "
+                           "there");
+}
+
+/* fc2(gelu(fc1)) */
+static phi_status match_gelu(phi_openvino *o, phi_ov_value branch, uint32_t layer,
+                             phi_ov_value *out_x, phi_err *err)
+{
+    const phi_ov_graph *graph = &o->graph;
+    phi_ov_role down = {.part = PHI_PART_FFN_DOWN, .layer = layer};
+    phi_ov_role up = {.part = PHI_PART_FFN_FC1, .layer = layer};
+    phi_ov_value gelu = none;
+    phi_status status = phi_ov_match_linear(o, branch, &down, o->description.n_embd, &gelu, err);
+    if (status) {
+        return status;
     }
-    status = match_outputs(o, &up, &normed, err);
-    if (!status) {
-        status = match_norm(o, normed, PHI_PART_FFN_NORM, layer, &x, err);
+    const char *mode = phi_ov_is(graph, gelu, PHI_OV_GELU) ? phi_ov_node_of(graph, gelu)->mode : "";
+    if (!mode || strcmp(mode, "TANH") != 0) {
+        return REFUSE(gelu, "is not gelu in tanh's form, which belongs there");
     }
-    if (!status && !phi_ov_same(x, residual)) {
-        return REFUSE(normed, "is not a norm of what the layer's output is added to");
+    return phi_ov_match_linear(o, phi_ov_input(graph, gelu, 0), &up, o->description.n_ffn, out_x,
+                               err);
+}
+
+static phi_status match_ffn(phi_openvino *o, phi_ov_value branch, uint32_t layer,
+                            phi_ov_value *out_x, phi_err *err)
+{
+    switch (o->description.ffn) {
+    case PHI_FFN_SWIGLU:
+        return match_swiglu(o, branch, layer, out_x, err);
+    case PHI_FFN_GELU:
+        return match_gelu(o, branch, layer, out_x, err);
+    case PHI_FFN_EXPERTS:
+        return phi_ov_match_experts(o, branch, layer, out_x, err);
     }
-    return status;
+    PHI_UNREACHABLE();
 }
 
 /* ---- attention ---- */
@@ -471,7 +494,7 @@ static phi_status match_sdpa(phi_openvino *o, phi_ov_value sdpa, phi_err *err)
     if (node->n_inputs > 5) {
         return REFUSE(sdpa, "has a sink, which no Phi model has");
     }
-    if (node->n_inputs == 5 && !is_number(graph, phi_ov_input(graph, sdpa, 4), scale)) {
+    if (node->n_inputs == 5 && !phi_ov_is_number(graph, phi_ov_input(graph, sdpa, 4), scale)) {
         return REFUSE(sdpa, "scales by something else than %g", scale);
     }
     if (node->n_inputs < 4 || node->causal) {
@@ -525,25 +548,58 @@ static phi_status match_attention(phi_openvino *o, phi_ov_value value, uint32_t 
 
 /* ---- the whole ---- */
 
-static phi_status match_layer(phi_openvino *o, uint32_t layer, phi_ov_value *h, phi_err *err)
+/* A norm of what `residual` is. */
+static phi_status match_norm_of(phi_openvino *o, phi_ov_value normed, phi_part part, uint32_t layer,
+                                phi_ov_value residual, phi_err *err)
+{
+    phi_ov_value x = none;
+    phi_status status = phi_ov_match_norm(o, normed, part, layer, &x, err);
+    return status || phi_ov_same(x, residual)
+               ? status
+               : REFUSE(normed, "is not a norm of what the layer's output is added to");
+}
+
+static phi_status match_mixed(phi_openvino *o, phi_ov_value branch, uint32_t layer,
+                              phi_ov_value *out_x, phi_err *err)
 {
     phi_ov_role out = {.part = PHI_PART_ATTN_OUTPUT, .layer = layer};
+    phi_ov_value mixed = none;
+    phi_status status = phi_ov_match_linear(o, branch, &out, o->description.n_embd, &mixed, err);
+    return status ? status : match_attention(o, mixed, layer, out_x, err);
+}
+
+static phi_status match_layer(phi_openvino *o, uint32_t layer, phi_ov_value *h, phi_err *err)
+{
     phi_ov_value middle = none;
     phi_ov_value input = none;
     phi_ov_value branch = none;
-    phi_ov_value attention = none;
     phi_ov_value normed = none;
-    phi_ov_value x = none;
     phi_status status = match_residual(o, *h, &middle, &branch, err);
-    status = status ? status : match_ffn(o, branch, layer, middle, err);
+    status = status ? status : match_ffn(o, branch, layer, &normed, err);
+    status = status ? status : match_norm_of(o, normed, PHI_PART_FFN_NORM, layer, middle, err);
     status = status ? status : match_residual(o, middle, &input, &branch, err);
-    status =
-        status ? status : match_linear(o, branch, &out, o->description.n_embd, &attention, err);
-    status = status ? status : match_attention(o, attention, layer, &normed, err);
-    status = status ? status : match_norm(o, normed, PHI_PART_ATTN_NORM, layer, &x, err);
-    if (!status && !phi_ov_same(x, input)) {
-        return REFUSE(normed, "is not a norm of what the attention's output is added to");
+    status = status ? status : match_mixed(o, branch, layer, &normed, err);
+    status = status ? status : match_norm_of(o, normed, PHI_PART_ATTN_NORM, layer, input, err);
+    *h = input;
+    return status;
+}
+
+/* One norm for both. */
+static phi_status match_parallel_layer(phi_openvino *o, uint32_t layer, phi_ov_value *h,
+                                       phi_err *err)
+{
+    phi_ov_value input = none;
+    phi_ov_value attention = none;
+    phi_ov_value ffn = none;
+    phi_ov_value normed = none;
+    phi_ov_value other = none;
+    phi_status status = match_both(o, *h, &input, &attention, &ffn, err);
+    status = status ? status : match_ffn(o, ffn, layer, &other, err);
+    status = status ? status : match_mixed(o, attention, layer, &normed, err);
+    if (!status && !phi_ov_same(normed, other)) {
+        return REFUSE(other, "is not the norm that the attention beside it reads");
     }
+    status = status ? status : match_norm_of(o, normed, PHI_PART_ATTN_NORM, layer, input, err);
     *h = input;
     return status;
 }
@@ -573,6 +629,15 @@ static phi_status match_head(phi_openvino *o, phi_ov_value result, phi_ov_value 
     const phi_ov_graph *graph = &o->graph;
     phi_ov_role role = {.part = PHI_PART_OUTPUT};
     phi_ov_value value = phi_ov_unconverted(graph, phi_ov_input(graph, result, 0));
+    if (o->description.head_bias) {
+        phi_ov_role bias = {.part = PHI_PART_OUTPUT_BIAS};
+        phi_ov_value added = none;
+        value = product_of(graph, value, &added);
+        phi_status status = phi_ov_take_vector(o, added, &bias, o->description.n_vocab, err);
+        if (status) {
+            return status;
+        }
+    }
     if (!phi_ov_is(graph, value, PHI_OV_MATMUL) || phi_ov_node_of(graph, value)->transpose_a ||
         !phi_ov_node_of(graph, value)->transpose_b) {
         return REFUSE(value, "stands where the product with lm_head.weight belongs");
@@ -618,15 +683,17 @@ phi_status phi_ov_read_decoder(phi_openvino *o, phi_err *err)
     phi_ov_value h = none;
     phi_status status = find_result(o, &result, err);
     status = status ? status : match_head(o, result, &h, &head, err);
-    status = status ? status : match_norm(o, h, PHI_PART_OUTPUT_NORM, 0, &h, err);
+    status = status ? status : phi_ov_match_norm(o, h, PHI_PART_OUTPUT_NORM, 0, &h, err);
     for (uint32_t layer = o->description.n_layer; layer-- > 0 && !status;) {
-        status = match_layer(o, layer, &h, err);
+        status = o->description.is_parallel ? match_parallel_layer(o, layer, &h, err)
+                                            : match_layer(o, layer, &h, err);
     }
     status = status ? status : match_embedding(o, h, err);
     if (status) {
         return status;
     }
     o->description.tied_head = phi_ov_same(head, o->embedding);
-    o->found[o->found_count - 1].present = !o->description.tied_head;
+    phi_ov_found_at(o, &(phi_ov_role){.part = PHI_PART_OUTPUT})->present =
+        !o->description.tied_head;
     return PHI_OK;
 }

@@ -181,13 +181,20 @@ phi_ov_ref phi_ov_shape(const char *type, uint32_t n_dims, int64_t a, int64_t b,
     return (phi_ov_ref){.type = type, .n_dims = n_dims, .dims = {a, b, c, d}};
 }
 
+phi_ov_ref phi_ov_add_one(phi_ov_out *out, const phi_ov_layer *layer, const phi_ov_ref *inputs,
+                          size_t n_inputs, phi_ov_ref shape)
+{
+    phi_ov_add(out, layer, inputs, n_inputs, &shape, 1);
+    return shape;
+}
+
 static phi_ov_ref add_one(phi_ov_out *out, const char *op, const char *opset, const char *name,
                           const char *data, const phi_ov_ref *inputs, size_t n_inputs,
                           phi_ov_ref shape)
 {
-    phi_ov_add(out, &(phi_ov_layer){.op = op, .opset = opset, .name = name, .data = data}, inputs,
-               n_inputs, &shape, 1);
-    return shape;
+    return phi_ov_add_one(out,
+                          &(phi_ov_layer){.op = op, .opset = opset, .name = name, .data = data},
+                          inputs, n_inputs, shape);
 }
 
 /* ---- constants ---- */

@@ -64,6 +64,9 @@ typedef struct phi_ov_layer {
  * given and whose places are filled in. */
 void phi_ov_add(phi_ov_out *out, const phi_ov_layer *layer, const phi_ov_ref *inputs,
                 size_t n_inputs, phi_ov_ref *outputs, size_t n_outputs);
+/* The same with one output, of this type and these dims. */
+phi_ov_ref phi_ov_add_one(phi_ov_out *out, const phi_ov_layer *layer, const phi_ov_ref *inputs,
+                          size_t n_inputs, phi_ov_ref shape);
 /* A shape. */
 phi_ov_ref phi_ov_shape(const char *type, uint32_t n_dims, int64_t a, int64_t b, int64_t c,
                         int64_t d);
@@ -89,7 +92,7 @@ phi_ov_ref phi_ov_binary(phi_ov_out *out, const char *op, const char *name, phi_
 /* Greater and LessEqual. */
 phi_ov_ref phi_ov_compare(phi_ov_out *out, const char *op, const char *name, phi_ov_ref x,
                           phi_ov_ref y);
-/* Sqrt, Cos, Sin, Swish: one input, the same shape. */
+/* Abs, Sqrt, Cos, Sin, Swish: one input, the same shape. */
 phi_ov_ref phi_ov_unary(phi_ov_out *out, const char *op, const char *name, phi_ov_ref x);
 phi_ov_ref phi_ov_select(phi_ov_out *out, const char *name, phi_ov_ref condition, phi_ov_ref yes,
                          phi_ov_ref no);

@@ -24,6 +24,7 @@
 
 /* Operations: name in the file, and whether one may be part of how mask and positions are made. */
 #define PHI_OV_OPS(X)                                                                              \
+    X(ABS, "Abs", false)                                                                           \
     X(ADD, "Add", true)                                                                            \
     X(ASSIGN, "Assign", false)                                                                     \
     X(BITWISE_AND, "BitwiseAnd", true)                                                             \
@@ -36,6 +37,8 @@
     X(DIVIDE, "Divide", true)                                                                      \
     X(EQUAL, "Equal", true)                                                                        \
     X(GATHER, "Gather", true)                                                                      \
+    X(GATHER_ELEMENTS, "GatherElements", false)                                                    \
+    X(GELU, "Gelu", false)                                                                         \
     X(GREATER, "Greater", true)                                                                    \
     X(GREATER_EQUAL, "GreaterEqual", true)                                                         \
     X(LESS, "Less", true)                                                                          \
@@ -48,6 +51,7 @@
     X(MINIMUM, "Minimum", true)                                                                    \
     X(MOD, "Mod", true)                                                                            \
     X(MULTIPLY, "Multiply", true)                                                                  \
+    X(MVN, "MVN", false)                                                                           \
     X(NEGATIVE, "Negative", true)                                                                  \
     X(NOT_EQUAL, "NotEqual", true)                                                                 \
     X(PARAMETER, "Parameter", true)                                                                \
@@ -57,20 +61,24 @@
     X(REDUCE_MAX, "ReduceMax", true)                                                               \
     X(REDUCE_MEAN, "ReduceMean", false)                                                            \
     X(REDUCE_PROD, "ReduceProd", true)                                                             \
+    X(REDUCE_SUM, "ReduceSum", false)                                                              \
     X(RESHAPE, "Reshape", true)                                                                    \
     X(RESULT, "Result", false)                                                                     \
+    X(SCATTER, "ScatterElementsUpdate", false)                                                     \
     X(SDPA, "ScaledDotProductAttention", false)                                                    \
     X(SELECT, "Select", true)                                                                      \
     X(SHAPE_OF, "ShapeOf", true)                                                                   \
     X(SIGMOID, "Sigmoid", false)                                                                   \
     X(SIN, "Sin", false)                                                                           \
     X(SLICE, "Slice", true)                                                                        \
+    X(SOFTMAX, "SoftMax", false)                                                                   \
     X(SPLIT, "Split", true)                                                                        \
     X(SQRT, "Sqrt", false)                                                                         \
     X(SQUEEZE, "Squeeze", true)                                                                    \
     X(SUBTRACT, "Subtract", true)                                                                  \
     X(SWISH, "Swish", false)                                                                       \
     X(TILE, "Tile", true)                                                                          \
+    X(TOP_K, "TopK", false)                                                                        \
     X(TRANSPOSE, "Transpose", true)                                                                \
     X(UNSQUEEZE, "Unsqueeze", true)                                                                \
     X(VARIADIC_SPLIT, "VariadicSplit", true)
@@ -129,12 +137,16 @@ typedef struct phi_ov_node {
     uint32_t n_outputs;
     /* Attributes; what a layer does not have is 0, false or NULL. */
     const char *text; /* variable_id of ReadValue and Assign; an input's tensor names */
-    int64_t axis;     /* Concat */
+    const char *mode; /* how Gelu approximates, where MVN adds eps, what TopK takes, how
+                         ScatterElementsUpdate combines */
+    int64_t axis;     /* Concat, TopK, GatherElements, SoftMax */
+    double eps;       /* MVN */
     uint32_t n_splits;
     bool transpose_a;
     bool transpose_b;
     bool causal;
     bool keep_dims;
+    bool normalizes; /* MVN: by the deviation */
     bool special_zero;
     bool batch_dims; /* Gather: other than 0 */
     /* Const: */

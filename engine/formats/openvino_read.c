@@ -16,29 +16,41 @@ static phi_status read_description(const char *dir, phi_description *out, phi_er
                         "there is no config.json beside openvino_model.xml; it is needed, because "
                         "an OpenVINO model does not say what it is");
     }
-    phi_status status = phi_hf_config_read(dir, out, err);
-    if (!status && out->arch != PHI_ARCH_PHI3) {
-        return phi_fail(err, PHI_E_UNSUPPORTED,
-                        "config.json: OpenVINO models of architecture %s are not supported; of %s "
-                        "they are",
-                        phi_arch_name(out->arch), phi_arch_name(PHI_ARCH_PHI3));
+    return phi_hf_config_read(dir, out, err);
+}
+
+static phi_status make_numbers(const phi_openvino *o, uint32_t count, float number, phi_file *out,
+                               phi_err *err)
+{
+    float *numbers = phi_try_alloc(count * sizeof *numbers);
+    if (!numbers) {
+        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", o->graph.label);
     }
+    for (uint32_t i = 0; i < count; i++) {
+        numbers[i] = number;
+    }
+    phi_status status =
+        phi_file_of_bytes("openvino-numbers", numbers, count * sizeof *numbers, out, err);
+    phi_free(numbers);
     return status;
 }
 
-static phi_status make_ones(phi_openvino *o, phi_err *err)
+/* What constants held that the exporter folded away. */
+static phi_status make_folded(phi_openvino *o, phi_err *err)
 {
-    uint32_t n = o->description.n_embd;
-    float *ones = phi_try_alloc(n * sizeof *ones);
-    if (!ones) {
-        return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", o->graph.label);
+    const phi_description *d = &o->description;
+    uint32_t most = 1;
+    for (int part = 0; part < PHI_PART_COUNT; part++) {
+        uint32_t rows[PHI_PART_PIECES_MAX];
+        uint32_t cols;
+        bool is_bias = phi_part_is_vector((phi_part)part) && phi_part_is_of((phi_part)part, d);
+        uint32_t count = is_bias ? phi_part_shape((phi_part)part, d, rows, &cols) : 0;
+        for (uint32_t i = 0; i < count; i++) {
+            most = rows[i] > most ? rows[i] : most;
+        }
     }
-    for (uint32_t i = 0; i < n; i++) {
-        ones[i] = 1.0F;
-    }
-    phi_status status = phi_file_of_bytes("openvino-ones", ones, n * sizeof *ones, &o->ones, err);
-    phi_free(ones);
-    return status;
+    phi_status status = make_numbers(o, d->n_embd, 1.0F, &o->ones, err);
+    return status ? status : make_numbers(o, most, 0.0F, &o->zeros, err);
 }
 
 /* What was found, without the gaps of parts that are fused. */
@@ -60,11 +72,12 @@ static phi_status open_all(phi_openvino *o, const char *dir, phi_err *err)
 {
     phi_status status = phi_ov_graph_open(dir, &o->graph, err);
     status = status ? status : read_description(dir, &o->description, err);
-    status = status ? status : make_ones(o, err);
+    status = status ? status : make_folded(o, err);
     if (status) {
         return status;
     }
-    o->found_count = 3 + (size_t)o->description.n_layer * PHI_OV_PLACES_PER_LAYER;
+    o->found_count = PHI_OV_PLACES_BEFORE + PHI_OV_PLACES_BEHIND +
+                     (size_t)o->description.n_layer * PHI_OV_PLACES_PER_LAYER;
     o->found = phi_try_alloc_zero(o->found_count, sizeof *o->found);
     if (!o->found) {
         return phi_fail(err, PHI_E_NO_MEMORY, "not enough memory for %s", o->graph.label);
@@ -79,6 +92,7 @@ phi_status phi_openvino_open(const char *dir, phi_openvino **out_openvino, phi_e
     phi_openvino *o = phi_alloc_zero(1, sizeof *o);
     o->graph.bin.fd = -1;
     o->ones.fd = -1;
+    o->zeros.fd = -1;
     phi_status status = open_all(o, dir, err);
     if (status) {
         phi_openvino_close(o);
@@ -99,6 +113,7 @@ void phi_openvino_close(phi_openvino *openvino)
     phi_free(openvino->found);
     phi_free(openvino->list);
     phi_file_close(&openvino->ones);
+    phi_file_close(&openvino->zeros);
     phi_ov_graph_close(&openvino->graph);
     phi_free(openvino);
 }

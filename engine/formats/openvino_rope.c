@@ -198,22 +198,58 @@ static void take_factor(phi_description *d, double factor)
     }
 }
 
+/* LongRoPE's factors, near and far: one number, or two that are chosen as frequencies are. */
+static bool read_factors(const phi_openvino *o, phi_ov_value value, double factors[2])
+{
+    const phi_ov_graph *graph = &o->graph;
+    float near;
+    float far;
+    value = phi_ov_unconverted(graph, value);
+    if (phi_ov_float(graph, value, &near)) {
+        far = near;
+    } else if (!phi_ov_is(graph, value, PHI_OV_SELECT) ||
+               !is_choice(o, phi_ov_input(graph, value, 0)) ||
+               !phi_ov_float(graph, phi_ov_input(graph, value, 1), &far) ||
+               !phi_ov_float(graph, phi_ov_input(graph, value, 2), &near)) {
+        return false;
+    }
+    factors[0] *= (double)near;
+    factors[1] *= (double)far;
+    return true;
+}
+
+static phi_status check_factors(phi_openvino *o, phi_ov_value value, const double factors[2],
+                                phi_err *err)
+{
+    const phi_description *d = &o->description;
+    take_factor(&o->description, factors[0]);
+    for (int is_long = 0; is_long < 2; is_long++) {
+        double right = d->rope != PHI_ROPE_LONG ? 1.0
+                       : is_long && d->rope_attn_factor_long != 0.0F
+                           ? (double)d->rope_attn_factor_long
+                           : (double)d->rope_attn_factor;
+        if (!(fabs(factors[is_long] - right) <= FACTOR_ERROR_MAX * right)) {
+            return REFUSE(value, "is multiplied by %g; config.json's attention factor is %g",
+                          factors[is_long], right);
+        }
+    }
+    return PHI_OK;
+}
+
 /* `value` is Cos or Sin of angles, times LongRoPE's factor, with an axis for the heads. */
 static phi_status check_table(phi_openvino *o, phi_ov_value value, phi_ov_op op,
                               phi_ov_value *out_angles, phi_err *err)
 {
     const phi_ov_graph *graph = &o->graph;
-    double factor = 1.0;
+    double factors[2] = {1.0, 1.0};
     phi_ov_value at = value;
     for (uint32_t i = 0; i < STEPS_MAX && !phi_ov_is(graph, at, op); i++) {
-        float number;
         int64_t axis;
         bool is_axis = phi_ov_is(graph, at, PHI_OV_UNSQUEEZE) &&
                        phi_ov_integer(graph, phi_ov_input(graph, at, 1), &axis) && axis == 1;
-        if (phi_ov_is(graph, at, PHI_OV_MULTIPLY) &&
-            phi_ov_float(graph, phi_ov_input(graph, at, 1), &number)) {
-            factor *= (double)number;
-        } else if (!is_axis && !phi_ov_is(graph, at, PHI_OV_CONVERT)) {
+        bool scales = phi_ov_is(graph, at, PHI_OV_MULTIPLY) &&
+                      read_factors(o, phi_ov_input(graph, at, 1), factors);
+        if (!scales && !is_axis && !phi_ov_is(graph, at, PHI_OV_CONVERT)) {
             break;
         }
         at = phi_ov_input(graph, at, 0);
@@ -221,15 +257,8 @@ static phi_status check_table(phi_openvino *o, phi_ov_value value, phi_ov_op op,
     if (!phi_ov_is(graph, at, op)) {
         return REFUSE(at, "stands where %s of the positions belongs", phi_ov_op_name(op));
     }
-    take_factor(&o->description, factor);
-    double right =
-        o->description.rope == PHI_ROPE_LONG ? (double)o->description.rope_attn_factor : 1.0;
-    if (!(fabs(factor - right) <= FACTOR_ERROR_MAX * right)) {
-        return REFUSE(at, "is multiplied by %g; config.json's attention factor is %g", factor,
-                      right);
-    }
     *out_angles = phi_ov_input(graph, at, 0);
-    return PHI_OK;
+    return check_factors(o, at, factors, err);
 }
 
 static phi_status check_tables(phi_openvino *o, phi_ov_value cos, phi_ov_value sin, phi_err *err)

@@ -3,13 +3,16 @@
  *   Const codes [N, K / g, g] -> Convert -> [Subtract(Convert(Const zeros [N, K / g, 1]))]
  *     -> Multiply(Const scales [N, K / g, 1]) -> Reshape [N, K]
  * or, with one group a row, the same with [N, K] and [N, 1] and without Reshape; Converts may stand
- * anywhere.
+ * anywhere. Experts' matrices are [E, N, K], and have a dimension more in all of this.
  */
 #include "engine/formats/openvino_internal.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/checked.h"
 #include "base/str.h"
 
 /* Layers of one chain, as they are found from the matrix product back. */
@@ -129,21 +132,66 @@ static phi_status read_scales(const phi_ov_graph *graph, const chain *found, phi
     return PHI_OK;
 }
 
-static phi_status read_coded(phi_openvino *o, const chain *found, uint32_t rows, uint32_t cols,
+/* [rows, cols], or [stacked, rows of each, cols] */
+typedef struct shape {
+    uint32_t n_dims;
+    int64_t dims[3];
+} shape;
+
+static shape shape_of(const phi_description *d, phi_part part, uint32_t rows, uint32_t cols)
+{
+    uint32_t stacked = phi_part_count_stacked(part, d, rows);
+    return stacked > 1 ? (shape){.n_dims = 3, .dims = {stacked, rows / stacked, cols}}
+                       : (shape){.n_dims = 2, .dims = {rows, cols}};
+}
+
+/* Whether a constant has it; columns may be in groups. */
+static bool fits_shape(const phi_ov_node *node, const shape *right, bool in_groups)
+{
+    uint32_t last = right->n_dims - 1;
+    uint64_t cols = 1;
+    if (node->n_dims != right->n_dims && (!in_groups || node->n_dims != right->n_dims + 1)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < last; i++) {
+        if (node->dims[i] != (uint64_t)right->dims[i]) {
+            return false;
+        }
+    }
+    /* The size of all was checked: this cannot overflow unless a dimension is 0. */
+    for (uint32_t i = last; i < node->n_dims; i++) {
+        if (!phi_checked_mul(cols, node->dims[i], &cols)) {
+            return false;
+        }
+    }
+    return cols == (uint64_t)right->dims[last];
+}
+
+static phi_status fail_shape(const phi_openvino *o, phi_ov_value value, const char *what,
+                             const shape *right, phi_err *err)
+{
+    char dims[80];
+    const int64_t *d = right->dims;
+    (void)snprintf(dims, sizeof dims,
+                   right->n_dims == 3 ? "[%" PRId64 ", %" PRId64 ", %" PRId64 "]"
+                                      : "[%" PRId64 ", %" PRId64 "]",
+                   d[0], d[1], d[2]);
+    return phi_ov_fail(&o->graph, value, PHI_E_FORMAT, err, "%s the %s that config.json asks for",
+                       what, dims);
+}
+
+static phi_status read_coded(phi_openvino *o, const chain *found, const shape *right,
                              phi_stored *out, phi_err *err)
 {
     const phi_ov_graph *graph = &o->graph;
     const phi_ov_node *codes = phi_ov_node_of(graph, found->codes);
     phi_coded *coded = &out->coded;
-    uint64_t per_row = codes->n_dims == 3 ? codes->dims[1] * codes->dims[2] : codes->dims[1];
-    if ((codes->n_dims != 2 && codes->n_dims != 3) || codes->dims[0] != rows || per_row != cols) {
-        return phi_ov_fail(graph, found->codes, PHI_E_FORMAT, err,
-                           "has another shape than the [%u, %u] that config.json asks for", rows,
-                           cols);
+    if (!fits_shape(codes, right, true)) {
+        return fail_shape(o, found->codes, "has another shape than", right, err);
     }
     out->kind = PHI_STORED_CODED;
-    *coded = (phi_coded){.rows = rows,
-                         .cols = cols,
+    *coded = (phi_coded){.rows = out->rows,
+                         .cols = out->cols,
                          .bits = phi_ov_type_bits(codes->type),
                          .group = (uint32_t)codes->dims[codes->n_dims - 1],
                          .order = PHI_CODES_BY_ROW,
@@ -164,25 +212,30 @@ static phi_status read_coded(phi_openvino *o, const chain *found, uint32_t rows,
 /* ---- names ---- */
 
 /* optimum-intel calls a constant after the parameter: "self.NAME.weight", or
- * "self.NAME._openvino_orig_weight" where the exporter replaced it. Such a name must be the right
- * one; other names say nothing. */
+ * "self.NAME._openvino_orig_weight" where the exporter replaced it; so it does with biases. Such a
+ * name must be the right one; other names say nothing. */
 static bool is_named(const char *name, const char *right)
 {
-    static const char replaced[] = "._openvino_orig_weight";
-    size_t stem = strlen(right) - strlen(".weight");
+    static const char replaced[] = "_openvino_orig_";
+    const char *last = strrchr(right, '.');
+    size_t stem = last ? (size_t)(last + 1 - right) : 0;
     return strcmp(name, right) == 0 ||
-           (strncmp(name, right, stem) == 0 && strcmp(name + stem, replaced) == 0);
+           (stem && strncmp(name, right, stem) == 0 && phi_str_starts(name + stem, replaced) &&
+            strcmp(name + stem + strlen(replaced), right + stem) == 0);
 }
 
-static phi_status check_name(const phi_openvino *o, phi_ov_value constant, phi_part part,
-                             const char *right, phi_err *err)
+static phi_status check_name(const phi_openvino *o, phi_ov_value constant, const phi_ov_role *role,
+                             phi_err *err)
 {
     const char *name = phi_ov_node_of(&o->graph, constant)->name;
+    char right[PHI_LIMIT_TENSOR_NAME_BYTES];
+    phi_ov_constant_name(o->description.arch, role, right, sizeof right);
     if (!phi_str_starts(name, "self.") || is_named(name + strlen("self."), right)) {
         return PHI_OK;
     }
     /* A tied head is the embedding's constant, under its name. */
-    if (part == PHI_PART_OUTPUT && is_named(name + strlen("self."), "model.embed_tokens.weight")) {
+    if (role->part == PHI_PART_OUTPUT &&
+        is_named(name + strlen("self."), "model.embed_tokens.weight")) {
         return PHI_OK;
     }
     return phi_ov_fail(&o->graph, constant, PHI_E_UNSUPPORTED, err, "stands where %s belongs",
@@ -191,33 +244,28 @@ static phi_status check_name(const phi_openvino *o, phi_ov_value constant, phi_p
 
 /* ---- taking ---- */
 
-static phi_ov_found *found_at(phi_openvino *o, const phi_ov_role *role)
+phi_ov_found *phi_ov_found_at(phi_openvino *o, const phi_ov_role *role)
 {
-    static const uint32_t places[PHI_PART_COUNT] = {
-        [PHI_PART_ATTN_NORM] = 0, [PHI_PART_ATTN_QKV] = 1, [PHI_PART_ATTN_OUTPUT] = 4,
-        [PHI_PART_FFN_NORM] = 5,  [PHI_PART_FFN_UP] = 6,   [PHI_PART_FFN_DOWN] = 8,
-    };
+    uint32_t place = 0;
+    for (int part = PHI_PART_ATTN_NORM; part < (int)role->part; part++) {
+        bool is_qkv = part == PHI_PART_ATTN_QKV || part == PHI_PART_ATTN_QKV_BIAS;
+        place += is_qkv ? 3 : part == PHI_PART_FFN_UP ? 2 : 1;
+    }
     if (role->part == PHI_PART_TOKEN_EMBD) {
         return &o->found[0];
     }
-    if (phi_part_in_layer(role->part)) {
-        return &o->found[1 + role->layer * PHI_OV_PLACES_PER_LAYER + places[role->part] +
-                         role->piece];
-    }
-    return &o->found[o->found_count - (role->part == PHI_PART_OUTPUT_NORM ? 2 : 1)];
+    uint32_t layer = phi_part_in_layer(role->part) ? role->layer : o->description.n_layer - 1;
+    size_t at = PHI_OV_PLACES_BEFORE + (size_t)layer * PHI_OV_PLACES_PER_LAYER + place;
+    PHI_ASSERT(at + role->piece < o->found_count);
+    return &o->found[at + role->piece];
 }
 
 static phi_ov_found *begin(phi_openvino *o, const phi_ov_role *role, uint32_t n_dims, uint32_t rows,
                            uint32_t cols)
 {
-    phi_ov_found *found = found_at(o, role);
+    phi_ov_found *found = phi_ov_found_at(o, role);
     PHI_ASSERT(!found->present);
-    if (role->in_pieces) {
-        phi_part_piece_name(role->part, role->piece, PHI_NAMING_HF, role->layer, found->name,
-                            sizeof found->name);
-    } else {
-        phi_part_name(role->part, PHI_NAMING_HF, role->layer, found->name, sizeof found->name);
-    }
+    phi_ov_role_name(o->description.arch, role, found->name, sizeof found->name);
     found->present = true;
     found->stored = (phi_stored){.name = found->name, .n_dims = n_dims, .rows = rows, .cols = cols};
     return found;
@@ -226,13 +274,14 @@ static phi_ov_found *begin(phi_openvino *o, const phi_ov_role *role, uint32_t n_
 /* The inner size of every matrix of the model. */
 static uint32_t cols_of(const phi_description *d, phi_part part)
 {
-    return part == PHI_PART_ATTN_OUTPUT ? d->n_head * d->head_dim
-           : part == PHI_PART_FFN_DOWN  ? d->n_ffn
-                                        : d->n_embd;
+    uint32_t rows[PHI_PART_PIECES_MAX];
+    uint32_t cols;
+    (void)phi_part_shape(part, d, rows, &cols);
+    return cols;
 }
 
-static phi_status take_plain(phi_openvino *o, phi_ov_value constant, phi_stored *stored,
-                             phi_err *err)
+static phi_status take_plain(phi_openvino *o, phi_ov_value constant, const shape *right,
+                             phi_stored *stored, phi_err *err)
 {
     const phi_ov_node *node = phi_ov_node_of(&o->graph, constant);
     if (!is_float_type(node->type, &stored->dtype)) {
@@ -240,10 +289,8 @@ static phi_status take_plain(phi_openvino *o, phi_ov_value constant, phi_stored 
                            "holds a matrix of type %s without scales",
                            phi_ov_type_name(node->type));
     }
-    if (node->n_dims != 2 || node->dims[0] != stored->rows || node->dims[1] != stored->cols) {
-        return phi_ov_fail(&o->graph, constant, PHI_E_FORMAT, err,
-                           "has another shape than the [%u, %u] that config.json asks for",
-                           stored->rows, stored->cols);
+    if (!fits_shape(node, right, false)) {
+        return fail_shape(o, constant, "has another shape than", right, err);
     }
     stored->kind = PHI_STORED_ROWS;
     stored->data = array_of(&o->graph, node);
@@ -255,19 +302,17 @@ phi_status phi_ov_take_matrix(phi_openvino *o, phi_ov_value value, const phi_ov_
 {
     const phi_ov_graph *graph = &o->graph;
     uint32_t cols = cols_of(&o->description, role->part);
+    const shape right = shape_of(&o->description, role->part, rows, cols);
     phi_ov_found *found = begin(o, role, 2, rows, cols);
     phi_ov_value at = phi_ov_unconverted(graph, value);
     phi_status status;
     chain c = {.codes = at};
     if (phi_ov_is(graph, at, PHI_OV_CONST)) {
-        status = take_plain(o, at, &found->stored, err);
+        status = take_plain(o, at, &right, &found->stored, err);
     } else {
         if (phi_ov_is(graph, at, PHI_OV_RESHAPE)) {
-            const int64_t right[] = {rows, cols};
-            if (!phi_ov_lists(graph, phi_ov_input(graph, at, 1), right, 2)) {
-                return phi_ov_fail(graph, at, PHI_E_FORMAT, err,
-                                   "does not reshape to the [%u, %u] that config.json asks for",
-                                   rows, cols);
+            if (!phi_ov_lists(graph, phi_ov_input(graph, at, 1), right.dims, right.n_dims)) {
+                return fail_shape(o, at, "does not reshape to", &right, err);
             }
             at = phi_ov_unconverted(graph, phi_ov_input(graph, at, 0));
         }
@@ -277,23 +322,24 @@ phi_status phi_ov_take_matrix(phi_openvino *o, phi_ov_value value, const phi_ov_
                                "scales",
                                found->name);
         }
-        status = read_coded(o, &c, rows, cols, &found->stored, err);
+        status = read_coded(o, &c, &right, &found->stored, err);
     }
     if (out_constant) {
         *out_constant = c.codes;
     }
-    return status ? status : check_name(o, c.codes, role->part, found->name, err);
+    return status ? status : check_name(o, c.codes, role, err);
 }
 
-phi_status phi_ov_take_norm(phi_openvino *o, phi_ov_value value, phi_part part, uint32_t layer,
-                            phi_err *err)
+phi_status phi_ov_take_vector(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
+                              uint32_t count, phi_err *err)
 {
-    uint32_t n_embd = o->description.n_embd;
-    phi_ov_role role = {.part = part, .layer = layer};
-    phi_stored *stored = &begin(o, &role, 1, 1, n_embd)->stored;
+    phi_ov_found *found = begin(o, role, 1, 1, count);
+    phi_stored *stored = &found->stored;
+    bool is_bias = phi_str_ends(found->name, ".bias");
     stored->kind = PHI_STORED_ROWS;
     stored->dtype = PHI_DTYPE_F32;
-    stored->data = (phi_array){.file = &o->ones, .bytes = (uint64_t)n_embd * sizeof(float)};
+    stored->data = (phi_array){.file = is_bias ? &o->zeros : &o->ones,
+                               .bytes = (uint64_t)count * sizeof(float)};
     if (value.node == PHI_OV_NONE) {
         return PHI_OK;
     }
@@ -301,10 +347,10 @@ phi_status phi_ov_take_norm(phi_openvino *o, phi_ov_value value, phi_part part, 
     const phi_ov_node *node =
         phi_ov_is(&o->graph, constant, PHI_OV_CONST) ? phi_ov_node_of(&o->graph, constant) : NULL;
     if (!node || !is_float_type(node->type, &stored->dtype) || node->n_dims == 0 ||
-        node->dims[node->n_dims - 1] != n_embd || phi_ov_elements(node) != n_embd) {
+        node->dims[node->n_dims - 1] != count || phi_ov_elements(node) != count) {
         return phi_ov_fail(&o->graph, constant, PHI_E_FORMAT, err,
-                           "stands where the %u numbers of %s belong", n_embd, stored->name);
+                           "stands where the %u numbers of %s belong", count, stored->name);
     }
     stored->data = array_of(&o->graph, node);
-    return check_name(o, constant, part, stored->name, err);
+    return check_name(o, constant, role, err);
 }

@@ -6,8 +6,7 @@
 phi_status phi_openvino_write(const phi_export *export, const char *dir, phi_err *err)
 {
     phi_ov_writer w = {.export = export};
-    phi_status status = phi_export_check_graph(export, "openvino", err);
-    status = status ? status : phi_ov_check_export(&w, err);
+    phi_status status = phi_ov_check_export(&w, err);
     status = status ? status : phi_file_make_dirs(dir, err);
     /* First what may turn out not to be writable, and is small. */
     status = status ? status : phi_ov_write_tokenizers(export, dir, err);

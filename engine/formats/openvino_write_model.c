@@ -1,13 +1,15 @@
 /*
  * The decoder as an OpenVINO graph, of the same operations in the same order as optimum-intel's
- * export of Phi3ForCausalLM, so that OpenVINO's own optimizations find the patterns that they look
- * for. [B, S] tokens, T positions with the past, all in fp32 but the weights.
+ * exports of Phi3ForCausalLM, PhiForCausalLM and PhimoeForCausalLM, so that OpenVINO's own
+ * optimizations find the patterns that they look for. [B, S] tokens, T positions with the past, all
+ * in fp32 but the weights.
  */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "engine/formats/openvino_write_internal.h"
 
 #define NAME_BYTES 160
@@ -22,7 +24,8 @@ typedef struct shared {
     phi_ov_ref batch; /* [1] */
     phi_ov_ref cos;   /* [B, 1, S, r] */
     phi_ov_ref sin;
-    phi_ov_ref mask; /* [B, 1, S, T] */
+    phi_ov_ref mask;    /* [B, 1, S, T] */
+    phi_ov_ref is_long; /* LongRoPE: whether positions go beyond the original context */
 } shared;
 
 static const int64_t swapped[] = {0, 2, 1, 3};
@@ -74,7 +77,7 @@ static phi_ov_ref size_of(phi_ov_out *out, const char *name, phi_ov_ref x, int64
 /* ---- positions ---- */
 
 /* 1 / (factors * theta^(2i / r)), of the factors that the longest position asks for. */
-static phi_ov_ref long_frequencies(phi_ov_out *out, const phi_description *d, phi_ov_ref positions)
+static phi_ov_ref long_frequencies(phi_ov_out *out, const phi_description *d, shared *s)
 {
     float powers[PHI_LIMIT_HEAD_DIM / 2];
     uint32_t pairs = d->n_rot / 2;
@@ -83,7 +86,7 @@ static phi_ov_ref long_frequencies(phi_ov_out *out, const phi_description *d, ph
     for (uint32_t i = 0; i < pairs; i++) {
         powers[i] = (float)pow((double)d->rope_theta, 2.0 * i / d->n_rot);
     }
-    const phi_ov_ref all[] = {positions, phi_ov_i64(out, "model.rotary_emb/axes", 2, axes)};
+    const phi_ov_ref all[] = {s->positions, phi_ov_i64(out, "model.rotary_emb/axes", 2, axes)};
     phi_ov_ref last = phi_ov_shape("i64", 0, 0, 0, 0, 0);
     phi_ov_add(out,
                &(phi_ov_layer){.op = "ReduceMax",
@@ -95,12 +98,12 @@ static phi_ov_ref long_frequencies(phi_ov_out *out, const phi_description *d, ph
                                       phi_ov_i64_scalar(out, "model.rotary_emb/one", 1));
     phi_ov_ref limit =
         phi_ov_i64_scalar(out, "model.rotary_emb/original_context", (int64_t)d->n_ctx_original);
-    phi_ov_ref is_long = phi_ov_compare(out, "Greater", "model.rotary_emb/is_long", length, limit);
+    s->is_long = phi_ov_compare(out, "Greater", "model.rotary_emb/is_long", length, limit);
     phi_ov_ref far = phi_ov_constant(out, "model.rotary_emb/long_factor", shape, d->rope_long,
                                      pairs * sizeof(float));
     phi_ov_ref near = phi_ov_constant(out, "model.rotary_emb/short_factor", shape, d->rope_short,
                                       pairs * sizeof(float));
-    phi_ov_ref factors = phi_ov_select(out, "model.rotary_emb/factors", is_long, far, near);
+    phi_ov_ref factors = phi_ov_select(out, "model.rotary_emb/factors", s->is_long, far, near);
     phi_ov_ref scaled = phi_ov_binary(
         out, "Multiply", "model.rotary_emb/scaled", factors,
         phi_ov_constant(out, "model.rotary_emb/powers", shape, powers, pairs * sizeof(float)));
@@ -122,7 +125,7 @@ static phi_ov_ref plain_frequencies(phi_ov_out *out, const phi_description *d)
 }
 
 static phi_ov_ref write_table(phi_ov_out *out, const char *op, const char *name,
-                              const phi_description *d, phi_ov_ref angles)
+                              const phi_description *d, phi_ov_ref angles, const shared *s)
 {
     char part[NAME_BYTES];
     (void)snprintf(part, sizeof part, "model.rotary_emb/%s", name);
@@ -130,6 +133,12 @@ static phi_ov_ref write_table(phi_ov_out *out, const char *op, const char *name,
     if (d->rope == PHI_ROPE_LONG) {
         (void)snprintf(part, sizeof part, "model.rotary_emb/%s/attention_factor", name);
         phi_ov_ref factor = phi_ov_f32_one(out, part, d->rope_attn_factor);
+        if (d->rope_attn_factor_long != 0.0F) {
+            (void)snprintf(part, sizeof part, "model.rotary_emb/%s/attention_factor_long", name);
+            phi_ov_ref far = phi_ov_f32_one(out, part, d->rope_attn_factor_long);
+            (void)snprintf(part, sizeof part, "model.rotary_emb/%s/attention_factors", name);
+            factor = phi_ov_select(out, part, s->is_long, far, factor);
+        }
         (void)snprintf(part, sizeof part, "model.rotary_emb/%s/scaled", name);
         table = phi_ov_binary(out, "Multiply", part, table, factor);
     }
@@ -140,8 +149,8 @@ static phi_ov_ref write_table(phi_ov_out *out, const char *op, const char *name,
 static void write_positions(phi_ov_out *out, const phi_description *d, shared *s)
 {
     static const int64_t turned[] = {0, 2, 1};
-    phi_ov_ref frequencies = d->rope == PHI_ROPE_LONG ? long_frequencies(out, d, s->positions)
-                                                      : plain_frequencies(out, d);
+    phi_ov_ref frequencies =
+        d->rope == PHI_ROPE_LONG ? long_frequencies(out, d, s) : plain_frequencies(out, d);
     phi_ov_ref row = phi_ov_unsqueeze(out, "model.rotary_emb/positions_row", s->positions, 1);
     row = phi_ov_convert(out, "model.rotary_emb/positions_f32", row, "f32");
     phi_ov_ref angles = phi_ov_matmul(out, "model.rotary_emb/angles", frequencies, row, false);
@@ -149,8 +158,8 @@ static void write_positions(phi_ov_out *out, const phi_description *d, shared *s
     angles = phi_ov_transpose(out, "model.rotary_emb/angles_by_token", angles, turned);
     const phi_ov_ref twice[] = {angles, angles};
     angles = phi_ov_concat(out, "model.rotary_emb/angles_twice", 2, twice, -1);
-    s->cos = write_table(out, "Cos", "cos", d, angles);
-    s->sin = write_table(out, "Sin", "sin", d, angles);
+    s->cos = write_table(out, "Cos", "cos", d, angles, s);
+    s->sin = write_table(out, "Sin", "sin", d, angles, s);
 }
 
 /* ---- mask ---- */
@@ -190,13 +199,11 @@ static const char *norm_part(char *out, const char *norm, const char *part)
     return out;
 }
 
-static phi_ov_ref write_norm(phi_ov_writer *w, phi_ov_ref x, phi_part part, int layer,
-                             const char *what)
+static phi_ov_ref write_rms(phi_ov_writer *w, phi_ov_ref x, const phi_ov_role *role,
+                            const char *name)
 {
     phi_ov_out *out = &w->out;
-    char name[NAME_BYTES];
     char part_name[NAME_BYTES];
-    (void)name_of(name, layer, what);
     static const int64_t last = -1;
     phi_ov_ref two = phi_ov_f32_one(out, norm_part(part_name, name, "two"), 2.0F);
     phi_ov_ref square = phi_ov_binary(out, "Power", norm_part(part_name, name, "square"), x, two);
@@ -219,16 +226,64 @@ static phi_ov_ref write_norm(phi_ov_writer *w, phi_ov_ref x, phi_part part, int 
         phi_ov_binary(out, "Divide", norm_part(part_name, name, "inverse"), one, root);
     phi_ov_ref normed =
         phi_ov_binary(out, "Multiply", norm_part(part_name, name, "normed"), x, inverse);
-    phi_ov_ref weight = phi_ov_write_vector(w, part, layer < 0 ? 0 : (uint32_t)layer);
-    return phi_ov_binary(out, "Multiply", name, weight, normed);
+    return phi_ov_binary(out, "Multiply", name, phi_ov_write_vector(w, role), normed);
+}
+
+static phi_ov_ref write_layer_norm(phi_ov_writer *w, phi_ov_ref x, const phi_ov_role *role,
+                                   const char *name)
+{
+    phi_ov_out *out = &w->out;
+    char part_name[NAME_BYTES];
+    char data[128];
+    phi_ov_role bias = *role;
+    bias.part = phi_part_bias(role->part);
+    (void)snprintf(data, sizeof data,
+                   "eps=\"%.17g\" normalize_variance=\"true\" eps_mode=\"INSIDE_SQRT\"",
+                   (double)w->export->description->norm_eps);
+    const phi_ov_ref inputs[] = {x, phi_ov_i64_one(out, norm_part(part_name, name, "axis"), -1)};
+    x = phi_ov_add_one(out,
+                       &(phi_ov_layer){.op = "MVN",
+                                       .opset = "opset6",
+                                       .name = norm_part(part_name, name, "normed"),
+                                       .data = data},
+                       inputs, 2, x);
+    x = phi_ov_binary(out, "Multiply", norm_part(part_name, name, "scaled"), x,
+                      phi_ov_write_vector(w, role));
+    return phi_ov_binary(out, "Add", name, x, phi_ov_write_vector(w, &bias));
+}
+
+static phi_ov_ref write_norm(phi_ov_writer *w, phi_ov_ref x, phi_part part, int layer,
+                             const char *what)
+{
+    char name[NAME_BYTES];
+    const phi_ov_role role = {.part = part, .layer = layer < 0 ? 0 : (uint32_t)layer};
+    (void)name_of(name, layer, what);
+    return w->export->description->norm == PHI_NORM_RMS ? write_rms(w, x, &role, name)
+                                                        : write_layer_norm(w, x, &role, name);
+}
+
+/* A product and its bias. */
+static phi_ov_ref write_product(phi_ov_writer *w, phi_ov_ref x, const phi_ov_role *role,
+                                const char *what)
+{
+    char name[NAME_BYTES];
+    char sum[NAME_BYTES];
+    phi_ov_role bias = *role;
+    int layer = (int)role->layer;
+    bias.part = phi_part_bias(role->part);
+    phi_ov_ref weight = phi_ov_write_matrix(w, role);
+    x = phi_ov_matmul(&w->out, name_of(name, layer, what), x, weight, true);
+    if (bias.part == PHI_PART_COUNT || !phi_part_is_of(bias.part, w->export->description)) {
+        return x;
+    }
+    return phi_ov_binary(&w->out, "Add", norm_part(sum, name, "with_bias"), x,
+                         phi_ov_write_vector(w, &bias));
 }
 
 static phi_ov_ref write_linear(phi_ov_writer *w, phi_ov_ref x, phi_part part, int layer,
                                const char *what)
 {
-    char name[NAME_BYTES];
-    phi_ov_ref weight = phi_ov_write_matrix(w, part, (uint32_t)layer);
-    return phi_ov_matmul(&w->out, name_of(name, layer, what), x, weight, true);
+    return write_product(w, x, &(phi_ov_role){.part = part, .layer = (uint32_t)layer}, what);
 }
 
 static phi_ov_ref write_heads(phi_ov_out *out, const phi_description *d, phi_ov_ref x, int layer,
@@ -353,18 +408,35 @@ static phi_ov_ref write_cached(phi_ov_out *out, const phi_description *d, const 
                           true);
 }
 
+/* Queries, keys and values: of one product, or of three, as the class has them. */
+static void write_qkv(phi_ov_writer *w, phi_ov_ref x, int layer, phi_ov_ref parts[3])
+{
+    static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
+    char name[NAME_BYTES];
+    const phi_description *d = w->export->description;
+    int64_t q_rows = (int64_t)d->n_head * d->head_dim;
+    int64_t kv_rows = (int64_t)d->n_head_kv * d->head_dim;
+    const int64_t lengths[] = {q_rows, kv_rows, kv_rows};
+    if (!phi_ov_is_apart(d->arch, PHI_PART_ATTN_QKV)) {
+        phi_ov_ref qkv = write_linear(w, x, PHI_PART_ATTN_QKV, layer, "self_attn.qkv_proj");
+        phi_ov_split_last(&w->out, name_of(name, layer, "self_attn/split"), qkv, 3, lengths, parts);
+        return;
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        const phi_ov_role role = {
+            .part = PHI_PART_ATTN_QKV, .layer = (uint32_t)layer, .piece = i, .in_pieces = true};
+        parts[i] = write_product(w, x, &role, names[i]);
+    }
+}
+
 static phi_ov_ref write_attention(phi_ov_writer *w, const shared *s, phi_ov_ref x, int layer)
 {
     char name[NAME_BYTES];
     phi_ov_out *out = &w->out;
     const phi_description *d = w->export->description;
-    int64_t q_rows = (int64_t)d->n_head * d->head_dim;
-    int64_t kv_rows = (int64_t)d->n_head_kv * d->head_dim;
-    const int64_t lengths[] = {q_rows, kv_rows, kv_rows};
-    const int64_t side_by_side[] = {0, 0, q_rows};
+    const int64_t side_by_side[] = {0, 0, (int64_t)d->n_head * d->head_dim};
     phi_ov_ref parts[3];
-    phi_ov_ref qkv = write_linear(w, x, PHI_PART_ATTN_QKV, layer, "self_attn.qkv_proj");
-    phi_ov_split_last(out, name_of(name, layer, "self_attn/split"), qkv, 3, lengths, parts);
+    write_qkv(w, x, layer, parts);
     phi_ov_ref q = write_heads(out, d, parts[0], layer, "query", d->n_head);
     phi_ov_ref k = write_heads(out, d, parts[1], layer, "key", d->n_head_kv);
     phi_ov_ref v = write_heads(out, d, parts[2], layer, "value", d->n_head_kv);
@@ -386,10 +458,24 @@ static phi_ov_ref write_attention(phi_ov_writer *w, const shared *s, phi_ov_ref 
     mixed = phi_ov_transpose(out, name_of(name, layer, "self_attn/by_token"), mixed, swapped);
     mixed = phi_ov_reshape(out, name_of(name, layer, "self_attn/side_by_side"), mixed, 3,
                            side_by_side, true);
-    return write_linear(w, mixed, PHI_PART_ATTN_OUTPUT, layer, "self_attn.o_proj");
+    return write_linear(w, mixed, PHI_PART_ATTN_OUTPUT, layer,
+                        d->arch == PHI_ARCH_PHI2 ? "self_attn.dense" : "self_attn.o_proj");
 }
 
-static phi_ov_ref write_ffn(phi_ov_writer *w, phi_ov_ref x, int layer)
+static phi_ov_ref write_gelu(phi_ov_writer *w, phi_ov_ref x, int layer)
+{
+    char name[NAME_BYTES];
+    x = write_linear(w, x, PHI_PART_FFN_FC1, layer, "mlp.fc1");
+    x = phi_ov_add_one(&w->out,
+                       &(phi_ov_layer){.op = "Gelu",
+                                       .opset = "opset7",
+                                       .name = name_of(name, layer, "mlp/gelu"),
+                                       .data = "approximation_mode=\"TANH\""},
+                       &x, 1, x);
+    return write_linear(w, x, PHI_PART_FFN_DOWN, layer, "mlp.fc2");
+}
+
+static phi_ov_ref write_swiglu(phi_ov_writer *w, phi_ov_ref x, int layer)
 {
     char name[NAME_BYTES];
     phi_ov_out *out = &w->out;
@@ -404,11 +490,68 @@ static phi_ov_ref write_ffn(phi_ov_writer *w, phi_ov_ref x, int layer)
     return write_linear(w, gated, PHI_PART_FFN_DOWN, layer, "mlp.down_proj");
 }
 
-void phi_ov_write_decoder(phi_ov_writer *w)
+static phi_ov_ref write_ffn(phi_ov_writer *w, phi_ov_ref x, int layer)
+{
+    switch (w->export->description->ffn) {
+    case PHI_FFN_SWIGLU:
+        return write_swiglu(w, x, layer);
+    case PHI_FFN_GELU:
+        return write_gelu(w, x, layer);
+    case PHI_FFN_EXPERTS:
+        return phi_ov_write_experts(w, x, layer);
+    }
+    PHI_UNREACHABLE();
+}
+
+static phi_ov_ref write_layer(phi_ov_writer *w, const shared *s, phi_ov_ref h, int layer)
 {
     char name[NAME_BYTES];
     phi_ov_out *out = &w->out;
+    phi_ov_ref x = write_norm(w, h, PHI_PART_ATTN_NORM, layer, "input_layernorm");
+    phi_ov_ref mixed = write_attention(w, s, x, layer);
+    if (w->export->description->is_parallel) {
+        x = write_ffn(w, x, layer);
+        x = phi_ov_binary(out, "Add", name_of(name, layer, "both"), mixed, x);
+        return phi_ov_binary(out, "Add", name_of(name, layer, "after_both"), x, h);
+    }
+    h = phi_ov_binary(out, "Add", name_of(name, layer, "after_attention"), h, mixed);
+    x = write_norm(w, h, PHI_PART_FFN_NORM, layer, "post_attention_layernorm");
+    x = write_ffn(w, x, layer);
+    return phi_ov_binary(out, "Add", name_of(name, layer, "after_mlp"), h, x);
+}
+
+static void write_head(phi_ov_writer *w, phi_ov_ref h, phi_ov_ref table)
+{
+    phi_ov_out *out = &w->out;
     const phi_description *d = w->export->description;
+    const phi_ov_role role = {.part = PHI_PART_OUTPUT};
+    const phi_ov_ref inputs[] = {h, d->tied_head ? table : phi_ov_write_matrix(w, &role)};
+    phi_ov_ref logits = phi_ov_shape("f32", 3, -1, -1, d->n_vocab, 0);
+    phi_ov_layer layer = {.op = "MatMul",
+                          .opset = "opset1",
+                          .name = "lm_head",
+                          .data = "transpose_a=\"false\" transpose_b=\"true\"",
+                          .names = d->head_bias ? NULL : "logits"};
+    logits = phi_ov_add_one(out, &layer, inputs, 2, logits);
+    if (d->head_bias) {
+        const phi_ov_role bias = {.part = PHI_PART_OUTPUT_BIAS};
+        const phi_ov_ref sum[] = {logits, phi_ov_write_vector(w, &bias)};
+        layer = (phi_ov_layer){.op = "Add",
+                               .opset = "opset1",
+                               .name = "lm_head/with_bias",
+                               .data = "auto_broadcast=\"numpy\"",
+                               .names = "logits"};
+        logits = phi_ov_add_one(out, &layer, sum, 2, logits);
+    }
+    phi_ov_add(out, &(phi_ov_layer){.op = "Result", .opset = "opset1", .name = "logits"}, &logits,
+               1, NULL, 0);
+}
+
+void phi_ov_write_decoder(phi_ov_writer *w)
+{
+    phi_ov_out *out = &w->out;
+    const phi_description *d = w->export->description;
+    const phi_ov_role embedding = {.part = PHI_PART_TOKEN_EMBD};
     shared s = {.tokens = parameter(out, "input_ids", "i64", 2)};
     phi_ov_ref given = parameter(out, "attention_mask", "i64", 2);
     s.positions = parameter(out, "position_ids", "i64", 2);
@@ -416,28 +559,11 @@ void phi_ov_write_decoder(phi_ov_writer *w)
     s.batch = size_of(out, "model.batch", s.tokens, 0, false);
     write_positions(out, d, &s);
     s.mask = write_mask(out, d, given, s.tokens);
-    phi_ov_ref table = phi_ov_write_matrix(w, PHI_PART_TOKEN_EMBD, 0);
+    phi_ov_ref table = phi_ov_write_matrix(w, &embedding);
     phi_ov_ref ids = phi_ov_convert(out, "model.embed_tokens/ids", s.tokens, "i32");
     phi_ov_ref h = phi_ov_gather(out, "model.embed_tokens", table, ids, 0);
     for (int layer = 0; layer < (int)d->n_layer && !out->failed.code; layer++) {
-        phi_ov_ref x = write_norm(w, h, PHI_PART_ATTN_NORM, layer, "input_layernorm");
-        x = write_attention(w, &s, x, layer);
-        h = phi_ov_binary(out, "Add", name_of(name, layer, "after_attention"), h, x);
-        x = write_norm(w, h, PHI_PART_FFN_NORM, layer, "post_attention_layernorm");
-        x = write_ffn(w, x, layer);
-        h = phi_ov_binary(out, "Add", name_of(name, layer, "after_mlp"), h, x);
+        h = write_layer(w, &s, h, layer);
     }
-    h = write_norm(w, h, PHI_PART_OUTPUT_NORM, -1, "norm");
-    phi_ov_ref head = d->tied_head ? table : phi_ov_write_matrix(w, PHI_PART_OUTPUT, 0);
-    const phi_ov_ref inputs[] = {h, head};
-    phi_ov_ref logits = phi_ov_shape("f32", 3, -1, -1, d->n_vocab, 0);
-    phi_ov_add(out,
-               &(phi_ov_layer){.op = "MatMul",
-                               .opset = "opset1",
-                               .name = "lm_head",
-                               .data = "transpose_a=\"false\" transpose_b=\"true\"",
-                               .names = "logits"},
-               inputs, 2, &logits, 1);
-    phi_ov_add(out, &(phi_ov_layer){.op = "Result", .opset = "opset1", .name = "logits"}, &logits,
-               1, NULL, 0);
+    write_head(w, write_norm(w, h, PHI_PART_OUTPUT_NORM, -1, "norm"), table);
 }

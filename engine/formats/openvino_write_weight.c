@@ -82,16 +82,15 @@ phi_status phi_ov_check_export(phi_ov_writer *w, phi_err *err)
         }
         w->bytes_total += bytes;
     }
-    for (uint32_t layer = 0; layer < d->n_layer; layer++) {
-        for (int part = PHI_PART_ATTN_NORM; part < PHI_PART_OUTPUT_NORM; part++) {
-            if (phi_part_is_of((phi_part)part, d) && !find(w->export, (phi_part)part, layer)) {
-                return phi_fail(err, PHI_E_INVALID, "layer %u lacks a tensor", layer);
+    for (int part = 0; part < PHI_PART_COUNT; part++) {
+        uint32_t layers = phi_part_in_layer((phi_part)part) ? d->n_layer : 1;
+        for (uint32_t layer = 0; layer < layers && phi_part_is_of((phi_part)part, d); layer++) {
+            if (!find(w->export, (phi_part)part, layer)) {
+                char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+                phi_part_name((phi_part)part, PHI_NAMING_GGUF, layer, name, sizeof name);
+                return phi_fail(err, PHI_E_INVALID, "tensor \"%s\" is missing", name);
             }
         }
-    }
-    if (!find(w->export, PHI_PART_TOKEN_EMBD, 0) || !find(w->export, PHI_PART_OUTPUT_NORM, 0) ||
-        (!d->tied_head && !find(w->export, PHI_PART_OUTPUT, 0))) {
-        return phi_fail(err, PHI_E_INVALID, "the embedding, the last norm or the head is missing");
     }
     return PHI_OK;
 }
@@ -99,11 +98,32 @@ phi_status phi_ov_check_export(phi_ov_writer *w, phi_err *err)
 /* ---- names and progress ---- */
 
 /* As optimum-intel calls a parameter's constant. */
-static void name_of(phi_part part, uint32_t layer, char *out, size_t bytes)
+static void name_of(const phi_ov_writer *w, const phi_ov_role *role, char *out, size_t bytes)
 {
     char name[PHI_LIMIT_TENSOR_NAME_BYTES];
-    phi_part_name(part, PHI_NAMING_HF, layer, name, sizeof name);
+    phi_ov_constant_name(w->export->description->arch, role, name, sizeof name);
     (void)snprintf(out, bytes, "self.%s", name);
+}
+
+/* The rows, or a vector's numbers, of a part's piece. */
+typedef struct range {
+    uint32_t first;
+    uint32_t count;
+} range;
+
+static range range_of(const phi_ov_writer *w, const phi_export_tensor *t, const phi_ov_role *role)
+{
+    uint32_t rows[PHI_PART_PIECES_MAX];
+    uint32_t cols;
+    range r = {0, t->n_dims == 1 ? t->cols : t->rows};
+    if (role->in_pieces) {
+        (void)phi_part_shape(role->part, w->export->description, rows, &cols);
+        r.count = rows[role->piece];
+        for (uint32_t i = 0; i < role->piece; i++) {
+            r.first += rows[i];
+        }
+    }
+    return r;
 }
 
 static bool goes_on(phi_ov_writer *w, uint64_t bytes)
@@ -142,22 +162,36 @@ static bool narrow(phi_ov_writer *w, const phi_export_tensor *t, const float *fl
     return true;
 }
 
-static void write_floats(phi_ov_writer *w, const phi_export_tensor *t, uint32_t bits, piece *p,
+static void write_floats(phi_ov_writer *w, const phi_export_tensor *t, range rows, piece *p,
                          uint32_t at_once)
 {
     phi_err err;
+    bool halve = t->bits == 16;
     uint16_t *halves = (uint16_t *)(void *)p->packed;
-    for (uint32_t row = 0; row < t->rows; row += at_once) {
-        uint32_t count = t->rows - row < at_once ? t->rows - row : at_once;
+    for (uint32_t row = 0; row < rows.count; row += at_once) {
+        uint32_t count = rows.count - row < at_once ? rows.count - row : at_once;
         size_t n = (size_t)count * t->cols;
-        phi_status status = w->export->read_f32(w->export->user, t, row, count, p->floats, &err);
-        if (!keep_status(w, status, &err) || (bits == 16 && !narrow(w, t, p->floats, n, halves))) {
+        phi_status status =
+            w->export->read_f32(w->export->user, t, rows.first + row, count, p->floats, &err);
+        if (!keep_status(w, status, &err) || (halve && !narrow(w, t, p->floats, n, halves))) {
             return;
         }
-        phi_ov_bin_append(&w->out, bits == 16 ? (const void *)halves : p->floats, n * bits / 8);
-        if (!goes_on(w, n * bits / 8)) {
+        phi_ov_bin_append(&w->out, halve ? (const void *)halves : p->floats, n * t->bits / 8);
+        if (!goes_on(w, n * t->bits / 8)) {
             return;
         }
+    }
+}
+
+/* All numbers of a vector are read, also for a piece of them. */
+static void write_numbers(phi_ov_writer *w, const phi_export_tensor *t, range numbers, piece *p)
+{
+    phi_err err;
+    size_t bytes = (size_t)numbers.count * sizeof(float);
+    phi_status status = w->export->read_f32(w->export->user, t, 0, 1, p->floats, &err);
+    if (keep_status(w, status, &err)) {
+        phi_ov_bin_append(&w->out, p->floats + numbers.first, bytes);
+        (void)goes_on(w, bytes);
     }
 }
 
@@ -207,16 +241,18 @@ static bool take_params(phi_ov_writer *w, const phi_export_tensor *t, const piec
     return true;
 }
 
-static void write_codes(phi_ov_writer *w, const phi_export_tensor *t, piece *p, uint32_t at_once)
+static void write_codes(phi_ov_writer *w, const phi_export_tensor *t, range rows, piece *p,
+                        uint32_t at_once)
 {
     phi_err err;
     size_t groups = t->cols / t->group;
     bool centre = t->zero_rule == PHI_ZERO_CENTRE;
-    for (uint32_t row = 0; row < t->rows; row += at_once) {
-        uint32_t count = t->rows - row < at_once ? t->rows - row : at_once;
+    for (uint32_t row = 0; row < rows.count; row += at_once) {
+        uint32_t count = rows.count - row < at_once ? rows.count - row : at_once;
         size_t n = (size_t)count * t->cols;
-        phi_status status = w->export->read_codes(w->export->user, t, row, count, p->codes,
-                                                  p->scales, centre ? NULL : p->zeros, &err);
+        phi_status status =
+            w->export->read_codes(w->export->user, t, rows.first + row, count, p->codes, p->scales,
+                                  centre ? NULL : p->zeros, &err);
         if (!keep_status(w, status, &err) || !take_params(w, t, p, row * groups, count * groups)) {
             return;
         }
@@ -275,26 +311,44 @@ static phi_ov_ref named(phi_ov_ref ref, const char *type)
     return ref;
 }
 
+/* What is written of a tensor, and as what. */
+typedef struct matrix {
+    char name[NAME_BYTES];
+    range rows;
+    phi_ov_ref shape; /* f32 [rows, cols], or stacked */
+} matrix;
+
+/* The shape with these in place of its last dimension; `last` 0: only one of them. */
+static phi_ov_ref with_dims(phi_ov_ref shape, const char *type, int64_t dim, int64_t last)
+{
+    shape.type = type;
+    shape.dims[shape.n_dims - 1] = dim;
+    if (last) {
+        shape.dims[shape.n_dims++] = last;
+    }
+    return shape;
+}
+
 /* Codes in their file order to floats: see the top of openvino_weight.c. */
-static phi_ov_ref write_coded(phi_ov_writer *w, const phi_export_tensor *t, const char *name,
+static phi_ov_ref write_coded(phi_ov_writer *w, const phi_export_tensor *t, const matrix *m,
                               piece *p, uint32_t at_once)
 {
     char part[NAME_BYTES];
     phi_ov_out *out = &w->out;
+    const char *name = m->name;
     bool centre = t->zero_rule == PHI_ZERO_CENTRE;
     bool grouped = t->group != t->cols;
-    int64_t groups = t->cols / t->group;
-    size_t n_params = (size_t)t->rows * (size_t)groups;
+    size_t n_params = (size_t)m->rows.count * (t->cols / t->group);
     const char *type = t->bits == 4 ? (centre ? "i4" : "u4") : (centre ? "i8" : "u8");
     const char *wide = t->scale_dtype == PHI_DTYPE_F16 ? "f16" : "f32";
-    phi_ov_ref shape = grouped ? phi_ov_shape(type, 3, t->rows, groups, t->group, 0)
-                               : phi_ov_shape(type, 2, t->rows, t->cols, 0, 0);
-    phi_ov_ref params = grouped ? phi_ov_shape(type, 3, t->rows, groups, 1, 0)
-                                : phi_ov_shape(type, 2, t->rows, 1, 0, 0);
+    phi_ov_ref shape = grouped ? with_dims(m->shape, type, t->cols / t->group, t->group)
+                               : with_dims(m->shape, type, t->cols, 0);
+    phi_ov_ref params = grouped ? with_dims(m->shape, type, t->cols / t->group, 1)
+                                : with_dims(m->shape, type, 1, 0);
     uint64_t offset = phi_ov_bin_begin(out);
-    write_codes(w, t, p, at_once);
-    phi_ov_ref x =
-        phi_ov_constant_at(out, name, shape, offset, (uint64_t)t->rows * t->cols * t->bits / 8);
+    write_codes(w, t, m->rows, p, at_once);
+    phi_ov_ref x = phi_ov_constant_at(out, name, shape, offset,
+                                      (uint64_t)m->rows.count * t->cols * t->bits / 8);
     (void)snprintf(part, sizeof part, "%.256s/convert", name);
     x = phi_ov_convert(out, part, x, wide);
     if (!centre) {
@@ -318,27 +372,26 @@ static phi_ov_ref write_coded(phi_ov_writer *w, const phi_export_tensor *t, cons
     (void)snprintf(part, sizeof part, "%.256s/fq_weights_1", name);
     x = phi_ov_binary(out, "Multiply", part, x, scale);
     if (grouped) {
-        const int64_t whole[] = {t->rows, t->cols};
         (void)snprintf(part, sizeof part, "%.256s/fq_weights_1/reshape", name);
-        x = phi_ov_reshape(out, part, x, 2, whole, false);
+        x = phi_ov_reshape(out, part, x, m->shape.n_dims, m->shape.dims, false);
     }
     (void)snprintf(part, sizeof part, "%.256s/fq_weights_1/convert", name);
     return strcmp(wide, "f16") == 0 ? phi_ov_convert(out, part, x, "f32") : x;
 }
 
-static phi_ov_ref write_plain(phi_ov_writer *w, const phi_export_tensor *t, const char *name,
+static phi_ov_ref write_plain(phi_ov_writer *w, const phi_export_tensor *t, const matrix *m,
                               piece *p, uint32_t at_once)
 {
     char part[NAME_BYTES];
     const char *type = t->bits == 16 ? "f16" : "f32";
     uint64_t offset = phi_ov_bin_begin(&w->out);
-    write_floats(w, t, t->bits, p, at_once);
-    phi_ov_ref x = phi_ov_constant_at(&w->out, name, phi_ov_shape(type, 2, t->rows, t->cols, 0, 0),
-                                      offset, (uint64_t)t->rows * t->cols * t->bits / 8);
+    write_floats(w, t, m->rows, p, at_once);
+    phi_ov_ref x = phi_ov_constant_at(&w->out, m->name, named(m->shape, type), offset,
+                                      (uint64_t)m->rows.count * t->cols * t->bits / 8);
     if (t->bits == 32) {
         return x;
     }
-    (void)snprintf(part, sizeof part, "%.256s/convert", name);
+    (void)snprintf(part, sizeof part, "%.256s/convert", m->name);
     phi_ov_ref wide = named(x, "f32");
     /* The mark keeps OpenVINO from widening the constant when it loads the model. */
     phi_ov_add(&w->out,
@@ -351,34 +404,38 @@ static phi_ov_ref write_plain(phi_ov_writer *w, const phi_export_tensor *t, cons
     return wide;
 }
 
-phi_ov_ref phi_ov_write_matrix(phi_ov_writer *w, phi_part part, uint32_t layer)
+phi_ov_ref phi_ov_write_matrix(phi_ov_writer *w, const phi_ov_role *role)
 {
-    char name[NAME_BYTES];
-    const phi_export_tensor *t = find(w->export, part, layer);
+    const phi_export_tensor *t = find(w->export, role->part, role->layer);
     bool coded = t->bits <= 8;
     uint32_t at_once = PIECE_NUMBERS / t->cols;
+    matrix m = {.rows = range_of(w, t, role)};
+    uint32_t stacked = phi_part_count_stacked(role->part, w->export->description, m.rows.count);
+    m.shape = stacked > 1 ? phi_ov_shape("f32", 3, stacked, m.rows.count / stacked, t->cols, 0)
+                          : phi_ov_shape("f32", 2, m.rows.count, t->cols, 0, 0);
     at_once = at_once == 0 ? 1 : at_once > t->rows ? t->rows : at_once;
-    name_of(part, layer, name, sizeof name);
+    name_of(w, role, m.name, sizeof m.name);
     piece p = {0};
-    phi_ov_ref made = phi_ov_shape("f32", 2, t->rows, t->cols, 0, 0);
+    phi_ov_ref made = m.shape;
     if (!w->out.failed.code && piece_init(w, t, coded, at_once, &p)) {
-        made = coded ? write_coded(w, t, name, &p, at_once) : write_plain(w, t, name, &p, at_once);
+        made = coded ? write_coded(w, t, &m, &p, at_once) : write_plain(w, t, &m, &p, at_once);
     }
     piece_done(&p);
     return made;
 }
 
-phi_ov_ref phi_ov_write_vector(phi_ov_writer *w, phi_part part, uint32_t layer)
+phi_ov_ref phi_ov_write_vector(phi_ov_writer *w, const phi_ov_role *role)
 {
     char name[NAME_BYTES];
-    const phi_export_tensor *t = find(w->export, part, layer);
+    const phi_export_tensor *t = find(w->export, role->part, role->layer);
+    range numbers = range_of(w, t, role);
     piece p = {0};
-    name_of(part, layer, name, sizeof name);
+    name_of(w, role, name, sizeof name);
     uint64_t offset = phi_ov_bin_begin(&w->out);
     if (!w->out.failed.code && piece_init(w, t, false, 1, &p)) {
-        write_floats(w, t, 32, &p, 1);
+        write_numbers(w, t, numbers, &p);
     }
     piece_done(&p);
-    return phi_ov_constant_at(&w->out, name, phi_ov_shape("f32", 3, 1, 1, t->cols, 0), offset,
-                              (uint64_t)t->cols * 4);
+    return phi_ov_constant_at(&w->out, name, phi_ov_shape("f32", 3, 1, 1, numbers.count, 0), offset,
+                              (uint64_t)numbers.count * sizeof(float));
 }

@@ -237,6 +237,23 @@ static void read_const(reading *r, phi_ov_node *node, const XML_Char **attribute
     }
 }
 
+/* Attributes that decide what some operations compute. */
+static void read_mode(reading *r, phi_ov_node *node, const XML_Char **attributes)
+{
+    const char *name = node->op == PHI_OV_GELU      ? "approximation_mode"
+                       : node->op == PHI_OV_MVN     ? "eps_mode"
+                       : node->op == PHI_OV_TOP_K   ? "mode"
+                       : node->op == PHI_OV_SCATTER ? "reduction"
+                                                    : NULL;
+    const char *mode = name ? attribute(attributes, name) : NULL;
+    const char *eps = node->op == PHI_OV_MVN ? attribute(attributes, "eps") : NULL;
+    node->mode = mode ? keep(r, mode) : NULL;
+    node->normalizes = is_true(attributes, "normalize_variance");
+    if (eps && !phi_str_parse_double(eps, &node->eps)) {
+        STOP(r, PHI_E_FORMAT, "line %lu: an attribute is no number", line_of(r));
+    }
+}
+
 static void read_data(reading *r, const XML_Char **attributes)
 {
     phi_ov_node *node = current(r);
@@ -265,6 +282,7 @@ static void read_data(reading *r, const XML_Char **attributes)
     node->special_zero = is_true(attributes, "special_zero");
     node->batch_dims = batch_dims && strcmp(batch_dims, "0") != 0;
     node->text = variable ? keep(r, variable) : NULL;
+    read_mode(r, node, attributes);
 }
 
 /* A constant of no dimensions has one element, so that its bytes are not none. */

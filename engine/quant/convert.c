@@ -434,17 +434,16 @@ phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
     return PHI_OK;
 }
 
-/* The graphs that are written for ONNX Runtime, QNN and OpenVINO are phi3's. */
+/* The graphs that are written for ONNX Runtime and QNN are phi3's. */
 phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err)
 {
-    bool is_graph =
-        format == PHI_CONVERT_ONNX || format == PHI_CONVERT_OPENVINO || format == PHI_CONVERT_QNN;
-    if (!is_graph || arch == PHI_ARCH_PHI3) {
+    bool is_of_phi3 = format == PHI_CONVERT_ONNX || format == PHI_CONVERT_QNN;
+    if (!is_of_phi3 || arch == PHI_ARCH_PHI3) {
         return PHI_OK;
     }
     return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
                           "%s is written for phi3 models only, and this is %s; it can be converted "
-                          "to gguf, safetensors, mlx, gptq and compressed-tensors",
+                          "to gguf, safetensors, openvino, mlx, gptq and compressed-tensors",
                           phi_convert_format_name(format), phi_arch_name(arch));
 }
 

@@ -8,7 +8,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-/* By the first bit of the .bin file's length: plain rotary settings, or LongRoPE. */
+/* By the last two bits of the .bin file's length: plain rotary settings, LongRoPE, phi2, phimoe. */
 static const char *const configs[] = {
     "{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\",\"hidden_size\":32,"
     "\"num_hidden_layers\":1,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
@@ -18,6 +18,14 @@ static const char *const configs[] = {
     "\"intermediate_size\":64,\"vocab_size\":96,\"max_position_embeddings\":128,"
     "\"original_max_position_embeddings\":16,\"partial_rotary_factor\":0.5,\"rope_scaling\":"
     "{\"type\":\"longrope\",\"short_factor\":[1,1.25],\"long_factor\":[2,2.5]}}",
+    "{\"architectures\":[\"PhiForCausalLM\"],\"model_type\":\"phi\",\"hidden_size\":32,"
+    "\"num_hidden_layers\":1,\"num_attention_heads\":4,\"intermediate_size\":64,"
+    "\"vocab_size\":96,\"max_position_embeddings\":128,\"partial_rotary_factor\":0.5}",
+    "{\"architectures\":[\"PhimoeForCausalLM\"],\"model_type\":\"phimoe\",\"hidden_size\":32,"
+    "\"num_hidden_layers\":1,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
+    "\"intermediate_size\":64,\"vocab_size\":96,\"max_position_embeddings\":128,"
+    "\"num_local_experts\":4,\"rope_theta\":10000,\"attention_bias\":true,"
+    "\"lm_head_bias\":true}",
 };
 
 typedef struct folder {
@@ -86,7 +94,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     }
     (void)fuzz_slot_set(&f.xml, data, xml_bytes);
     (void)fuzz_slot_set(&f.bin, data + xml_bytes, bytes - xml_bytes);
-    const char *config = configs[(bytes - xml_bytes) & 1];
+    const char *config = configs[(bytes - xml_bytes) & 3];
     (void)fuzz_slot_set(&f.config, config, strlen(config));
     phi_openvino *o;
     phi_err err;

@@ -317,11 +317,11 @@ def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
     """Refused by a job's request where its source tells, by a job before it quantizes, and by an
     export's request; what can be written is."""
     files = daemon.upload_dir(phimoe_dir)
-    says_ = "openvino is written for phi3 models only, and this is phimoe"
-    refused = daemon.submit("experts", files, "int8", formats=["mlx", "openvino"])
+    says_ = "qnn is written for phi3 models only, and this is phimoe"
+    refused = daemon.submit("experts", files, "int8", formats=["mlx", "qnn"])
     assert says_ in error_of(refused, 400, "formats[1]")["message"]
     archive = daemon.upload("experts.tar", tar_of(model_members(phimoe_dir)))["id"]
-    failed = daemon.quantize("experts", [archive], "int8", formats=["gguf", "mlx", "openvino"])
+    failed = daemon.quantize("experts", [archive], "int8", formats=["gguf", "mlx", "qnn"])
     assert failed["status"] == "failed" and failed["artifacts"] == [], failed
     assert failed["error"]["param"] == "formats[2]" and says_ in failed["error"]["message"]
     assert failed["stage"] == "reading"
@@ -330,16 +330,15 @@ def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
     gguf = daemon.upload("experts.gguf", download(daemon, made["artifacts"][0]).content)["id"]
     for source in ({"files": [gguf]}, {"model": "experts"}):
         refused = daemon.post(JOBS, json={"model": "experts-again", "source": source,
-                                          "precision": "int4", "formats": ["gguf", "onnx"]})
-        error = error_of(refused, 400, "formats[1]")
-        assert "onnx is written for phi3 models only, and this is phimoe" in error["message"]
-    error = error_of(submit(daemon, "experts:int8", "onnx"), 400, "format")
-    assert "onnx is written for phi3 models only, and this is phimoe" in error["message"]
-    answer = export(daemon, "experts:int8", "compressed-tensors")
-    assert answer["status"] == "succeeded", answer
-    again = download(daemon, answer["artifacts"][0]).content
-    assert served_again(daemon, "experts-again", "compressed-tensors", again)[0] == \
-        says(daemon, "experts:int8")[0]
+                                          "precision": "int4", "formats": ["gguf", "qnn"]})
+        assert says_ in error_of(refused, 400, "formats[1]")["message"]
+    assert says_ in error_of(submit(daemon, "experts:int8", "qnn"), 400, "format")["message"]
+    for form in ("compressed-tensors", "openvino"):
+        answer = export(daemon, "experts:int8", form)
+        assert answer["status"] == "succeeded", answer
+        again = download(daemon, answer["artifacts"][0]).content
+        assert served_again(daemon, f"experts-{form}", form, again)[0] == \
+            says(daemon, "experts:int8")[0]
 
 
 def test_unknown_export(daemon):

@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from conftest import make_phi2, make_phimoe
+
 np = pytest.importorskip("numpy")
 openvino = pytest.importorskip("openvino")
 genai = pytest.importorskip("openvino_genai")
@@ -27,7 +29,7 @@ SAMPLE = ROOT / "models" / "phi-sample"
 GOLDEN = ROOT / "tests" / "golden"
 PHID = os.environ.get("PHID_BIN", str(ROOT / "build" / "release" / "server" / "phid"))
 
-TOKENS = 48
+TOKENS = 64
 PROMPTS = [
     "Kate lived in a small house",
     "One day a little dog",
@@ -40,7 +42,7 @@ CODED = [("int8", 0), ("int8-sym", 0), ("int8", 64), ("int4", 0), ("int4", 32), 
          ("int4", 128), ("int4-sym", 0), ("int4-sym", 32), ("int4-sym", 128)]
 # phid rounds activations to 8 bits where weights are codes: how far apart, in logits, the two best
 # tokens may be where it takes the other one.
-MARGIN = {"int8": 0.05, "int4": 0.25}
+MARGIN = {"int8": 0.05, "int4": 0.1}
 # The values of codes are fp16 in the graph, as nncf has it: half a unit of its eleven bits.
 ERROR_MAX = 2e-3
 
@@ -74,23 +76,61 @@ def continued_by_phid(prompt, source=SAMPLE):
     return [event["token"] for event in events if "token" in event]
 
 
-@pytest.mark.parametrize("backend", ["SDPA", "PA"])
-@pytest.mark.parametrize("kind", ["fp32", "fp16"])
-def test_the_pipeline_says_what_phid_says(folder, kind, backend):
-    pipeline = genai.LLMPipeline(str(folder(SAMPLE, kind)), "CPU", ATTENTION_BACKEND=backend,
+def end_tokens(source):
+    """The ids that end an answer, as the model's own files say."""
+    files = [source / name for name in ("generation_config.json", "config.json")]
+    ids = [json.loads(path.read_text()).get("eos_token_id") for path in files if path.exists()][0]
+    return set(ids if isinstance(ids, list) else [ids])
+
+
+def compare_tokens(path, backend, wanted_of):
+    """The pipeline's tokens are those that phid continues the same prompts with."""
+    pipeline = genai.LLMPipeline(str(path), "CPU", ATTENTION_BACKEND=backend,
                                  INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32")
     config = genai.GenerationConfig()
     config.max_new_tokens = TOKENS
     config.do_sample = False
-    ends = json.loads((SAMPLE / "generation_config.json").read_text())["eos_token_id"]
-    config.set_eos_token_id(ends if isinstance(ends, int) else ends[0])
-    config.stop_token_ids = set(ends if isinstance(ends, list) else [ends])
+    config.stop_token_ids = end_tokens(path)
+    config.set_eos_token_id(min(config.stop_token_ids))
     tokenizer = pipeline.get_tokenizer()
     for prompt in PROMPTS:
         found = list(pipeline.generate(tokenizer.encode(prompt), config).tokens[0])
-        wanted = continued_by_phid(prompt)
+        wanted = continued_by_phid(prompt, wanted_of)
         assert found[:len(wanted)] == wanted
         assert set(found[len(wanted):]) <= config.stop_token_ids
+
+
+@pytest.mark.parametrize("backend", ["SDPA", "PA"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_the_pipeline_says_what_phid_says(folder, kind, backend):
+    compare_tokens(folder(SAMPLE, kind), backend, SAMPLE)
+
+
+@pytest.fixture(scope="module", params=[make_phi2, make_phimoe], ids=["phi2", "phimoe"])
+def other(request, tmp_path_factory):
+    """A random model of each of the other architectures: one that does not end these answers, and
+    whose routers come to no near tie over them in fp32."""
+    return request.param(tmp_path_factory.mktemp("other") / request.param.__name__[5:], seed=4)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    base = tmp_path_factory.mktemp("converted")
+
+    def make(source, *options):
+        out = base / "-".join([source.parent.name, source.name, *options])
+        if not out.exists():
+            subprocess.run([PHID, "convert", str(source), str(out), "--format", "openvino",
+                            *options], capture_output=True, timeout=300, check=True)
+        return out
+    return make
+
+
+@pytest.mark.parametrize("backend", ["SDPA", "PA"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_other_architectures_in_the_pipeline(converted, other, kind, backend):
+    path = converted(other, "--precision", kind)
+    compare_tokens(path, backend, path)
 
 
 def logits_of(path, ids, steps=8):
@@ -99,7 +139,7 @@ def logits_of(path, ids, steps=8):
                                             EXACT).create_infer_request()
     found = []
     past = 0
-    head = len(ids) - steps
+    head = max(1, len(ids) - steps)
     for part in [ids[:head], *[[token] for token in ids[head:]]]:
         request.infer({"input_ids": np.array([part], np.int64),
                        "attention_mask": np.ones((1, past + len(part)), np.int64),
@@ -119,29 +159,45 @@ def test_openvino_multiplies_codes_out_as_we_do(folder, kind, group):
     assert np.abs(found - wanted).max() <= ERROR_MAX * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("kind,group", CODED)
-def test_phid_says_what_openvino_says(folder, kind, group):
-    """phid loads the folder, and takes the tokens that OpenVINO finds likeliest in it."""
-    path = folder(SAMPLE, kind, group)
+def compare_codes(path, margin, share=0.0):
+    """phid loads the folder, and takes the tokens that OpenVINO finds likeliest in it; all but a
+    share of them."""
     tokenizer = genai.Tokenizer(str(path))
+    gaps = []
     for prompt in PROMPTS:
         tokens = continued_by_phid(prompt, path)
         head = tokenizer.encode(prompt).input_ids.data[0].tolist()
         logits = logits_of(path, head + tokens)[len(head) - 1:]
-        for token, row in zip(tokens, logits):
-            assert row.max() - row[token] <= MARGIN[kind.removesuffix("-sym")]
+        gaps += [row.max() - row[token] for token, row in zip(tokens, logits)]
+    wide = [gap for gap in gaps if gap > margin]
+    assert len(wide) <= share * len(gaps), wide
 
 
-def phi3_cases():
-    """Those of the one architecture that the writer has a graph for."""
-    for path in sorted(GOLDEN.glob("*/expected.json")):
-        if json.loads((path.parent / "config.json").read_text())["model_type"] == "phi3":
-            yield path.parent.name
+@pytest.mark.parametrize("kind,group", CODED)
+def test_phid_says_what_openvino_says(folder, kind, group):
+    compare_codes(folder(SAMPLE, kind, group), MARGIN[kind.removesuffix("-sym")])
 
 
-@pytest.mark.parametrize("case", phi3_cases())
+@pytest.mark.parametrize("precision,options", [
+    ("int8", []), ("int4", ["--asymmetric", "--group-size", "32"]), ("int4", ["--group-size", "64"]),
+])
+def test_codes_of_other_architectures(converted, other, precision, options):
+    """Experts' codes too are multiplied out as phid does, and stay what they are when the folder is
+    written again. Whether an expert takes part is all or nothing: where phid's rounding of
+    activations brings a score across that line, it goes on otherwise; 4 tokens in 192 were seen."""
+    path = converted(other, "--precision", precision, *options)
+    ids = np.random.default_rng(3).integers(0, 1000, 60).tolist()
+    found = logits_of(path, ids)
+    wanted = logits_of(converted(path, "--precision", "fp32"), ids)
+    assert np.abs(found - wanted).max() <= ERROR_MAX * np.abs(wanted).max()
+    assert np.array_equal(found, logits_of(converted(path), ids))
+    compare_codes(path, MARGIN[precision], share=0.03 if other.name == "phimoe" else 0.0)
+
+
+@pytest.mark.parametrize("case", [path.parent.name for path in sorted(GOLDEN.glob("*/expected.json"))])
 def test_logits_of_the_reference(folder, case):
-    """Grouped heads, windows, partial rotation, LongRoPE on both sides of its original context."""
+    """Of every architecture; grouped heads, windows, partial rotation, LongRoPE on both sides of
+    its original context."""
     expected = json.loads((GOLDEN / case / "expected.json").read_text())
     path = folder(GOLDEN / case, "fp32")
     for wanted in expected["runs"]:

@@ -4,9 +4,9 @@
  *   openvino_folder write DIR OUT fp32|fp16|int8|int8-sym|int4|int4-sym [GROUP]
  *   openvino_folder values DIR FILE
  *
- * The first writes a checkpoint (or, as fp32, an OpenVINO folder) as an OpenVINO folder; a GROUP of
- * 0, the default, is one a row. The second prints name, rows and columns of each tensor of an
- * OpenVINO folder and writes their values as floats, one after another.
+ * The first writes a checkpoint as an OpenVINO folder; a GROUP of 0, the default, is one a row. The
+ * second prints name, rows and columns of each tensor of an OpenVINO folder and writes their values
+ * as floats, one after another.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,8 +16,8 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "engine/formats/checkpoint.h"
-#include "engine/formats/hf_names.h"
 #include "engine/formats/openvino.h"
+#include "engine/formats/tensor_rows.h"
 #include "engine/quant/group_codes.h"
 
 typedef struct kind {
@@ -34,7 +34,6 @@ static const kind kinds[] = {
 
 typedef struct source {
     phi_checkpoint *checkpoint;
-    phi_openvino *openvino; /* instead */
     phi_export_tensor *tensors;
     uint32_t count;
 } source;
@@ -71,12 +70,8 @@ static phi_status read_f32(void *user, const phi_export_tensor *t, uint32_t row,
                            float *out, phi_err *err)
 {
     const source *s = user;
-    size_t index = (size_t)(t - s->tensors);
-    if (s->openvino) {
-        return stored_rows(phi_openvino_at(s->openvino, index), row, count, out, err);
-    }
-    const phi_tensor *tensor = phi_checkpoint_at(s->checkpoint, index);
-    void *scratch = phi_alloc((size_t)count * t->cols * sizeof *out);
+    const phi_tensor *tensor = phi_checkpoint_at(s->checkpoint, (size_t)(t - s->tensors));
+    void *scratch = phi_alloc(phi_tensor_rows_bytes(tensor, row, count));
     phi_status status =
         phi_checkpoint_read_rows_f32(s->checkpoint, tensor, row, count, scratch, out, err);
     phi_free(scratch);
@@ -108,50 +103,21 @@ static phi_status read_codes(void *user, const phi_export_tensor *t, uint32_t ro
     return status;
 }
 
-/* The canonical name of one that has Hugging Face's. */
-static const char *canonical(const char *name, uint32_t n_layer)
+static void list_tensors(source *s, const kind *how, uint32_t group)
 {
-    char hf[PHI_LIMIT_TENSOR_NAME_BYTES];
-    char own[PHI_LIMIT_TENSOR_NAME_BYTES];
-    for (uint32_t layer = 0; layer < n_layer; layer++) {
-        for (int part = 0; part < PHI_PART_COUNT; part++) {
-            if (!phi_part_has_whole((phi_part)part, PHI_NAMING_HF)) {
-                continue;
-            }
-            phi_part_name((phi_part)part, PHI_NAMING_HF, layer, hf, sizeof hf);
-            if (strcmp(hf, name) == 0) {
-                phi_part_name((phi_part)part, PHI_NAMING_GGUF, layer, own, sizeof own);
-                return phi_strdup(own);
-            }
-        }
-    }
-    return phi_strdup(name);
-}
-
-static void list_tensors(source *s, const kind *how, uint32_t group, uint32_t n_layer)
-{
-    s->count = (uint32_t)(s->openvino ? phi_openvino_count(s->openvino)
-                                      : phi_checkpoint_count(s->checkpoint));
+    s->count = (uint32_t)phi_checkpoint_count(s->checkpoint);
     s->tensors = phi_alloc_zero(s->count, sizeof *s->tensors);
     for (uint32_t i = 0; i < s->count; i++) {
-        phi_export_tensor *t = &s->tensors[i];
-        if (s->openvino) {
-            const phi_stored *stored = phi_openvino_at(s->openvino, i);
-            *t = (phi_export_tensor){.name = canonical(stored->name, n_layer),
-                                     .n_dims = stored->n_dims,
-                                     .rows = stored->rows,
-                                     .cols = stored->cols};
-        } else {
-            const phi_tensor *tensor = phi_checkpoint_at(s->checkpoint, i);
-            *t = (phi_export_tensor){.name = phi_strdup(tensor->name),
-                                     .n_dims = tensor->n_dims,
-                                     .rows = tensor->rows,
-                                     .cols = tensor->cols};
-        }
-        t->bits = t->n_dims == 1 ? 32 : how->bits;
-        t->group = group ? group : t->cols;
-        t->zero_rule = how->zero_rule;
-        t->scale_dtype = PHI_DTYPE_F16;
+        const phi_tensor *tensor = phi_checkpoint_at(s->checkpoint, i);
+        bool is_vector = tensor->n_dims == 1;
+        s->tensors[i] = (phi_export_tensor){.name = tensor->name,
+                                            .n_dims = is_vector ? 1 : 2,
+                                            .rows = tensor->rows,
+                                            .cols = tensor->cols,
+                                            .bits = is_vector ? 32 : how->bits,
+                                            .group = group ? group : tensor->cols,
+                                            .zero_rule = how->zero_rule,
+                                            .scale_dtype = PHI_DTYPE_F16};
     }
 }
 
@@ -159,18 +125,12 @@ static int write_folder(const char *dir, const char *out, const kind *how, uint3
 {
     phi_err err;
     source s = {.count = 0};
-    char *xml = phi_strfmt("%s/openvino_model.xml", dir);
-    bool is_openvino = phi_file_exists(xml);
-    phi_free(xml);
-    phi_status status = is_openvino ? phi_openvino_open(dir, &s.openvino, &err)
-                                    : phi_checkpoint_open(dir, &s.checkpoint, &err);
+    phi_status status = phi_checkpoint_open(dir, &s.checkpoint, &err);
     if (status) {
         return fail(&err);
     }
-    const phi_description *d = is_openvino ? phi_openvino_description(s.openvino)
-                                           : phi_checkpoint_description(s.checkpoint);
-    list_tensors(&s, how, group, d->n_layer);
-    phi_export export = {.description = d,
+    list_tensors(&s, how, group);
+    phi_export export = {.description = phi_checkpoint_description(s.checkpoint),
                          .tensors = s.tensors,
                          .count = s.count,
                          .source_dir = dir,
@@ -178,11 +138,7 @@ static int write_folder(const char *dir, const char *out, const kind *how, uint3
                          .read_codes = read_codes,
                          .read_f32 = read_f32};
     status = phi_openvino_write(&export, out, &err);
-    for (uint32_t i = 0; i < s.count; i++) {
-        phi_free((void *)(uintptr_t)s.tensors[i].name);
-    }
     phi_free(s.tensors);
-    phi_openvino_close(s.openvino);
     phi_checkpoint_close(s.checkpoint);
     return status ? fail(&err) : 0;
 }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/bench/bench_internal.h"
+#include "engine/kernels/machine.h"
 #include "engine/model/experts.h"
 
 #include <math.h>
@@ -86,6 +87,9 @@ static phi_status make_kv(session *self, phi_err *err)
         return phi_fail(err, PHI_E_NO_MEMORY, "the KV cache needs %llu bytes of memory",
                         (unsigned long long)(page_bytes * bench->kv_pages));
     }
+    /* As the server's pool has them. */
+    (void)phi_machine_interleave(self->kv, blocks * FILL_BYTES);
+    (void)phi_machine_advise_huge(self->kv, blocks * FILL_BYTES);
     for (uint32_t i = 0; i < bench->kv_pages; i++) {
         self->pages[i] = self->kv + i * page_bytes;
     }

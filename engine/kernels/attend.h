@@ -109,12 +109,17 @@ typedef struct phi_attend {
     void *const *pages;
     uint32_t pages_end; /* those before it may be fetched ahead; 0: none */
     size_t head_offset; /* bytes from a page's beginning to the head's share */
-    const float *q;     /* [tiles][d][8]; zero where a tile has no row */
-    uint16_t *q_tiles;  /* instead, for phi_bulk.attend; 64-byte aligned */
-    float *acc;         /* [tiles * 8, d_padded] values times exp(score - max) */
-    float *max;         /* [tiles * 8] the largest score seen, scaled */
-    float *sum;         /* [tiles * 8] of exp(score - max); 0: the row sees none of the pages */
-    float *work;        /* [PHI_ATTEND_WORK(d)] */
+    /* What may be fetched ahead behind them: pages that the thread attends to next, and where in
+     * them it does. */
+    void *const *later_pages;
+    uint32_t n_later;
+    size_t later_offset;
+    const float *q;    /* [tiles][d][8]; zero where a tile has no row */
+    uint16_t *q_tiles; /* instead, for phi_bulk.attend; 64-byte aligned */
+    float *acc;        /* [tiles * 8, d_padded] values times exp(score - max) */
+    float *max;        /* [tiles * 8] the largest score seen, scaled */
+    float *sum;        /* [tiles * 8] of exp(score - max); 0: the row sees none of the pages */
+    float *work;       /* [PHI_ATTEND_WORK(d)] */
 } phi_attend;
 
 #define PHI_ATTEND_PADDED(d) (((size_t)(d) + 15) / 16 * 16)

@@ -10,8 +10,9 @@
  *            FEW_SUMS             registers of scores that a few rows have for several pages
  *          and, as static inline functions, lanes_zero, lanes_set, lanes_load, lanes_store,
  *          lanes_of_f16, lanes_of_i8, lanes_to_f16, lanes_add, lanes_mul, lanes_fma (a * b + c),
- *          lanes_max (the second where one is NaN), lanes_exp2, lanes_any_above, lanes_top,
- *          lanes_total and lanes_prefetch.
+ *          lanes_max (the second where one is NaN), lanes_exp2, lanes_any_above, lanes_top and
+ *          lanes_total; and as PHI_STAMP lanes_prefetch: calls of a function that does nothing else
+ *          are dropped by compilers that see so before they inline it.
  *
  * Scores run with keys side by side and one query value spread over the register; sums of values
  * run with dims side by side and one weight spread. So nothing is summed across a register but the
@@ -26,13 +27,13 @@
 #include "base/assert.h"
 #include "config/limits.h"
 #include "engine/kernels/attend.h"
+#include "engine/kernels/unroll.h"
 #include "engine/tensor/half.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
-
-#define STAMP static inline __attribute__((always_inline))
 
 /* Registers that hold a score of each key of a page. */
 #define KEYS ((int)(PHI_KV_PAGE_TOKENS / LANES))
@@ -53,18 +54,26 @@ typedef struct page_part {
     size_t values_stride; /* elements from one key's values to the next's */
     const float *key_scales;
     const float *value_scales;
-    /* What to fetch ahead while scores and while sums are made, each as long as the page's keys;
-     * NULL: nothing. */
-    const char *ahead_of_scores;
-    const char *ahead_of_sums;
-    const char *next_page; /* the same where this page was widened: keys and values together */
+    size_t values_bytes;   /* of those that are seen */
+    const char *next_page; /* to fetch ahead where this page was widened, keys and values */
 } page_part;
+
+/* Keys of several pages, to fetch ahead side by side: of one page at a time memory sends less. */
+typedef struct fetch_list {
+    const char *from[FEW_PAGES];
+    int n;       /* pages */
+    int page;    /* the next line's */
+    size_t next; /* byte of its keys */
+    size_t end;
+    int lines; /* to ask for at a time */
+} fetch_list;
 
 /* One tile of one page. */
 typedef struct tile_run {
     const phi_attend *attend;
     const page_part *page;
-    size_t row; /* the tile's first */
+    fetch_list *ahead; /* of a few rows; or NULL */
+    size_t row;        /* the tile's first */
     int n_rows;
     phi_attend_span spans[PHI_ATTEND_TILE];
     /* Scores, then weights of the values; a register may not lie across two cache lines. */
@@ -72,14 +81,26 @@ typedef struct tile_run {
 } tile_run;
 
 /* Asks for the lines of `bytes` at `from`. */
-STAMP void fetch(const char *from, size_t bytes)
+PHI_STAMP void fetch(const char *from, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64) {
         lanes_prefetch(from + i);
     }
 }
 
-STAMP lanes load_elements(const char *from, size_t index, phi_kv_type type)
+PHI_STAMP void fetch_lines(fetch_list *list, int lines)
+{
+    for (int i = 0; i < lines && list->next < list->end; i++) {
+        lanes_prefetch(list->from[list->page] + list->next);
+        list->page++;
+        if (list->page == list->n) {
+            list->page = 0;
+            list->next += 64;
+        }
+    }
+}
+
+PHI_STAMP lanes load_elements(const char *from, size_t index, phi_kv_type type)
 {
     if (type == PHI_KV_F16) {
         return lanes_of_f16((const uint16_t *)(const void *)from + index);
@@ -170,13 +191,11 @@ static void weigh(tile_run *run, int r)
 }
 
 /* Rows [first, first + n) of the tile against all keys of the page; n is a constant. */
-STAMP void score_rows(tile_run *run, int first, int n, phi_kv_type type)
+PHI_STAMP void score_rows(tile_run *run, int first, int n, phi_kv_type type)
 {
     const page_part *page = run->page;
     size_t d = run->attend->head_dim;
     const float *q = run->attend->q + run->row * d + (size_t)first;
-    const char *ahead = first == 0 && run->row == 0 ? page->ahead_of_scores : NULL;
-    size_t column = phi_kv_element_bytes(type) * PHI_KV_PAGE_TOKENS;
     lanes acc[QK_ROWS][KEYS];
     for (int r = 0; r < n; r++) {
         for (int v = 0; v < KEYS; v++) {
@@ -187,9 +206,6 @@ STAMP void score_rows(tile_run *run, int first, int n, phi_kv_type type)
         lanes keys[KEYS];
         for (int v = 0; v < KEYS; v++) {
             keys[v] = load_elements(page->keys, c * PHI_KV_PAGE_TOKENS + (size_t)v * LANES, type);
-        }
-        if (ahead) {
-            fetch(ahead + c * column, column);
         }
         for (int r = 0; r < n; r++) {
             lanes value = lanes_set(q[c * PHI_ATTEND_TILE + (size_t)r]);
@@ -209,7 +225,7 @@ STAMP void score_rows(tile_run *run, int first, int n, phi_kv_type type)
     }
 }
 
-STAMP void score_tile(tile_run *run, phi_kv_type type)
+PHI_STAMP void score_tile(tile_run *run, phi_kv_type type)
 {
     int r = 0;
     for (; r + QK_ROWS <= run->n_rows; r += QK_ROWS) {
@@ -230,14 +246,14 @@ STAMP void score_tile(tile_run *run, phi_kv_type type)
 
 /* acc[r, i..] += sum over the span of p[r, j] v[j, i..] for n rows and `width` registers of dims,
  * both constants. */
-STAMP void sum_dims(const tile_run *run, int first, int n, size_t i, int width, phi_kv_type type)
+PHI_STAMP void sum_dims(const tile_run *run, int first, int n, size_t i, int width,
+                        phi_kv_type type)
 {
     const page_part *page = run->page;
     size_t d = PHI_ATTEND_PADDED(run->attend->head_dim);
     float *out = run->attend->acc + (run->row + (size_t)first) * d + i;
     phi_attend_span span = run->spans[first];
-    size_t element = phi_kv_element_bytes(type);
-    const char *ahead = first == 0 && run->row == 0 ? page->ahead_of_sums : NULL;
+    fetch_list *ahead = first == 0 && i == 0 ? run->ahead : NULL;
     lanes acc[PV_ROWS][PV_LANES];
     for (int r = 0; r < n; r++) {
         for (int v = 0; v < width; v++) {
@@ -247,7 +263,7 @@ STAMP void sum_dims(const tile_run *run, int first, int n, size_t i, int width, 
     for (size_t j = span.begin; j < span.end; j++) {
         size_t at = j * page->values_stride + i;
         if (ahead) {
-            fetch(ahead + at * element, (size_t)width * LANES * element);
+            fetch_lines(ahead, ahead->lines);
         }
         for (int v = 0; v < width; v++) {
             lanes values = load_elements(page->values, at + (size_t)v * LANES, type);
@@ -264,7 +280,7 @@ STAMP void sum_dims(const tile_run *run, int first, int n, size_t i, int width, 
 }
 
 /* All dims of n rows with one span. */
-STAMP void sum_rows(const tile_run *run, int first, int n, int width, phi_kv_type type)
+PHI_STAMP void sum_rows(const tile_run *run, int first, int n, int width, phi_kv_type type)
 {
     size_t d = run->attend->head_dim;
     size_t i = 0;
@@ -293,7 +309,7 @@ static bool same_spans(const tile_run *run, int first, int n)
     return true;
 }
 
-STAMP void sum_tile(const tile_run *run, phi_kv_type type)
+PHI_STAMP void sum_tile(const tile_run *run, phi_kv_type type)
 {
     int r = 0;
     while (r < run->n_rows) {
@@ -320,7 +336,7 @@ static void run_tile(tile_run *run)
 /* ---- a few rows ---- */
 
 /* Raw scores of rows [first, first + n) against `pages` pages, both constants. */
-STAMP void score_block(tile_run *runs, int first, int n, int pages, phi_kv_type type)
+PHI_STAMP void score_block(tile_run *runs, int first, int n, int pages, phi_kv_type type)
 {
     size_t d = runs->attend->head_dim;
     const float *q = runs->attend->q + first;
@@ -336,8 +352,8 @@ STAMP void score_block(tile_run *runs, int first, int n, int pages, phi_kv_type 
     for (size_t c = 0; c < d; c++) {
         for (int p = 0; p < pages; p++) {
             const page_part *page = runs[p].page;
-            if (first == 0 && page->ahead_of_scores) {
-                fetch(page->ahead_of_scores + c * column, column);
+            if (first == 0 && c * column < page->values_bytes) {
+                fetch(page->values + c * column, column);
             }
             for (int v = 0; v < KEYS; v++) {
                 size_t at = c * PHI_KV_PAGE_TOKENS + (size_t)v * LANES;
@@ -359,7 +375,7 @@ STAMP void score_block(tile_run *runs, int first, int n, int pages, phi_kv_type 
 }
 
 /* n rows against all pages, as many at once as there are registers for. */
-STAMP void score_pages(tile_run *runs, int n_pages, int first, int n, phi_kv_type type)
+PHI_STAMP void score_pages(tile_run *runs, int n_pages, int first, int n, phi_kv_type type)
 {
     int at_once = FEW_SUMS / (n * KEYS);
     int p = 0;
@@ -374,7 +390,7 @@ STAMP void score_pages(tile_run *runs, int n_pages, int first, int n, phi_kv_typ
     }
 }
 
-STAMP void run_few_of(tile_run *runs, int n_pages, phi_kv_type type)
+PHI_STAMP void run_few_of(tile_run *runs, int n_pages, phi_kv_type type)
 {
     int n_rows = runs->n_rows;
     int r = 0;
@@ -397,6 +413,8 @@ STAMP void run_few_of(tile_run *runs, int n_pages, phi_kv_type type)
         }
         sum_tile(&runs[p], type);
     }
+    /* Where few of a page's tokens are seen. */
+    fetch_lines(runs->ahead, INT_MAX);
 }
 
 static void run_few(tile_run *runs, int n_pages)
@@ -416,7 +434,7 @@ static void run_few(tile_run *runs, int n_pages)
 
 /* ---- a page in floats ---- */
 
-STAMP void widen_run(const char *from, size_t first, size_t n, phi_kv_type type, float *to)
+PHI_STAMP void widen_run(const char *from, size_t first, size_t n, phi_kv_type type, float *to)
 {
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
@@ -430,7 +448,7 @@ STAMP void widen_run(const char *from, size_t first, size_t n, phi_kv_type type,
     }
 }
 
-STAMP void widen_of(const phi_attend *attend, page_part *page, phi_kv_type type)
+PHI_STAMP void widen_of(const phi_attend *attend, page_part *page, phi_kv_type type)
 {
     size_t d = attend->head_dim;
     size_t padded = PHI_ATTEND_PADDED(d);
@@ -445,8 +463,6 @@ STAMP void widen_of(const phi_attend *attend, page_part *page, phi_kv_type type)
     page->values = (const char *)values;
     page->values_stride = padded;
     page->type = PHI_KV_F32;
-    page->ahead_of_scores = NULL;
-    page->ahead_of_sums = NULL;
 }
 
 static void widen(const phi_attend *attend, page_part *page)
@@ -466,8 +482,7 @@ static void widen(const phi_attend *attend, page_part *page)
 
 /* ---- the table's functions ---- */
 
-/* `step` pages are worked on together. */
-static page_part part_of(const phi_attend *attend, uint32_t page, uint32_t step)
+static page_part part_of(const phi_attend *attend, uint32_t page)
 {
     phi_kv_head head = phi_kv_head_at(attend->type, attend->head_dim,
                                       (char *)attend->pages[page] + attend->head_offset);
@@ -476,11 +491,9 @@ static page_part part_of(const phi_attend *attend, uint32_t page, uint32_t step)
                       .values = head.values,
                       .values_stride = attend->head_dim,
                       .key_scales = head.key_scales,
-                      .value_scales = head.value_scales,
-                      .ahead_of_scores = head.values};
-    if (page + step < attend->pages_end) {
-        part.next_page = (const char *)attend->pages[page + step] + attend->head_offset;
-        part.ahead_of_sums = part.next_page;
+                      .value_scales = head.value_scales};
+    if (page + 1 < attend->pages_end) {
+        part.next_page = (const char *)attend->pages[page + 1] + attend->head_offset;
     }
     return part;
 }
@@ -492,6 +505,7 @@ static void attend_tiles(const phi_attend *attend, const page_part *page, uint32
     size_t share = phi_kv_head_bytes(attend->type, attend->head_dim) / n_tiles;
     run.attend = attend;
     run.page = page;
+    run.ahead = NULL;
     for (size_t row = 0; row < attend->n_rows; row += PHI_ATTEND_TILE) {
         size_t left = attend->n_rows - row;
         if (page->next_page) {
@@ -510,21 +524,48 @@ static void attend_tiles(const phi_attend *attend, const page_part *page, uint32
     }
 }
 
+/* What comes after the `n` pages from `first` on: of the same head, or of what is next. */
+static fetch_list after(const phi_attend *attend, uint32_t first, uint32_t n)
+{
+    size_t bytes =
+        phi_kv_element_bytes(attend->type) * PHI_KV_PAGE_TOKENS * (size_t)attend->head_dim;
+    void *const *pages = attend->later_pages;
+    uint32_t left = attend->n_later;
+    size_t offset = attend->later_offset;
+    if (first + n < attend->pages_end) {
+        pages = attend->pages + first + n;
+        left = attend->pages_end - first - n;
+        offset = attend->head_offset;
+    }
+    fetch_list list = {.n = (int)(left < FEW_PAGES ? left : FEW_PAGES)};
+    for (int p = 0; p < list.n; p++) {
+        list.from[p] = (const char *)pages[p] + offset;
+    }
+    list.end = list.n > 0 ? bytes : 0;
+    size_t keys = (size_t)n * PHI_KV_PAGE_TOKENS;
+    list.lines = (int)((list.end / 64 * (size_t)list.n + keys - 1) / keys);
+    return list;
+}
+
 /* `n` pages of a tile's rows. */
 static void attend_few(const phi_attend *attend, uint32_t first, uint32_t n)
 {
     tile_run runs[FEW_PAGES];
     page_part parts[FEW_PAGES];
+    fetch_list ahead = after(attend, first, n);
     PHI_ASSERT(n > 0 && n <= FEW_PAGES);
     for (uint32_t p = 0; p < n; p++) {
-        parts[p] = part_of(attend, first + p, FEW_PAGES);
+        parts[p] = part_of(attend, first + p);
         runs[p].attend = attend;
         runs[p].page = &parts[p];
+        runs[p].ahead = &ahead;
         runs[p].row = 0;
         runs[p].n_rows = (int)attend->n_rows;
         for (uint32_t r = 0; r < attend->n_rows; r++) {
             runs[p].spans[r] = phi_attend_visible(attend, r, first + p);
         }
+        parts[p].values_bytes = runs[p].spans[attend->n_rows - 1].end *
+                                phi_kv_element_bytes(attend->type) * (size_t)attend->head_dim;
     }
     run_few(runs, (int)n);
 }
@@ -540,7 +581,7 @@ static void attend_pages(const phi_attend *attend, uint32_t page_begin, uint32_t
     }
     if (attend->n_rows > WIDEN_ROWS || attend->head_dim % LANES != 0) {
         for (uint32_t p = page_begin; p < page_end; p++) {
-            page_part page = part_of(attend, p, 1);
+            page_part page = part_of(attend, p);
             widen(attend, &page);
             attend_tiles(attend, &page, p);
         }

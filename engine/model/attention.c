@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "engine/kernels/unroll.h"
 #include "engine/model/forward.h"
 
 #include <math.h>
@@ -42,6 +43,7 @@ typedef struct task {
     uint32_t n_items;
     uint32_t n_merges;
     uint32_t n_slots;
+    bool share; /* items read the same keys */
 } task;
 
 /* Running results of rows: of the runs so far, or of one. */
@@ -207,7 +209,8 @@ static size_t head_row(const task *self, const phi_attention_item *item, uint32_
 /* Rows of a batch that are fetched ahead of the one that is read. */
 #define AHEAD 4
 
-static void fetch_row(const float *from, size_t d)
+/* Inlined always: calls of a function that does nothing else may be dropped. */
+PHI_STAMP void fetch_row(const float *from, size_t d)
 {
     for (size_t i = 0; i < d; i += 16) {
         __builtin_prefetch(from + i);
@@ -298,6 +301,21 @@ static void visible(const phi_attention *at, const phi_attention_item *item, uin
     *out_end = at->rows[item->row].position + (item->first_row + item->n_rows - 1) / group + 1;
 }
 
+/* Pages [begin, end) that the item's rows see. */
+static void pages_of(const task *self, const phi_attention_item *item, uint32_t *out_begin,
+                     uint32_t *out_end)
+{
+    uint32_t first;
+    uint32_t end;
+    visible(self->at, item, self->group, &first, &end);
+    uint32_t begin = item->run_begin * PHI_ATTEND_RUN_PAGES;
+    *out_begin = first / PHI_KV_PAGE_TOKENS;
+    *out_begin = *out_begin > begin ? *out_begin : begin;
+    *out_end = (end - 1) / PHI_KV_PAGE_TOKENS + 1;
+    end = item->run_end * PHI_ATTEND_RUN_PAGES;
+    *out_end = *out_end < end ? *out_end : end;
+}
+
 static void lay_out(const task *self, const phi_attention_item *item, uint32_t kv_head,
                     unsigned worker, bench *b)
 {
@@ -355,23 +373,45 @@ static void attend_runs(const task *self, const phi_attention_item *item, bench 
     }
 }
 
-static void attend_item(const task *self, const phi_attention_item *item, uint32_t kv_head,
-                        unsigned worker)
+/* One head of an item. */
+typedef struct piece {
+    const phi_attention_item *item; /* NULL: none */
+    uint32_t kv_head;
+} piece;
+
+static piece piece_at(const task *self, size_t i)
 {
-    uint32_t first;
-    uint32_t end;
+    const uint32_t n_heads = self->at->description->n_head_kv;
+    if (self->share) {
+        return (piece){&self->scratch->items[i % self->n_items], (uint32_t)(i / self->n_items)};
+    }
+    /* A page's heads lie one behind the other. */
+    return (piece){&self->scratch->items[i / n_heads], (uint32_t)(i % n_heads)};
+}
+
+/* `later` is what the thread does next. */
+static void attend_piece(const task *self, piece now, piece later, unsigned worker)
+{
+    const phi_attention_item *item = now.item;
+    uint32_t kv_head = now.kv_head;
+    uint32_t begin;
     bench b;
-    visible(self->at, item, self->group, &first, &end);
     lay_out(self, item, kv_head, worker, &b);
-    b.attend.pages_end = (end - 1) / PHI_KV_PAGE_TOKENS + 1;
+    if (later.item) {
+        pages_of(self, later.item, &begin, &b.attend.n_later);
+        b.attend.later_pages = self->at->views[self->at->rows[later.item->row].seq].pages + begin;
+        b.attend.n_later -= begin;
+        b.attend.later_offset = head_offset(self->at, later.kv_head);
+    }
+    pages_of(self, item, &begin, &b.attend.pages_end);
     if (item->n_tokens) {
         store(self, item->row, item->n_tokens, kv_head);
     }
     pack_queries(self, item, kv_head, &b);
     if (b.bulk) {
-        b.bulk->attend(&b.attend, first / PHI_KV_PAGE_TOKENS, b.attend.pages_end);
+        b.bulk->attend(&b.attend, begin, b.attend.pages_end);
     } else {
-        attend_runs(self, item, &b, first / PHI_KV_PAGE_TOKENS, b.attend.pages_end);
+        attend_runs(self, item, &b, begin, b.attend.pages_end);
     }
     if (item->slot == NO_SLOT) {
         write_rows(self, item, kv_head, &b.total);
@@ -384,9 +424,8 @@ static void attend_slice(void *arg, size_t begin, size_t end, unsigned worker)
 {
     const task *self = arg;
     for (size_t i = begin; i < end; i++) {
-        /* The items of a head one after the other: they read the same keys and values. */
-        attend_item(self, &self->scratch->items[i % self->n_items], (uint32_t)(i / self->n_items),
-                    worker);
+        attend_piece(self, piece_at(self, i), i + 1 < end ? piece_at(self, i + 1) : (piece){0},
+                     worker);
     }
 }
 
@@ -534,7 +573,9 @@ void phi_attention_run(const phi_compute *compute, const phi_attention *attentio
                  &self);
     for (uint32_t row = 0; row < attention->n_rows;) {
         uint32_t n = count_rows(attention, row);
+        uint32_t n_items = self.n_items;
         plan_rows(&self, row, n);
+        self.share |= self.n_items > n_items + 1;
         row += n;
     }
     if ((size_t)self.n_items * desc->n_head_kv < 2 * (size_t)n_threads) {

@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/checked.h"
 #include "base/mem.h"
+#include "engine/kernels/machine.h"
 
 #include <inttypes.h>
 #include <stddef.h>
@@ -28,6 +29,9 @@ phi_status phi_kv_pool_init(phi_kv_pool *pool, uint32_t n_pages, uint64_t page_b
         return phi_fail(err, PHI_E_NO_MEMORY, "the KV cache needs %" PRIu64 " bytes of memory",
                         bytes);
     }
+    /* Advice, before the first touch: what the system does not have costs speed only. */
+    (void)phi_machine_interleave(pool->memory, (size_t)bytes);
+    (void)phi_machine_advise_huge(pool->memory, (size_t)bytes);
     /* The lowest address is on top, so that memory is first touched in order. */
     for (uint32_t i = 0; i < n_pages; i++) {
         pool->free_pages[i] = pool->memory + (n_pages - 1 - i) * page_bytes;

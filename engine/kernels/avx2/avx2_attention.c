@@ -2,6 +2,7 @@
 #include "engine/kernels/avx2/avx2.h"
 
 #include "engine/kernels/avx2/lanes.h"
+#include "engine/kernels/unroll.h"
 
 #include <immintrin.h>
 #include <stdbool.h>
@@ -110,7 +111,7 @@ static inline float lanes_total(lanes v)
     return phi_lanes_sum(v);
 }
 
-static inline void lanes_prefetch(const char *at)
+static inline __attribute__((always_inline)) void lanes_prefetch(const char *at)
 {
     _mm_prefetch(at, _MM_HINT_T0);
 }

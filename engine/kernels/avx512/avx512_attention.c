@@ -1,6 +1,7 @@
 /* Attention with sixteen lanes: attend_tile.h on AVX-512. */
 #include "engine/kernels/avx512/avx512.h"
 #include "engine/kernels/avx512/avx512_exp2.h"
+#include "engine/kernels/unroll.h"
 
 #include <immintrin.h>
 #include <stdbool.h>
@@ -90,7 +91,7 @@ static inline float lanes_total(lanes v)
     return _mm512_reduce_add_ps(v);
 }
 
-static inline void lanes_prefetch(const char *at)
+PHI_STAMP void lanes_prefetch(const char *at)
 {
     _mm_prefetch(at, _MM_HINT_T0);
 }

@@ -1,5 +1,6 @@
 /* Attention with four lanes: attend_tile.h on NEON. */
 #include "engine/kernels/neon/neon.h"
+#include "engine/kernels/unroll.h"
 
 #include <arm_neon.h>
 #include <stdbool.h>
@@ -109,7 +110,7 @@ static inline float lanes_total(lanes v)
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
-static inline void lanes_prefetch(const char *at)
+static inline __attribute__((always_inline)) void lanes_prefetch(const char *at)
 {
     __builtin_prefetch(at);
 }

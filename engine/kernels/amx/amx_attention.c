@@ -65,6 +65,11 @@ typedef struct attend_call {
     uint32_t n_to_weigh;
     uint32_t due;
     uint32_t rate;
+    /* What is fetched for the next block meanwhile: the heads' shares, side by side. */
+    const char *ahead[PHI_BULK_ATTEND_PAGES];
+    uint32_t n_ahead;
+    size_t next_ahead; /* byte */
+    size_t ahead_bytes;
 } attend_call;
 
 /* ---- keys and values ---- */
@@ -322,7 +327,45 @@ static void finish_weighing(attend_call *call)
     }
 }
 
+/* ---- the next block ---- */
+
+static void begin_fetching(attend_call *call)
+{
+    const phi_attend *at = call->attend;
+    const uint32_t next = call->first_page + BLOCK_PAGES;
+    void *const *pages = at->later_pages;
+    size_t offset = at->later_offset;
+    uint32_t left = at->n_later;
+    if (next < at->pages_end) {
+        pages = at->pages + next;
+        offset = at->head_offset;
+        left = at->pages_end - next;
+    }
+    call->n_ahead = left < BLOCK_PAGES ? left : BLOCK_PAGES;
+    for (uint32_t i = 0; i < call->n_ahead; i++) {
+        call->ahead[i] = (const char *)pages[i] + offset;
+    }
+    call->next_ahead = 0;
+    call->ahead_bytes = phi_kv_head_bytes(at->type, at->head_dim);
+}
+
+PHI_STAMP void fetch_beside(attend_call *call)
+{
+    if (call->next_ahead < call->ahead_bytes) {
+        for (uint32_t i = 0; i < call->n_ahead; i++) {
+            _mm_prefetch(call->ahead[i] + call->next_ahead, _MM_HINT_T1);
+        }
+        call->next_ahead += 64;
+    }
+}
+
 /* ---- products ---- */
+
+PHI_STAMP void work_beside(attend_call *call)
+{
+    fetch_beside(call);
+    weigh_beside(call);
+}
 
 PHI_STAMP void load_left(const uint16_t *left, size_t apart)
 {
@@ -342,14 +385,14 @@ PHI_STAMP void multiply_parts(attend_call *call, const uint16_t *left, size_t ap
 {
     load_right(right);
     load_left(left + CELLS, apart);
-    weigh_beside(call);
+    work_beside(call);
     phi_amx_multiply();
     load_left(left, apart);
-    weigh_beside(call);
+    work_beside(call);
     phi_amx_multiply();
     if (parts == 2) {
         load_right(right + (size_t)2 * CELLS);
-        weigh_beside(call);
+        work_beside(call);
         phi_amx_multiply();
     }
 }
@@ -450,6 +493,7 @@ static void run_block(attend_call *call, uint32_t page_begin, uint32_t page_end)
     for (uint32_t page = page_begin; page < page_end; page++) {
         unpack_page(call, page - call->first_page);
     }
+    begin_fetching(call);
     for (uint32_t turn = 0; turn < call->n_pairs + 2; turn++) {
         const pair_view after = turn < call->n_pairs ? view_of(call, turn) : none;
         if (call->parts == 2) {

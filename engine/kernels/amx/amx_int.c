@@ -3,13 +3,14 @@
  * a run of a block's 16 rows into exact integer sums, which AVX-512 then scales and adds in the
  * order that kernels.h lays down: the results are bit for bit those of the other sets.
  *
- * Tiles of activations hold 16 tokens. A tile of at least AMX_TOKENS tokens lies as
+ * Tiles of activations hold 16 tokens. A tile of at least PHI_AMX_TOKENS tokens lies as
  * [cols / 32][width][32], one tile register a run; a narrower one, and all with runs of 16, in
  * quads for the AVX-512 products.
  *
  * Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (tiles).
  */
-#include "engine/kernels/amx/amx.h"
+#include "engine/kernels/amx/amx_int.h"
+#include "engine/kernels/amx/amx_few.h"
 
 #include "base/assert.h"
 #include "engine/kernels/avx512/avx512.h"
@@ -20,18 +21,15 @@
 
 #define BLOCK PHI_WEIGHT_BLOCK
 #define TILE PHI_AMX_ACT_TILE
-/* Below that many tokens the AVX-512 products, which unpack nothing, are as fast or faster. */
-#define AMX_TOKENS 12U
 /* Columns of a run, and runs of a block that are unpacked together: 16 KiB, a third of the
  * first-level cache. */
-#define RUN 32U
+#define RUN PHI_AMX_RUN
 #define PANEL_RUNS 32U
 /* Codes of blocks, and of tokens, that share the second-level cache while a slice is computed. */
 #define BLOCKS_BYTES (512U << 10)
 #define TOKENS_BYTES (1U << 20)
 /* Tokens that go through a block together at most: their sums wait in the first-level cache. */
 #define GROUP_MAX 256U
-#define AHEAD 4096
 /* A tile fetches a line of what will be unpacked next for so many of its runs: 16 tiles then fetch
  * all of it. */
 #define AHEAD_RUNS 4U
@@ -40,23 +38,13 @@
 #define BEHIND 3U
 #define KEPT 4U
 
-/* Tile registers, by number: the intrinsics paste it into a name. Products take turns with two
- * sets, so that one run's is under way while the sums of the one before are scaled. */
-#define SUMS_0 0
-#define SUMS_1 1
-#define SUMS_LAST_0 2
-#define SUMS_LAST_1 3
-#define TOKENS_0 4
-#define TOKENS_LAST 5
-#define ROWS_0 6
-
 static void configure(uint32_t last_width)
 {
     phi_amx_tile_config config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         bool last = i == SUMS_LAST_0 || i == SUMS_LAST_1 || i == TOKENS_LAST;
         bool tokens = i == TOKENS_0 || i == TOKENS_LAST;
-        bool rows = i == ROWS_0;
+        bool rows = i == ROWS_0 || i == ROWS_1;
         config.rows[i] = (uint8_t)(rows ? RUN / 4 : last ? last_width : TILE);
         config.row_bytes[i] = tokens ? RUN : BLOCK * 4;
     }
@@ -85,32 +73,10 @@ typedef struct amx_call {
     size_t n_runs;
 } amx_call;
 
-static void unpack_run(const uint8_t *codes, int is_int4, __m512i centre,
-                       int8_t out[RUN / 4][BLOCK * 4])
-{
-    const __m512i low = _mm512_set1_epi8(15);
-    for (size_t j = 0; j < 4; j++) {
-        _mm_prefetch((const char *)codes + AHEAD + j * 64, _MM_HINT_T0);
-        __m512i w = _mm512_loadu_si512((const void *)(codes + j * 64));
-        __m512i high;
-        if (is_int4) {
-            high = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
-            w = _mm512_and_si512(w, low);
-        } else {
-            high = _mm512_loadu_si512((const void *)(codes + (j + 4) * 64));
-        }
-        _mm512_storeu_si512((void *)out[j], _mm512_sub_epi8(w, centre));
-        _mm512_storeu_si512((void *)out[j + 4], _mm512_sub_epi8(high, centre));
-    }
-}
-
 /* A group's scales, or offsets, as floats. */
 PHI_STAMP void unpack_side(const uint8_t *from, phi_int_kind kind, float out[BLOCK])
 {
-    __m512 side = kind.is_wide
-                      ? _mm512_loadu_ps((const void *)from)
-                      : _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
-    _mm512_storeu_ps(out, side);
+    _mm512_store_ps(out, phi_amx_load_side(from, kind.is_wide));
 }
 
 static void unpack(const amx_call *call, uint32_t block)
@@ -127,7 +93,7 @@ static void unpack(const amx_call *call, uint32_t block)
         size_t run = call->run + i;
         size_t side = phi_side_bytes(run / runs_per_group * BLOCK, kind);
         phi_sides sides = phi_sides_at(first, side, kind);
-        unpack_run(codes + run * run_bytes, kind.is_int4, centre, call->panel->codes[i]);
+        phi_amx_unpack_run(codes + run * run_bytes, kind.is_int4, centre, call->panel->codes[i]);
         unpack_side(sides.scales, kind, call->panel->scales[i]);
         if (kind.has_offsets) {
             unpack_side(sides.offsets, kind, call->panel->offsets[i]);
@@ -257,16 +223,25 @@ typedef void (*tile_fn)(const amx_call *call, uint32_t block, uint32_t token, fl
     {                                                                                              \
         amx_tile(call, block, token, waiting, 1, is_last, n);                                      \
     }
+TILE_FN(5, 1)
+TILE_FN(6, 1)
+TILE_FN(7, 1)
+TILE_FN(8, 1)
+TILE_FN(9, 1)
+TILE_FN(10, 1)
+TILE_FN(11, 1)
 TILE_FN(12, 1)
 TILE_FN(13, 1)
 TILE_FN(14, 1)
 TILE_FN(15, 1)
 TILE_FN(16, 0)
 
-/* [offsets?][tokens - AMX_TOKENS] */
-static const tile_fn tiles[2][TILE - AMX_TOKENS + 1] = {
-    {plain_12, plain_13, plain_14, plain_15, plain_16},
-    {offsets_12, offsets_13, offsets_14, offsets_15, offsets_16},
+/* [offsets?][tokens - PHI_AMX_TOKENS] */
+static const tile_fn tiles[2][TILE - PHI_AMX_TOKENS + 1] = {
+    {plain_5, plain_6, plain_7, plain_8, plain_9, plain_10, plain_11, plain_12, plain_13, plain_14,
+     plain_15, plain_16},
+    {offsets_5, offsets_6, offsets_7, offsets_8, offsets_9, offsets_10, offsets_11, offsets_12,
+     offsets_13, offsets_14, offsets_15, offsets_16},
 };
 
 /* One block times tokens [begin, end), which fill tiles. */
@@ -282,7 +257,7 @@ static void multiply_block(amx_call *call, uint32_t block, uint32_t begin, uint3
                       (call->run + call->n_runs) * (RUN / 4 * BLOCK * 4 / (is_int4 ? 2 : 1));
         for (uint32_t token = begin; token < end; token += TILE) {
             uint32_t n = end - token < TILE ? end - token : TILE;
-            fns[n - AMX_TOKENS](call, block, token, call->waiting[token - begin]);
+            fns[n - PHI_AMX_TOKENS](call, block, token, call->waiting[token - begin]);
         }
     }
 }
@@ -327,12 +302,16 @@ void phi_amx_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_t b
     amx_call call = {
         .weight = weight, .act = act, .y = y, .ldy = ldy, .panel = &unpacked, .waiting = waiting};
     uint32_t rest = act->n_tok % TILE;
-    uint32_t n_tiled = rest < AMX_TOKENS ? act->n_tok - rest : act->n_tok;
+    uint32_t n_tiled = rest < PHI_AMX_TOKENS ? act->n_tok - rest : act->n_tok;
     PHI_ASSERT(weight->group && weight->cols == act->cols && weight->group % act->run == 0);
     n_tiled = act->run == RUN ? n_tiled : 0;
     if (n_tiled) {
-        configure(rest ? rest : TILE);
-        multiply(&call, block_begin, block_end, n_tiled);
+        configure(n_tiled % TILE ? n_tiled % TILE : TILE);
+        if (n_tiled <= TILE) {
+            phi_amx_few(weight, block_begin, block_end, act, n_tiled, y, ldy);
+        } else {
+            multiply(&call, block_begin, block_end, n_tiled);
+        }
         /* Tiles in their initial state need not be saved at each switch of threads. */
         _tile_release();
     }
@@ -353,7 +332,7 @@ void phi_amx_quantize_tile(const float *x, uint32_t tile, const phi_act *act)
     part.scales += side;
     part.starts += side;
     part.shifts += side;
-    if (act->run == RUN && width >= AMX_TOKENS) {
+    if (act->run == RUN && width >= PHI_AMX_TOKENS) {
         phi_avx512_quantize_rows(x, &part);
         return;
     }

@@ -22,8 +22,10 @@
 #define PAIR_TOKENS 5U
 /* Columns of a unit: what INT4's low and high nibbles make up together. */
 #define UNIT 32U
-/* How far ahead of their use codes are fetched, in bytes: what one core needs in flight. */
-#define AHEAD 2048
+/* How far ahead of their use codes are fetched, in bytes: what one core needs in flight. They go
+ * into the second-level cache, which can wait for three times as many lines as the first. */
+#define AHEAD_INT4 4096U
+#define AHEAD_INT8 2048U
 /* Codes of blocks, and of tokens, that share the second-level cache while a slice is computed. */
 #define BLOCKS_BYTES (512U << 10)
 #define TOKENS_BYTES (768U << 10)
@@ -218,6 +220,7 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
     /* Blocks follow one another: what comes after these is fetched by the tiles together. */
     const uint8_t *ahead = codes + (size_t)s.n_blocks * weight->block_bytes +
                            (size_t)token / TOKENS_MAX * (weight->cols / UNIT / 2 * 64);
+    const size_t ahead_bytes = s.kind.is_int4 ? AHEAD_INT4 : AHEAD_INT8;
     size_t left_in_group = units_per_group;
     fetch_tile(call, block, token, s);
     __m512 sums[CELLS_MAX];
@@ -234,7 +237,7 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
         if (s.n_tok < 12) {
             PHI_UNROLL
             for (size_t line = 0; line < unit_bytes; line += 64) {
-                _mm_prefetch((const char *)codes + AHEAD + line, _MM_HINT_T0);
+                _mm_prefetch((const char *)codes + ahead_bytes + line, _MM_HINT_T1);
             }
         }
         if (s.n_tok == TOKENS_MAX && unit % 2 == 0) {

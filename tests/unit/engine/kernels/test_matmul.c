@@ -51,8 +51,11 @@ static void test_independent(void **state)
                     phi_matmul(&compute, &w, x + t * COLS, 1, y, &scratch);
                     assert_memory_equal(whole + t * ROWS, y, ROWS * sizeof *y);
                 }
-                phi_matmul(&compute, &w, x + 3 * COLS, 6, y, &scratch);
-                assert_memory_equal(whole + 3 * ROWS, y, 6 * ROWS * sizeof *y);
+                /* Each width of a last tile, of sets with tiles of up to 16. */
+                for (uint32_t n = 2; n < 32; n += n < 20 ? 1 : 5) {
+                    phi_matmul(&compute, &w, x + 3 * COLS, n, y, &scratch);
+                    assert_memory_equal(whole + 3 * ROWS, y, n * ROWS * sizeof *y);
+                }
                 phi_weight_done(&w);
             }
         }

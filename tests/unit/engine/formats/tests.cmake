@@ -19,8 +19,14 @@ phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMA
 phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.tensor_rows ${TEST_DIR}/test_tensor_rows.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.protobuf ${TEST_DIR}/test_protobuf.c LIBS ${FORMATS_TEST_LIBS})
-phid_test(engine.formats.onnx ${TEST_DIR}/test_onnx.c
-    LIBS ${FORMATS_TEST_LIBS} PkgConfig::JANSSON)
+add_library(test_formats_onnx_model STATIC ${TEST_DIR}/onnx_model.c ${TEST_DIR}/onnx_values.c)
+target_link_libraries(test_formats_onnx_model PUBLIC test_formats_fixture
+    PRIVATE phi_options PkgConfig::CMOCKA)
+target_compile_options(test_formats_onnx_model PRIVATE -Wno-conversion -Wno-sign-conversion)
+foreach(part graph matrices refusals)
+    phid_test(engine.formats.onnx_${part} ${TEST_DIR}/test_onnx_${part}.c
+        LIBS test_formats_onnx_model ${FORMATS_TEST_LIBS} m)
+endforeach()
 phid_test(engine.formats.onnx_write ${TEST_DIR}/test_onnx_write.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.qnn_write ${TEST_DIR}/test_qnn_write.c LIBS ${FORMATS_TEST_LIBS} m)
 

@@ -1,5 +1,6 @@
 #include "engine/formats/hf_write_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -198,7 +199,8 @@ static phi_status put(phi_hf_writing *w, const phi_hf_array *array, uint64_t at,
     return status;
 }
 
-/* `count` floats as they are stored, in place: narrower types take the front. */
+/* `count` floats as they are stored, in place: narrower types take the front. Those that were not
+ * chosen to fit are checked first. */
 static void narrow(phi_dtype dtype, float *values, size_t count)
 {
     uint8_t *to = (uint8_t *)values;
@@ -207,6 +209,23 @@ static void narrow(phi_dtype dtype, float *values, size_t count)
             dtype == PHI_DTYPE_F16 ? phi_half_of_float(values[i]) : phi_bf16_of_float(values[i]);
         memcpy(to + i * sizeof half, &half, sizeof half);
     }
+}
+
+/* fp16 was asked for, which has no numbers beyond 65504. */
+static phi_status check_range(phi_hf_writing *w, const phi_hf_item *item, uint32_t row,
+                              const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(phi_half_to_float(phi_half_of_float(values[i])))) {
+            uint32_t cols = item->tensor->cols;
+            return phi_fail(w->err, PHI_E_UNSUPPORTED,
+                            "tensor '%s', row %zu, column %zu: %g is beyond what fp16 can hold; "
+                            "choose another precision",
+                            item->tensor->name, item->row + row + i / cols, i % cols,
+                            (double)values[i]);
+        }
+    }
+    return PHI_OK;
 }
 
 static phi_dtype dtype_of(const phi_hf_array *array)
@@ -253,6 +272,9 @@ static phi_status fill_floats(phi_hf_writing *w, const phi_hf_item *item)
     for (uint32_t row = 0; row < item->rows && !status; row += step) {
         uint32_t count = item->rows - row < step ? item->rows - row : step;
         status = w->export->read_f32(w->export->user, t, item->row + row, count, values, w->err);
+        if (!status && dtype == PHI_DTYPE_F16) {
+            status = check_range(w, item, row, values, (size_t)count * t->cols);
+        }
         if (!status) {
             narrow(dtype, values, (size_t)count * t->cols);
             status = put(w, array, row * row_bytes, values, count * row_bytes);

@@ -135,29 +135,45 @@ static uint32_t fitting_group(const conversion *c, uint32_t group)
     }
 }
 
+static uint32_t bits_of(const phi_form *form)
+{
+    return form->kind == PHI_WEIGHT_INT4 ? 4 : 8;
+}
+
 /* Of a matrix of codes that keeps its precision. */
 static phi_code_target kept_target(const conversion *c, const phi_form *form,
                                    const phi_recode_scan *scan)
 {
     return (phi_code_target){
-        .bits = form->kind == PHI_WEIGHT_INT4 ? 4 : 8,
+        .bits = bits_of(form),
         .group = fitting_group(c, scan->group),
         .zero_rule = zero_rule(c, scan->centred && scan->whole_zeros),
         .scale_dtype = scale_dtype(c, scan),
     };
 }
 
-static phi_code_target asked_target(const conversion *c, const phi_tensor *tensor)
+static uint32_t asked_bits(const conversion *c, const phi_tensor *tensor)
+{
+    return c->options->precision == PHI_PRECISION_INT4 && is_layer_matrix(tensor) ? 4 : 8;
+}
+
+/* Scales in fp16, unless the source has the codes and fp16 comes nowhere near their scales. */
+static phi_code_target asked_target(const conversion *c, const phi_tensor *tensor,
+                                    const phi_form *form, const phi_recode_scan *scan)
 {
     const phi_convert_options *options = c->options;
     const phi_recode_scan halves = {.halves = true, .half_offsets = true};
-    bool is_int4 = options->precision == PHI_PRECISION_INT4 && is_layer_matrix(tensor);
-    return (phi_code_target){
+    bool is_int4 = asked_bits(c, tensor) == 4;
+    phi_code_target target = {
         .bits = is_int4 ? 4 : 8,
         .group = is_int4 ? options->group_size : GROUP_INT8,
         .zero_rule = zero_rule(c, !is_int4 || options->symmetric),
         .scale_dtype = scale_dtype(c, &halves),
     };
+    phi_code_target wide = target;
+    wide.scale_dtype = scale_dtype(c, &(phi_recode_scan){.halves = false});
+    bool is_far = form->group && phi_recode_fits(form, scan, &target) == PHI_FIT_NONE;
+    return is_far && phi_recode_fits(form, scan, &wide) != PHI_FIT_NONE ? wide : target;
 }
 
 /* QNN's: one scale a row, whatever the source has. */
@@ -175,13 +191,17 @@ static phi_status plan_codes(conversion *c, size_t index, phi_err *err)
     const phi_tensor *tensor = recode->tensor;
     phi_form form = phi_tensor_form(tensor);
     phi_recode_scan *scan = &c->scans[index];
-    phi_status status = form.group ? phi_recode_look(c->checkpoint, tensor, scan, err) : PHI_OK;
+    bool is_real = zero_rule(c, true) == PHI_ZERO_REAL;
+    uint32_t bits = c->options->keep ? bits_of(&form) : asked_bits(c, tensor);
+    uint32_t real_bits = is_real ? bits : 0;
+    phi_status status =
+        form.group ? phi_recode_look(c->checkpoint, tensor, real_bits, scan, err) : PHI_OK;
     if (status) {
         return status;
     }
     recode->target = c->options->format == PHI_CONVERT_QNN ? row_target(tensor)
                      : c->options->keep                    ? kept_target(c, &form, scan)
-                                                           : asked_target(c, tensor);
+                                                           : asked_target(c, tensor, &form, scan);
     c->tensors[index].bits = recode->target.bits;
     return PHI_OK;
 }

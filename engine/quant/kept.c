@@ -23,11 +23,13 @@ static phi_status plan_codes(const phi_checkpoint *checkpoint, const phi_tensor 
                              const phi_form *form, phi_kept *out, phi_err *err)
 {
     phi_recode_scan scan = {0};
-    phi_status status = phi_recode_look(checkpoint, tensor, &scan, err);
+    bool is_int4 = form->kind == PHI_WEIGHT_INT4;
+    /* Q4_1, if it is the one. */
+    uint32_t real_bits = is_int4 && form->has_offsets ? 4 : 0;
+    phi_status status = phi_recode_look(checkpoint, tensor, real_bits, &scan, err);
     if (status) {
         return status;
     }
-    bool is_int4 = form->kind == PHI_WEIGHT_INT4;
     bool offsets = is_int4 && !(scan.centred && scan.whole_zeros);
     out->encoding.dtype = !is_int4 ? PHI_DTYPE_Q8_0 : offsets ? PHI_DTYPE_Q4_1 : PHI_DTYPE_Q4_0;
     out->target = (phi_code_target){.bits = is_int4 ? 4 : 8,

@@ -93,6 +93,13 @@ static bool is_whole(const own_row *row, size_t g, float most)
            (base - zero) * row->scales[g] == row->offsets[g];
 }
 
+/* What a target's codes are more than INT4's: without offsets, in 8 bits, the middle moves from 8
+ * to 128. */
+static uint8_t shift_of(const phi_form *form, uint32_t bits)
+{
+    return form->kind == PHI_WEIGHT_INT4 && bits == 8 && !form->has_offsets ? 120 : 0;
+}
+
 /* The offset of group g for unsigned codes that are `add` more than the form's, or INT8's plus 128.
  */
 static float real_of(const own_row *row, size_t g, uint8_t add)
@@ -105,7 +112,7 @@ static float real_of(const own_row *row, size_t g, uint8_t add)
 
 static bool is_half(float value)
 {
-    return phi_half_to_float(phi_half_of_float(value)) == value;
+    return isfinite(value) && phi_half_to_float(phi_half_of_float(value)) == value;
 }
 
 /* Rounding to fp16 moves a scale by less than most codes are apart. */
@@ -151,7 +158,8 @@ static uint32_t joined_max(uint32_t group, uint32_t cols)
     return group;
 }
 
-static void look_at(const own_row *row, uint32_t cols, uint32_t least_group, phi_recode_scan *scan)
+static void look_at(const own_row *row, uint32_t cols, uint32_t least_group, uint8_t shift,
+                    phi_recode_scan *scan)
 {
     while (scan->group > least_group && !repeats(row, cols, scan->group)) {
         scan->group /= 2;
@@ -162,7 +170,7 @@ static void look_at(const own_row *row, uint32_t cols, uint32_t least_group, phi
         scan->whole_zeros = scan->whole_zeros && is_whole(row, g, most);
         scan->centred = scan->centred && zero_of(row, g) == (is_int4 ? 8.0F : 128.0F);
         scan->halves = scan->halves && is_half(row->scales[g]);
-        float offset = real_of(row, g, 0);
+        float offset = real_of(row, g, shift);
         scan->half_offsets = scan->half_offsets && is_half(offset);
         scan->near_halves = scan->near_halves && is_near_half(row->scales[g]);
         scan->near_offsets = scan->near_offsets && is_near_offset(offset, row->scales[g]);
@@ -170,7 +178,7 @@ static void look_at(const own_row *row, uint32_t cols, uint32_t least_group, phi
 }
 
 phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
-                           phi_recode_scan *out_scan, phi_err *err)
+                           uint32_t real_bits, phi_recode_scan *out_scan, phi_err *err)
 {
     phi_form form = phi_tensor_form(tensor);
     phi_recode_scan scan = {.group = joined_max(form.group, tensor->cols),
@@ -182,8 +190,10 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
                             .near_offsets = true};
     PHI_ASSERT(form.group);
     /* Without offsets, and with scales in fp16, groups that might be joined are all there is to
-     * see; the first row tells nearly always that they cannot be. */
-    const bool is_plain = !form.has_offsets && !form.wide;
+     * see; the first row tells nearly always that they cannot be. A target's own offsets are that
+     * many times the scale that fp16 may not hold them. */
+    const bool is_plain = !form.has_offsets && !form.wide && !real_bits;
+    const uint8_t shift = shift_of(&form, real_bits);
     uint32_t step = LOOK_ELEMENTS / tensor->cols + 1;
     own_row row = {0};
     uint8_t *data = phi_try_alloc((size_t)phi_tensor_row_bytes_max(tensor) * step);
@@ -195,7 +205,7 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
         status = phi_checkpoint_read_rows(checkpoint, tensor, at, count, data, err);
         for (uint32_t r = 0; r < count && !status; r++) {
             split(&run, tensor->cols, data + r * run.row_bytes, &row);
-            look_at(&row, tensor->cols, form.group, &scan);
+            look_at(&row, tensor->cols, form.group, shift, &scan);
         }
         at += count;
     }
@@ -256,8 +266,8 @@ static void move_row(const own_row *row, const phi_code_target *target, uint32_t
 {
     bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
     PHI_ASSERT(zeros || target->zero_rule == PHI_ZERO_CENTRE);
-    /* INT4 without offsets in 8 bits: the middle moves from 8 to 128. */
-    uint8_t add = !is_int4 ? 128 : target->bits == 8 && !row->form.has_offsets ? 120 : 0;
+    uint8_t shift = shift_of(&row->form, target->bits);
+    uint8_t add = is_int4 ? shift : 128;
     for (uint32_t k = 0; k < cols; k++) {
         codes[k] = (uint8_t)(row->codes[k] + add);
     }
@@ -265,9 +275,9 @@ static void move_row(const own_row *row, const phi_code_target *target, uint32_t
         size_t from = g * target->group / row->form.group;
         scales[g] = row->scales[from];
         if (target->zero_rule == PHI_ZERO_INTEGER) {
-            zeros[g] = zero_of(row, from) + (is_int4 ? add : 0);
+            zeros[g] = zero_of(row, from) + shift;
         } else if (target->zero_rule == PHI_ZERO_REAL) {
-            zeros[g] = real_of(row, from, is_int4 ? add : 0);
+            zeros[g] = real_of(row, from, shift);
         }
     }
 }

@@ -25,7 +25,8 @@ typedef struct phi_recode_scan {
     bool whole_zeros;  /* every zero point is a code: 0..15, or 0..255 */
     bool centred;      /* and is the middle one */
     bool halves;       /* every scale is one that fp16 has */
-    bool half_offsets; /* so is every offset of the unsigned codes, as PHI_ZERO_REAL has it */
+    bool half_offsets; /* so is every offset of the unsigned codes, as PHI_ZERO_REAL has it; of a
+                          matrix without offsets only where phi_recode_look was given real_bits */
     bool near_halves;  /* fp16 comes close to every scale, */
     bool near_offsets; /* and to every such offset */
 } phi_recode_scan;
@@ -38,9 +39,11 @@ typedef enum phi_recode_fit {
 } phi_recode_fit;
 
 /* Reads the matrix's scales and offsets, of its first row only where that tells all; its form must
- * be INT4 or INT8. */
+ * be INT4 or INT8. real_bits: those of a target with PHI_ZERO_REAL, whose codes may be more than
+ * the form's and their offsets larger; 0 for any other target. */
 phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
-                           phi_recode_scan *out_scan, phi_err *err) PHI_MUST_CHECK;
+                           uint32_t real_bits, phi_recode_scan *out_scan,
+                           phi_err *err) PHI_MUST_CHECK;
 /* How a matrix of this form, with these zero points and scales, goes into the target. */
 phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan,
                                const phi_code_target *target);

@@ -355,3 +355,74 @@ def test_groups_of_16_go_over(form, exact, sample, tmp_path):
     before, after = floats(source, tmp_path / "a.gguf"), floats(out, tmp_path / "b.gguf")
     error = numpy.sqrt(((before - after) ** 2).sum() / (before ** 2).sum())
     assert error == 0 if exact else 0 < error < 0.12
+
+
+def build_large(sample, bits, scale_type, factor, tmp_path):
+    """Symmetric codes of the layers' matrices, with scales of 11 bits up to `factor`."""
+    stored = {}
+    for name, weight in sample.items():
+        stored[name] = weight
+        if weight.ndim == 2 and ".layers." in name:
+            stem = name.removesuffix("weight")
+            arrays, _ = compressed(stem, weight, bits, 32)
+            scales = arrays[stem + "weight_scale"].astype(numpy.float32)
+            arrays[stem + "weight_scale"] = (
+                (scales / scales.max()).astype(numpy.float16).astype(numpy.float32) * factor).astype(scale_type)
+            stored.pop(name)
+            stored.update(arrays)
+    return make_folder(tmp_path / "source", stored, quantization_config={
+        "quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": config_groups(bits)})
+
+
+def fails(*arguments):
+    done = subprocess.run([PHID, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    return done.stderr
+
+
+LARGE = [(form, []) for form in TARGETS] + [("onnx", ["--provider", "cuda"]), ("mlx", ["--precision", "int8"])]
+
+
+@pytest.mark.parametrize("form, options", LARGE, ids=[" ".join([form, *options[1:]]) for form, options in LARGE])
+@pytest.mark.parametrize("bits, scale", [(4, 32768.0), (8, 1024.0)])
+def test_large_scales_go_over(bits, scale, form, options, sample, tmp_path):
+    """Eight times such a scale, or 128 times, which MLX's biases are, is more than fp16 has."""
+    source = build_large(sample, bits, numpy.float16, scale, tmp_path)
+    out = tmp_path / ("out.gguf" if form == "gguf" else "out")
+    said = json.loads(phid("convert", source, out, "--format", form, "--json", *options))
+    assert said["exact"] >= 16
+    before, after = floats(source, tmp_path / "a.gguf"), floats(out, tmp_path / "b.gguf")
+    assert numpy.isfinite(after).all() and before.max() > 65504
+    if options == ["--precision", "int8"]:  # the embedding and the head are coded anew
+        before, after = before[numpy.abs(before) > 100], after[numpy.abs(before) > 100]
+    assert numpy.array_equal(before, after)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino", "mlx", "compressed-tensors"])
+def test_scales_beyond_fp16_go_over(form, sample, tmp_path):
+    source = build_large(sample, 4, numpy.float32, 2.0 ** 20, tmp_path)
+    said = json.loads(phid("convert", source, tmp_path / "out", "--format", form, "--json"))
+    assert said["exact"] == 18
+    assert numpy.array_equal(floats(source, tmp_path / "a.gguf"), floats(tmp_path / "out", tmp_path / "b.gguf"))
+
+
+@pytest.mark.parametrize("form, options", [("gptq", []), ("gguf", []), ("onnx", ["--provider", "cuda"])],
+                         ids=["gptq", "gguf", "cuda"])
+def test_scales_beyond_fp16_are_refused(form, options, sample, tmp_path):
+    """Where the format has fp16 only: never an infinite scale."""
+    source = build_large(sample, 4, numpy.float32, 2.0 ** 20, tmp_path)
+    out = tmp_path / ("out.gguf" if form == "gguf" else "out")
+    says = fails("convert", source, out, "--format", form, *options)
+    assert "tensor 'blk.0." in says and ("too large for a scale of F16" in says or "beyond what Q4_0" in says)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("form", ["safetensors", "mlx", "onnx", "openvino"])
+def test_weights_beyond_fp16_are_refused(form, sample, tmp_path):
+    name = "model.layers.1.mlp.down_proj.weight"
+    stored = {key: weight.astype(numpy.float32) for key, weight in sample.items()}
+    stored[name][2, 3] = 70000.0
+    source = make_folder(tmp_path / "source", stored)
+    says = fails("convert", source, tmp_path / "out", "--format", form, "--precision", "fp16")
+    assert "70000" in says and "blk.1.ffn_down.weight" in says and "fp16" in says
+    assert not (tmp_path / "out").exists()

@@ -462,8 +462,9 @@ static phi_status list_tensors(lookup *l)
 static phi_status find_tensors(phi_checkpoint *checkpoint, phi_err *err)
 {
     lookup l = {.checkpoint = checkpoint,
-                .naming = checkpoint->gguf ? PHI_NAMING_GGUF
-                                           : phi_naming_of(checkpoint->description.arch),
+                .naming = checkpoint->gguf || checkpoint->onnx
+                              ? PHI_NAMING_GGUF
+                              : phi_naming_of(checkpoint->description.arch),
                 .err = err};
     phi_status status = build_lookup(&l);
     if (!status) {

@@ -60,9 +60,4 @@ typedef struct phi_export {
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total);
 } phi_export;
 
-/* The graph of ONNX folders is phi3's: its writer refuses any other architecture before a file
- * appears. */
-phi_status phi_export_check_graph(const phi_export *export, const char *format,
-                                  phi_err *err) PHI_MUST_CHECK;
-
 #endif

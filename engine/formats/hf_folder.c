@@ -68,7 +68,7 @@ static void set_class(json_t *config, const phi_description *d)
                               json_real((double)d->norm_eps));
 }
 
-static json_t *describe(const phi_description *d)
+json_t *phi_hf_folder_describe(const phi_description *d)
 {
     json_t *config = json_pack(
         "{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:b,s:n,s:n}", "architectures",
@@ -207,7 +207,7 @@ phi_status phi_hf_folder_write(const phi_export *export, const char *dir, json_t
     json_t *generation = NULL;
     phi_status status = load(export->source_dir, "config.json", &config, err);
     if (!status && !config) {
-        config = describe(export->description);
+        config = phi_hf_folder_describe(export->description);
     }
     if (!status) {
         (void)json_object_del(config, "quantization_config");

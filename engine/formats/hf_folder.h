@@ -21,6 +21,8 @@
  * said of its own quantization is left out. */
 phi_status phi_hf_folder_write(const phi_export *export, const char *dir, json_t *changes,
                                phi_err *err) PHI_MUST_CHECK;
+/* A config.json that says what the description does. */
+json_t *phi_hf_folder_describe(const phi_description *description);
 phi_status phi_hf_folder_write_json(const json_t *object, const char *dir, const char *name,
                                     phi_err *err) PHI_MUST_CHECK;
 

@@ -1,10 +1,10 @@
 /*
  * Purpose: a folder of ONNX Runtime GenAI (model.onnx, model.onnx.data, genai_config.json) as
- *          phi3 matrices and a description.
+ *          phi3 or phi2 matrices and a description.
  * Owns:    the open files, from phi_onnx_open to phi_onnx_close; what phi_onnx_at returns lives as
  *          long.
  * Threads: after open, any number of readers.
- * Errors:  file and node, tensor or field are named. A graph that is no phi3 decoder is
+ * Errors:  file and node, tensor or field are named. A graph that is no such decoder is
  *          PHI_E_UNSUPPORTED and names the first node that is in the way.
  * Limits:  those of onnx_graph.h and of description.h.
  *

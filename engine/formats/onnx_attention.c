@@ -151,7 +151,7 @@ static phi_status check_attributes(const onnx_walk *w, const phi_onnx_node *node
     }
     float cap = phi_onnx_attribute_float(node, "softcap", 0.0F);
     if (cap != 0.0F) {
-        return phi_onnx_refuse(w, node, "has softcap %g; phi3 models have none", (double)cap);
+        return phi_onnx_refuse(w, node, "has softcap %g; Phi models have none", (double)cap);
     }
     return PHI_OK;
 }
@@ -163,7 +163,7 @@ phi_status phi_onnx_read_attention(const onnx_walk *w, phi_onnx_node *node)
         if (*node->inputs[i]) {
             status = phi_onnx_refuse(w, node,
                                      "has an input %u (\"%s\"): a mask, a sink, a "
-                                     "quantized cache or norms, which phi3 models do not "
+                                     "quantized cache or norms, which Phi models do not "
                                      "have",
                                      i, node->inputs[i]);
         }

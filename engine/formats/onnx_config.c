@@ -12,17 +12,28 @@
 
 /* ---- genai_config.json ---- */
 
-static phi_status check_type(const phi_fields *model, phi_err *err)
+static phi_status read_type(const phi_fields *model, phi_onnx_config *config, phi_err *err)
 {
+    static const phi_arch archs[] = {PHI_ARCH_PHI3, PHI_ARCH_PHI2};
     const char *type = NULL;
     phi_status status = phi_fields_require(model, "type", err);
     status = status ? status : phi_fields_string(model, "type", &type, err);
-    if (!status && strcmp(type, "phi3") != 0 && strcmp(type, "decoder") != 0) {
+    if (status) {
+        return status;
+    }
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        if (strcmp(type, phi_arch_model_type(archs[i])) == 0) {
+            config->states_arch = true;
+            config->arch = archs[i];
+        }
+    }
+    if (!config->states_arch && strcmp(type, "decoder") != 0) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
-                        PHI_ONNX_CONFIG ": field \"model.type\" is \"%.40s\"; supported: \"phi3\"",
+                        PHI_ONNX_CONFIG ": field \"model.type\" is \"%.40s\"; supported: \"phi3\" "
+                                        "and \"phi\"",
                         type);
     }
-    return status;
+    return PHI_OK;
 }
 
 static phi_status get_object(const phi_fields *parent, const char *name, const char *path,
@@ -182,7 +193,7 @@ static phi_status read_model(const json_t *root, phi_onnx_config *config, phi_er
     phi_description *d = &config->stated;
     const phi_fields top = {.object = root, .label = PHI_ONNX_CONFIG, .path = ""};
     phi_status status = get_object(&top, "model", "model.", &model, err);
-    status = status ? status : check_type(&model, err);
+    status = status ? status : read_type(&model, config, err);
     status = status ? status : phi_fields_require(&model, "context_length", err);
     status = status ? status
                     : phi_fields_u32(&model, "context_length", PHI_LIMIT_CONTEXT, &d->n_ctx, err);
@@ -304,21 +315,34 @@ phi_status phi_onnx_describe(const char *dir, const char *label, const phi_onnx_
                              const phi_onnx_decoder *decoder, phi_description *out_description,
                              phi_err *err)
 {
-    phi_description d = config->stated;
+    phi_description d;
+    const phi_description *stated = &config->stated;
     const phi_onnx_layer *layer = &decoder->layers[0];
-    d.arch = PHI_ARCH_PHI3;
+    if (config->states_arch && config->arch != decoder->arch) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        PHI_ONNX_CONFIG ": field \"model.type\" is \"%s\", but %s has the graph of "
+                                        "\"%s\"",
+                        phi_arch_model_type(config->arch), label,
+                        phi_arch_model_type(decoder->arch));
+    }
+    phi_description_init(&d, decoder->arch);
+    d.n_ctx = stated->n_ctx;
+    d.bos_id = stated->bos_id;
+    d.pad_id = stated->pad_id;
+    d.n_eos = stated->n_eos;
+    memcpy(d.eos_ids, stated->eos_ids, sizeof d.eos_ids);
     d.n_layer = decoder->n_layers;
-    d.n_embd = decoder->output_norm.cols;
+    d.n_embd = decoder->output_norm.weight.cols;
     d.n_vocab = decoder->embedding.rows;
-    d.n_ffn = layer->down.cols;
+    d.n_ffn = layer->down.weight.cols;
     d.norm_eps = decoder->norm_eps;
-    d.tied_head = is_tied(&decoder->embedding, &decoder->head);
+    d.tied_head = is_tied(&decoder->embedding, &decoder->head.weight);
     phi_status status = read_attention(label, decoder, &d, err);
     if (status) {
         return status;
     }
-    d.head_dim = layer->output.cols / d.n_head;
-    status = check_stated(label, &config->stated, &d, err);
+    d.head_dim = layer->output.weight.cols / d.n_head;
+    status = check_stated(label, stated, &d, err);
     status = status ? status : check_scales(label, decoder, &d, err);
     status = status ? status : phi_onnx_rope_read(dir, label, decoder, &d, err);
     status = status ? status : phi_description_check(&d, label, err);

@@ -2,7 +2,7 @@
  * Purpose: genai_config.json, and the description that it and the graph together give.
  * Owns:    nothing.
  * Threads: any.
- * Errors:  file and field are named; a model type that is not phi3's is PHI_E_UNSUPPORTED.
+ * Errors:  file and field are named; a model type that no decoder here has is PHI_E_UNSUPPORTED.
  * Limits:  PHI_LIMIT_CONFIG_JSON_BYTES and those of description.h.
  *
  * Layout: onnxruntime-genai's model builder. Sizes are the graph's; what the file says of them has
@@ -15,9 +15,12 @@
 #include "engine/formats/description.h"
 #include "engine/formats/onnx_decoder.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct phi_onnx_config {
+    bool states_arch; /* "decoder" is any */
+    phi_arch arch;
     char filename[PHI_LIMIT_NAME_BYTES];      /* of the model, a plain file name */
     char logits[PHI_LIMIT_TENSOR_NAME_BYTES]; /* of that output */
     phi_description stated;                   /* n_ctx, ids, and sizes; 0 where not stated */

@@ -57,191 +57,10 @@ phi_status phi_onnx_refuse_source(const onnx_walk *w, const char *value, const c
 {
     onnx_source source = phi_onnx_source(w, value);
     if (source.node && !source.tensor) {
-        return phi_onnx_refuse(w, source.node, "stands where a phi3 decoder has %s", what);
+        return phi_onnx_refuse(w, source.node, "stands where a Phi decoder has %s", what);
     }
-    return phi_fail(w->err, PHI_E_UNSUPPORTED, "%s: \"%.100s\" stands where a phi3 decoder has %s",
+    return phi_fail(w->err, PHI_E_UNSUPPORTED, "%s: \"%.100s\" stands where a Phi decoder has %s",
                     w->model->label, value, what);
-}
-
-/* ---- norms ---- */
-
-/* A norm, and the sum that it is of: of the residual stream and of what a layer's half adds. */
-typedef struct onnx_norm {
-    onnx_source sum;
-    const char *residual; /* "" in the first norm, as the next */
-    const char *branch;
-} onnx_norm;
-
-static phi_status check_epsilon(const onnx_walk *w, const phi_onnx_node *node)
-{
-    float epsilon = phi_onnx_attribute_float(node, "epsilon", 1e-5F);
-    if (w->decoder->norm_eps == 0.0F) {
-        w->decoder->norm_eps = epsilon;
-    }
-    if (w->decoder->norm_eps != epsilon) {
-        return phi_onnx_refuse(w, node, "has epsilon %g, others have %g", (double)epsilon,
-                               (double)w->decoder->norm_eps);
-    }
-    return PHI_OK;
-}
-
-/* The second of two summands is the one that comes from a product. */
-static void order_summands(const onnx_walk *w, const phi_onnx_node *node, onnx_norm *norm)
-{
-    norm->residual = phi_onnx_input(node, 0);
-    norm->branch = phi_onnx_input(node, 1);
-    onnx_source second = phi_onnx_source(w, norm->branch);
-    if (!phi_onnx_is_product(w, &second)) {
-        const char *swap = norm->residual;
-        norm->residual = norm->branch;
-        norm->branch = swap;
-    }
-}
-
-static phi_status read_norm(const onnx_walk *w, const char *value, phi_stored *weight,
-                            onnx_norm *out)
-{
-    onnx_source source = phi_onnx_source(w, value);
-    phi_onnx_node *node = source.node;
-    bool skips = node && phi_onnx_is(node, "SkipSimplifiedLayerNormalization");
-    bool plain = node && (phi_onnx_is(node, "SimplifiedLayerNormalization") ||
-                          phi_onnx_is(node, "RMSNormalization"));
-    *out = (onnx_norm){.residual = "", .branch = ""};
-    if ((!skips && !plain) || source.output != 0) {
-        return phi_onnx_refuse_source(w, value,
-                                      "an RMS norm (SimplifiedLayerNormalization, "
-                                      "SkipSimplifiedLayerNormalization)");
-    }
-    node->used = true;
-    if (*phi_onnx_input(node, skips ? 3 : 2)) {
-        return phi_onnx_refuse(w, node, "has a bias; phi3 models have none");
-    }
-    if (skips) {
-        out->sum = (onnx_source){.node = node, .output = 3};
-        order_summands(w, node, out);
-    } else {
-        out->sum = phi_onnx_source(w, phi_onnx_input(node, 0));
-        if (out->sum.node && phi_onnx_is(out->sum.node, "Add")) {
-            out->sum.node->used = true;
-            order_summands(w, out->sum.node, out);
-        }
-    }
-    phi_status status = check_epsilon(w, node);
-    return status ? status : phi_onnx_read_vector(w, node, skips ? 2 : 1, weight);
-}
-
-/* The later norm's residual has to be the sum that the earlier one was of. */
-static phi_status check_residual(const onnx_walk *w, const onnx_norm *later,
-                                 const onnx_norm *earlier)
-{
-    onnx_source residual = phi_onnx_source(w, later->residual);
-    if (!phi_onnx_same(&residual, &earlier->sum)) {
-        return phi_onnx_refuse_source(w, later->residual, "the residual stream");
-    }
-    return PHI_OK;
-}
-
-/* ---- feed-forward ---- */
-
-/* gate * sigmoid(gate) */
-static bool find_silu(const onnx_walk *w, const char *value, const char **out_gate)
-{
-    onnx_source product = phi_onnx_source(w, value);
-    if (!product.node || !phi_onnx_is(product.node, "Mul")) {
-        return false;
-    }
-    for (uint32_t i = 0; i < 2; i++) {
-        const char *gate = phi_onnx_input(product.node, 1 - i);
-        onnx_source curve = phi_onnx_source(w, phi_onnx_input(product.node, i));
-        if (!curve.node || !phi_onnx_is(curve.node, "Sigmoid")) {
-            continue;
-        }
-        onnx_source inner = phi_onnx_source(w, phi_onnx_input(curve.node, 0));
-        onnx_source outer = phi_onnx_source(w, gate);
-        if (inner.node && phi_onnx_same(&inner, &outer)) {
-            product.node->used = true;
-            curve.node->used = true;
-            *out_gate = gate;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* One product for gate and up, cut into halves: the first is the gate. */
-static phi_status read_split(const onnx_walk *w, const onnx_source *gate, const onnx_source *up,
-                             phi_onnx_layer *layer, const char **out_input)
-{
-    phi_onnx_node *node = gate->node;
-    int64_t sizes[2] = {0, 0};
-    if (up->node != node || gate->output != 0 || up->output != 1 || node->n_outputs != 2) {
-        return phi_onnx_refuse(w, node, "does not give the gate and then the other half");
-    }
-    node->used = true;
-    layer->n_up = 1;
-    phi_status status = phi_onnx_read_product(w, phi_onnx_input(node, 0), &layer->up[0], out_input);
-    onnx_source given = phi_onnx_source(w, phi_onnx_input(node, 1));
-    if (!status && given.tensor && given.tensor->data.file &&
-        given.tensor->type == PHI_ONNX_INT64 && given.tensor->data.bytes == sizeof sizes) {
-        status = phi_file_read_at(given.tensor->data.file, given.tensor->data.offset, sizes,
-                                  sizeof sizes, w->err);
-    } else if (!status && !*phi_onnx_input(node, 1)) {
-        sizes[0] = layer->up[0].rows / 2; /* two equal parts are what is cut without sizes */
-        sizes[1] = sizes[0];
-    }
-    int64_t axis = phi_onnx_attribute_int(node, "axis", 0);
-    if (!status && ((axis != -1 && axis != 2) || sizes[0] != sizes[1] ||
-                    (uint64_t)sizes[0] * 2 != layer->up[0].rows)) {
-        status = phi_onnx_refuse(w, node, "does not cut the gate and the other half apart");
-    }
-    return status;
-}
-
-static phi_status read_gated(const onnx_walk *w, const char *gate, const char *up,
-                             phi_onnx_layer *layer, const char **out_input)
-{
-    const char *other = "";
-    onnx_source gate_source = phi_onnx_source(w, gate);
-    onnx_source up_source = phi_onnx_source(w, up);
-    if (gate_source.node && phi_onnx_is(gate_source.node, "Split")) {
-        return read_split(w, &gate_source, &up_source, layer, out_input);
-    }
-    layer->n_up = 2;
-    phi_status status = phi_onnx_read_product(w, gate, &layer->up[0], out_input);
-    status = status ? status : phi_onnx_read_product(w, up, &layer->up[1], &other);
-    if (!status) {
-        gate_source = phi_onnx_source(w, *out_input);
-        up_source = phi_onnx_source(w, other);
-        if (!gate_source.node || !phi_onnx_same(&gate_source, &up_source)) {
-            status = phi_onnx_refuse_source(w, other, "the norm that the gate is made of");
-        }
-    }
-    return status;
-}
-
-static phi_status read_feed_forward(const onnx_walk *w, const char *branch, phi_onnx_layer *layer,
-                                    const char **out_input)
-{
-    const char *inner = "";
-    const char *gate = "";
-    phi_status status = phi_onnx_read_product(w, branch, &layer->down, &inner);
-    if (status) {
-        return status;
-    }
-    onnx_source product = phi_onnx_source(w, inner);
-    if (!product.node || !phi_onnx_is(product.node, "Mul")) {
-        return phi_onnx_refuse_source(w, inner, "the product (Mul) of gate and up");
-    }
-    product.node->used = true;
-    const char *first = phi_onnx_input(product.node, 0);
-    const char *second = phi_onnx_input(product.node, 1);
-    if (find_silu(w, first, &gate)) {
-        return read_gated(w, gate, second, layer, out_input);
-    }
-    if (find_silu(w, second, &gate)) {
-        return read_gated(w, gate, first, layer, out_input);
-    }
-    return phi_onnx_refuse(w, product.node, "multiplies nothing that is silu (x * Sigmoid(x))");
 }
 
 /* ---- attention ---- */
@@ -250,12 +69,13 @@ static phi_status read_queries(const onnx_walk *w, const phi_onnx_node *node, ph
                                const char **out_input)
 {
     bool fused = !*phi_onnx_input(node, 1) && !*phi_onnx_input(node, 2);
+    bool has_bias = w->decoder->arch == PHI_ARCH_PHI2;
     layer->n_qkv = fused ? 1 : 3;
     phi_status status =
-        phi_onnx_read_product(w, phi_onnx_input(node, 0), &layer->qkv[0], out_input);
+        phi_onnx_read_affine(w, phi_onnx_input(node, 0), has_bias, &layer->qkv[0], out_input);
     for (uint32_t i = 1; i < layer->n_qkv && !status; i++) {
         const char *other = "";
-        status = phi_onnx_read_product(w, phi_onnx_input(node, i), &layer->qkv[i], &other);
+        status = phi_onnx_read_affine(w, phi_onnx_input(node, i), has_bias, &layer->qkv[i], &other);
         onnx_source first = phi_onnx_source(w, *out_input);
         onnx_source next = phi_onnx_source(w, other);
         if (!status && (!first.node || !phi_onnx_same(&first, &next))) {
@@ -265,17 +85,22 @@ static phi_status read_queries(const onnx_walk *w, const phi_onnx_node *node, ph
     return status;
 }
 
+static bool is_attention(const onnx_source *source)
+{
+    return source->node && source->output == 0 && phi_onnx_is(source->node, "GroupQueryAttention");
+}
+
 static phi_status read_self_attention(const onnx_walk *w, const char *branch, phi_onnx_layer *layer,
                                       const char **out_input)
 {
     const char *inner = "";
-    phi_status status = phi_onnx_read_product(w, branch, &layer->output, &inner);
+    bool has_bias = w->decoder->arch == PHI_ARCH_PHI2;
+    phi_status status = phi_onnx_read_affine(w, branch, has_bias, &layer->output, &inner);
     if (status) {
         return status;
     }
     onnx_source attention = phi_onnx_source(w, inner);
-    if (!attention.node || attention.output != 0 ||
-        !phi_onnx_is(attention.node, "GroupQueryAttention")) {
+    if (!is_attention(&attention)) {
         return phi_onnx_refuse_source(w, inner, "GroupQueryAttention");
     }
     attention.node->used = true;
@@ -286,21 +111,64 @@ static phi_status read_self_attention(const onnx_walk *w, const char *branch, ph
 
 /* ---- the decoder ---- */
 
-/* One layer, from the norm after it to the norm that it begins with. */
-static phi_status read_layer(const onnx_walk *w, onnx_norm *norm, phi_onnx_layer *layer)
+/* phi3: attention, a norm, feed-forward. From the norm after the layer to the norm that it begins
+ * with. */
+static phi_status read_serial(const onnx_walk *w, onnx_norm *norm, phi_onnx_layer *layer)
 {
     onnx_norm middle;
     onnx_norm first;
     const char *input = "";
-    phi_status status = read_feed_forward(w, norm->branch, layer, &input);
-    status = status ? status : read_norm(w, input, &layer->ffn_norm, &middle);
-    status = status ? status : check_residual(w, norm, &middle);
+    phi_status status = phi_onnx_read_feed_forward(w, norm->branch, layer, &input);
+    status = status ? status : phi_onnx_read_norm(w, input, &layer->ffn_norm, &middle);
+    status = status ? status : phi_onnx_check_residual(w, norm, &middle);
     if (!status && !*middle.branch) {
         status = phi_onnx_refuse_source(w, input, "a norm of a sum");
     }
     status = status ? status : read_self_attention(w, middle.branch, layer, &input);
-    status = status ? status : read_norm(w, input, &layer->attn_norm, &first);
-    status = status ? status : check_residual(w, &middle, &first);
+    status = status ? status : phi_onnx_read_norm(w, input, &layer->attn_norm, &first);
+    status = status ? status : phi_onnx_check_residual(w, &middle, &first);
+    if (!status) {
+        *norm = first;
+    }
+    return status;
+}
+
+/* phi2: attention and feed-forward of the same norm, added up. */
+static phi_status read_parallel(const onnx_walk *w, onnx_norm *norm, phi_onnx_layer *layer)
+{
+    onnx_source sum = phi_onnx_source(w, norm->branch);
+    const char *attention_input = "";
+    const char *other_input = "";
+    uint32_t n_attentions = 0;
+    uint32_t attention = 0;
+    bool is_product = *phi_onnx_product_input(w, norm->branch) != '\0';
+    if (!sum.node || is_product || !phi_onnx_is(sum.node, "Add")) {
+        return phi_onnx_refuse_source(w, norm->branch, "the sum of attention and feed-forward");
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        onnx_source of = phi_onnx_source(w, phi_onnx_product_input(w, phi_onnx_input(sum.node, i)));
+        n_attentions += is_attention(&of);
+        attention = is_attention(&of) ? i : attention;
+    }
+    if (n_attentions != 1) {
+        return phi_onnx_refuse(w, sum.node, "is no sum of attention and feed-forward, as phi2 has");
+    }
+    sum.node->used = true;
+    phi_status status =
+        read_self_attention(w, phi_onnx_input(sum.node, attention), layer, &attention_input);
+    status = status ? status
+                    : phi_onnx_read_feed_forward(w, phi_onnx_input(sum.node, 1 - attention), layer,
+                                                 &other_input);
+    if (!status) {
+        onnx_source left = phi_onnx_source(w, attention_input);
+        onnx_source right = phi_onnx_source(w, other_input);
+        if (!left.node || !phi_onnx_same(&left, &right)) {
+            return phi_onnx_refuse_source(w, other_input, "the norm that the attention is made of");
+        }
+    }
+    onnx_norm first;
+    status = status ? status : phi_onnx_read_norm(w, attention_input, &layer->attn_norm, &first);
+    status = status ? status : phi_onnx_check_residual(w, norm, &first);
     if (!status) {
         *norm = first;
     }
@@ -311,16 +179,20 @@ static phi_status read_all(const onnx_walk *w, const char *logits)
 {
     phi_onnx_decoder *d = w->decoder;
     onnx_norm norm = {.branch = ""};
-    const char *input = "";
+    const char *input = phi_onnx_product_input(w, logits);
     const char *first_input = "";
-    phi_status status = phi_onnx_read_product(w, logits, &d->head, &input);
-    status = status ? status : read_norm(w, input, &d->output_norm, &norm);
+    phi_status status = *input ? phi_onnx_find_arch(w, input) : PHI_OK;
+    status = status ? status
+                    : phi_onnx_read_affine(w, logits, d->arch == PHI_ARCH_PHI2, &d->head, &input);
+    status = status ? status : phi_onnx_read_norm(w, input, &d->output_norm, &norm);
     while (!status && *norm.branch) {
         if (d->n_layers == PHI_LIMIT_LAYERS) {
             return phi_fail(w->err, PHI_E_LIMIT, "%s has more than %u layers", w->model->label,
                             PHI_LIMIT_LAYERS);
         }
-        status = read_layer(w, &norm, &d->layers[d->n_layers++]);
+        phi_onnx_layer *layer = &d->layers[d->n_layers++];
+        status = d->arch == PHI_ARCH_PHI2 ? read_parallel(w, &norm, layer)
+                                          : read_serial(w, &norm, layer);
     }
     if (!status && d->n_layers == 0) {
         status = phi_onnx_refuse_source(w, input, "the sum of a layer");
@@ -335,7 +207,7 @@ static phi_status check_leftovers(const onnx_walk *w)
 {
     for (const phi_onnx_node *node = w->model->graph->nodes; node; node = node->next) {
         if (!node->used && !phi_onnx_is(node, "Constant")) {
-            return phi_onnx_refuse(w, node, "has no place in a phi3 decoder");
+            return phi_onnx_refuse(w, node, "has no place in a Phi decoder");
         }
     }
     return PHI_OK;

@@ -1,5 +1,5 @@
 /*
- * Purpose: an ONNX graph recognized as a phi3 decoder: which initializer is which matrix.
+ * Purpose: an ONNX graph recognized as a Phi decoder: which initializer is which matrix.
  * Owns:    phi_onnx_decoder owns its list of layers; tensors belong to the model.
  * Threads: one.
  * Errors:  the first node that has no place in such a decoder is named with its operator:
@@ -14,6 +14,7 @@
 #define PHI_ENGINE_FORMATS_ONNX_DECODER_H
 
 #include "base/status.h"
+#include "engine/formats/description.h"
 #include "engine/formats/onnx_graph.h"
 #include "engine/formats/stored.h"
 
@@ -21,24 +22,32 @@
 #include <stdint.h>
 
 /* Matrices and vectors are as the file holds them, without a name and not settled. */
+
+/* A matrix or a norm's weight, and the bias that is added to what it makes. */
+typedef struct phi_onnx_affine {
+    phi_stored weight;
+    phi_stored bias; /* n_dims 0: none */
+} phi_onnx_affine;
+
 typedef struct phi_onnx_layer {
-    phi_stored attn_norm;
-    phi_stored qkv[3];
+    phi_onnx_affine attn_norm;
+    phi_onnx_affine qkv[3];
     uint32_t n_qkv; /* 3: apart; 1: fused */
     const phi_onnx_node *attention;
-    phi_stored output;
-    phi_stored ffn_norm;
-    phi_stored up[2]; /* gate, up; or both in the first */
+    phi_onnx_affine output;
+    phi_onnx_affine ffn_norm; /* phi3 */
+    phi_onnx_affine up[2];    /* gate, up; or both in the first; phi2: fc1 */
     uint32_t n_up;
-    phi_stored down;
+    phi_onnx_affine down;
 } phi_onnx_layer;
 
 typedef struct phi_onnx_decoder {
+    phi_arch arch;
     phi_stored embedding;
     phi_onnx_layer *layers; /* the last one first, as they were found */
     uint32_t n_layers;
-    phi_stored output_norm;
-    phi_stored head;
+    phi_onnx_affine output_norm;
+    phi_onnx_affine head;
     float norm_eps;
     /* cos and sin of the rotary angles, [positions][n_rot / 2]: of all lengths, or up to
      * n_ctx_original and beyond it. */

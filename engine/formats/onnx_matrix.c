@@ -153,9 +153,6 @@ static phi_status read_n_bits(const onnx_walk *w, const phi_onnx_node *node, phi
                                "is packed for one kind of processor; weight_prepacked 0 "
                                "is supported");
     }
-    if (*phi_onnx_input(node, 5)) {
-        return phi_onnx_refuse(w, node, "has a bias; phi3 models have none");
-    }
     phi_status status = set_shape(w, node, (uint64_t)phi_onnx_attribute_int(node, "N", 0),
                                   (uint64_t)phi_onnx_attribute_int(node, "K", 0), out);
     *coded = (phi_coded){.rows = out->rows,
@@ -434,23 +431,88 @@ bool phi_onnx_is_product(const onnx_walk *w, const onnx_source *source)
             find_dynamic(w, source->node, &dynamic));
 }
 
+/* MatMulNBits' own bias is its input 5. */
+static bool has_own_bias(const phi_onnx_node *node)
+{
+    return phi_onnx_is(node, "MatMulNBits") && *phi_onnx_input(node, 5);
+}
+
+/* A product, or one that something is added to; `adder` is the node that adds, or NULL, and `input`
+ * the place of what it adds. */
+typedef struct onnx_biased {
+    onnx_source product; /* node NULL: none */
+    phi_onnx_node *adder;
+    uint32_t input;
+} onnx_biased;
+
+static onnx_biased find_biased(const onnx_walk *w, const char *value)
+{
+    onnx_source source = phi_onnx_source(w, value);
+    if (phi_onnx_is_product(w, &source)) {
+        bool own = has_own_bias(source.node);
+        return (onnx_biased){.product = source, .adder = own ? source.node : NULL, .input = 5};
+    }
+    for (uint32_t i = 0; source.node && phi_onnx_is(source.node, "Add") && i < 2; i++) {
+        onnx_source product = phi_onnx_source(w, phi_onnx_input(source.node, i));
+        onnx_source bias = phi_onnx_source(w, phi_onnx_input(source.node, 1 - i));
+        if (bias.tensor && phi_onnx_is_product(w, &product) && !has_own_bias(product.node)) {
+            return (onnx_biased){.product = product, .adder = source.node, .input = 1 - i};
+        }
+    }
+    return (onnx_biased){.input = 0};
+}
+
+const char *phi_onnx_product_input(const onnx_walk *w, const char *value)
+{
+    onnx_dynamic dynamic;
+    onnx_biased biased = find_biased(w, value);
+    const phi_onnx_node *node = biased.product.node;
+    if (node && find_dynamic(w, node, &dynamic)) {
+        node = dynamic.rounding;
+    }
+    return node ? phi_onnx_input(node, 0) : "";
+}
+
+static phi_status read_source(const onnx_walk *w, const onnx_source *source, phi_stored *out,
+                              const char **out_input)
+{
+    onnx_dynamic dynamic;
+    source->node->used = true;
+    if (find_dynamic(w, source->node, &dynamic)) {
+        return read_dynamic(w, &dynamic, out, out_input);
+    }
+    *out_input = phi_onnx_input(source->node, 0);
+    return phi_onnx_is(source->node, "MatMul") ? read_plain(w, source->node, out)
+                                               : read_n_bits(w, source->node, out);
+}
+
 phi_status phi_onnx_read_product(const onnx_walk *w, const char *value, phi_stored *out,
                                  const char **out_input)
 {
-    onnx_dynamic dynamic;
     onnx_source source = phi_onnx_source(w, value);
-    if (!phi_onnx_is_product(w, &source)) {
+    if (!phi_onnx_is_product(w, &source) || has_own_bias(source.node)) {
         return phi_onnx_refuse_source(w, value,
                                       "a product with a matrix of weights (MatMul, "
                                       "MatMulNBits, MatMulInteger), without bias or adapter");
     }
-    source.node->used = true;
-    if (find_dynamic(w, source.node, &dynamic)) {
-        return read_dynamic(w, &dynamic, out, out_input);
+    return read_source(w, &source, out, out_input);
+}
+
+phi_status phi_onnx_read_affine(const onnx_walk *w, const char *value, bool has_bias,
+                                phi_onnx_affine *out, const char **out_input)
+{
+    if (!has_bias) {
+        return phi_onnx_read_product(w, value, &out->weight, out_input);
     }
-    *out_input = phi_onnx_input(source.node, 0);
-    return phi_onnx_is(source.node, "MatMul") ? read_plain(w, source.node, out)
-                                              : read_n_bits(w, source.node, out);
+    onnx_biased biased = find_biased(w, value);
+    if (!biased.adder) {
+        return phi_onnx_refuse_source(w, value,
+                                      "a product with a matrix of weights (MatMul, MatMulNBits, "
+                                      "MatMulInteger) that a bias is added to (Add)");
+    }
+    biased.adder->used = true;
+    phi_status status = phi_onnx_read_vector(w, biased.adder, biased.input, &out->bias);
+    return status ? status : read_source(w, &biased.product, &out->weight, out_input);
 }
 
 /* GatherBlockQuantized: data, indices, scales, zero_points. */

@@ -6,8 +6,8 @@
 #include "engine/formats/protobuf_write.h"
 
 enum { NODE_INPUT = 1, NODE_OUTPUT, NODE_NAME, NODE_OP, NODE_DOMAIN = 7 };
-enum { ATTR_NAME = 1, ATTR_F, ATTR_I, ATTR_TYPE = 20 };
-enum { TYPE_FLOAT = 1, TYPE_INT };
+enum { ATTR_NAME = 1, ATTR_F, ATTR_I, ATTR_S, ATTR_TYPE = 20 };
+enum { TYPE_FLOAT = 1, TYPE_INT, TYPE_STRING };
 enum { TENSOR_DIMS = 1, TENSOR_TYPE, TENSOR_NAME = 8, TENSOR_RAW };
 enum { TENSOR_EXTERNAL = 13, TENSOR_WHERE, ENTRY_KEY = 1, ENTRY_VALUE };
 enum { VALUE_TYPE = 2, TYPE_OF_TENSOR = 1, ELEMENT = 1, SHAPE, SHAPE_DIM = 1 };
@@ -60,6 +60,13 @@ void phi_onnx_put_float(phi_buf *node, const char *name, float value)
 {
     phi_buf attribute = phi_onnx_start_attribute(name, TYPE_FLOAT);
     phi_proto_put_float(&attribute, ATTR_F, value);
+    phi_proto_put_message(node, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
+}
+
+void phi_onnx_put_string(phi_buf *node, const char *name, const char *value)
+{
+    phi_buf attribute = phi_onnx_start_attribute(name, TYPE_STRING);
+    phi_proto_put_text(&attribute, ATTR_S, value);
     phi_proto_put_message(node, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
 }
 

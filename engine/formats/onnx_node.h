@@ -40,6 +40,7 @@ phi_buf phi_onnx_start_node(const char *op, const char *domain, const char *name
 phi_buf phi_onnx_start_attribute(const char *name, int64_t type);
 void phi_onnx_put_int(phi_buf *node, const char *name, int64_t value);
 void phi_onnx_put_float(phi_buf *node, const char *name, float value);
+void phi_onnx_put_string(phi_buf *node, const char *name, const char *value);
 void phi_onnx_put_ints(phi_buf *node, const char *name, uint32_t count, const int64_t *values);
 
 phi_buf phi_onnx_make_tensor(const char *name, phi_onnx_type type, uint32_t n_dims,

@@ -10,7 +10,7 @@
 #include "engine/formats/onnx_decoder.h"
 
 /* Matrices and vectors of a layer at most, and those outside layers. */
-enum { PER_LAYER = 9, OUTSIDE = 3 };
+enum { PER_LAYER = 14, OUTSIDE = 5 };
 
 struct phi_onnx {
     phi_onnx_model model;
@@ -36,7 +36,8 @@ static phi_status check_shape(const lister *l, const phi_stored *stored, uint32_
                     l->onnx->model.label, stored->name, stored->rows, stored->cols, rows, cols);
 }
 
-/* Adds a part, or piece `piece` of one that is stored apart (UINT32_MAX: the whole). */
+/* Adds a part, or piece `piece` of one that is stored apart (UINT32_MAX: the whole). Names are the
+ * canonical ones: an exporter's say nothing. */
 static phi_status add(const lister *l, const phi_stored *found, phi_part part, uint32_t piece,
                       uint32_t layer, uint64_t rows, uint64_t cols)
 {
@@ -44,9 +45,9 @@ static phi_status add(const lister *l, const phi_stored *found, phi_part part, u
     char *name = onnx->names[onnx->count];
     phi_stored *stored = &onnx->list[onnx->count];
     if (piece == UINT32_MAX) {
-        phi_part_name(part, PHI_NAMING_HF, layer, name, PHI_LIMIT_NAME_BYTES);
+        phi_part_name(part, PHI_NAMING_GGUF, layer, name, PHI_LIMIT_NAME_BYTES);
     } else {
-        phi_part_piece_name(part, piece, PHI_NAMING_HF, layer, name, PHI_LIMIT_NAME_BYTES);
+        phi_part_piece_name(part, piece, PHI_NAMING_GGUF, layer, name, PHI_LIMIT_NAME_BYTES);
     }
     *stored = *found;
     stored->name = name;
@@ -62,32 +63,61 @@ static phi_status add(const lister *l, const phi_stored *found, phi_part part, u
     return status;
 }
 
+/* A matrix, or a norm's weight (rows 0), with the bias that it has in models of the kind. */
+static phi_status add_affine(const lister *l, const phi_onnx_affine *found, phi_part part,
+                             uint32_t piece, uint32_t layer, uint64_t rows, uint64_t cols)
+{
+    phi_part bias = phi_part_bias(part);
+    phi_status status = add(l, &found->weight, part, piece, layer, rows ? rows : 1, cols);
+    if (!status && bias != PHI_PART_COUNT && phi_part_is_of(bias, &l->onnx->description)) {
+        status = add(l, &found->bias, bias, piece, layer, 1, rows ? rows : cols);
+    }
+    return status;
+}
+
+static phi_status add_up(const lister *l, const phi_onnx_layer *layer, uint32_t index)
+{
+    const phi_description *d = &l->onnx->description;
+    if (d->ffn == PHI_FFN_GELU) {
+        return add_affine(l, &layer->up[0], PHI_PART_FFN_FC1, UINT32_MAX, index, d->n_ffn,
+                          d->n_embd);
+    }
+    if (layer->n_up == 1) {
+        return add_affine(l, &layer->up[0], PHI_PART_FFN_UP, UINT32_MAX, index,
+                          (uint64_t)d->n_ffn * 2, d->n_embd);
+    }
+    phi_status status = PHI_OK;
+    for (uint32_t i = 0; i < 2 && !status; i++) {
+        status = add_affine(l, &layer->up[i], PHI_PART_FFN_UP, i, index, d->n_ffn, d->n_embd);
+    }
+    return status;
+}
+
 static phi_status add_layer(const lister *l, const phi_onnx_layer *layer, uint32_t index)
 {
     const phi_description *d = &l->onnx->description;
     const uint32_t whole = UINT32_MAX;
     uint64_t q = (uint64_t)d->n_head * d->head_dim;
     uint64_t kv = (uint64_t)d->n_head_kv * d->head_dim;
-    phi_status status = add(l, &layer->attn_norm, PHI_PART_ATTN_NORM, whole, index, 1, d->n_embd);
+    phi_status status =
+        add_affine(l, &layer->attn_norm, PHI_PART_ATTN_NORM, whole, index, 0, d->n_embd);
     if (!status && layer->n_qkv == 1) {
-        status = add(l, &layer->qkv[0], PHI_PART_ATTN_QKV, whole, index, q + 2 * kv, d->n_embd);
+        status =
+            add_affine(l, &layer->qkv[0], PHI_PART_ATTN_QKV, whole, index, q + 2 * kv, d->n_embd);
     }
     for (uint32_t i = 0; i < 3 && layer->n_qkv == 3 && !status; i++) {
-        status = add(l, &layer->qkv[i], PHI_PART_ATTN_QKV, i, index, i ? kv : q, d->n_embd);
+        status = add_affine(l, &layer->qkv[i], PHI_PART_ATTN_QKV, i, index, i ? kv : q, d->n_embd);
     }
-    status =
-        status ? status : add(l, &layer->output, PHI_PART_ATTN_OUTPUT, whole, index, d->n_embd, q);
-    status =
-        status ? status : add(l, &layer->ffn_norm, PHI_PART_FFN_NORM, whole, index, 1, d->n_embd);
-    if (!status && layer->n_up == 1) {
-        status =
-            add(l, &layer->up[0], PHI_PART_FFN_UP, whole, index, (uint64_t)d->n_ffn * 2, d->n_embd);
+    status = status
+                 ? status
+                 : add_affine(l, &layer->output, PHI_PART_ATTN_OUTPUT, whole, index, d->n_embd, q);
+    if (!status && !d->is_parallel) {
+        status = add_affine(l, &layer->ffn_norm, PHI_PART_FFN_NORM, whole, index, 0, d->n_embd);
     }
-    for (uint32_t i = 0; i < 2 && layer->n_up == 2 && !status; i++) {
-        status = add(l, &layer->up[i], PHI_PART_FFN_UP, i, index, d->n_ffn, d->n_embd);
-    }
-    return status ? status
-                  : add(l, &layer->down, PHI_PART_FFN_DOWN, whole, index, d->n_embd, d->n_ffn);
+    status = status ? status : add_up(l, layer, index);
+    return status
+               ? status
+               : add_affine(l, &layer->down, PHI_PART_FFN_DOWN, whole, index, d->n_embd, d->n_ffn);
 }
 
 static phi_status list_all(const lister *l, const phi_onnx_decoder *decoder)
@@ -106,10 +136,14 @@ static phi_status list_all(const lister *l, const phi_onnx_decoder *decoder)
     for (uint32_t i = 0; i < decoder->n_layers && !status; i++) {
         status = add_layer(l, &decoder->layers[decoder->n_layers - 1 - i], i);
     }
-    status = status ? status
-                    : add(l, &decoder->output_norm, PHI_PART_OUTPUT_NORM, whole, 0, 1, d->n_embd);
+    status =
+        status ? status
+               : add_affine(l, &decoder->output_norm, PHI_PART_OUTPUT_NORM, whole, 0, 0, d->n_embd);
     if (!status && !d->tied_head) {
-        status = add(l, &decoder->head, PHI_PART_OUTPUT, whole, 0, d->n_vocab, d->n_embd);
+        return add_affine(l, &decoder->head, PHI_PART_OUTPUT, whole, 0, d->n_vocab, d->n_embd);
+    }
+    if (!status && d->head_bias) {
+        status = add(l, &decoder->head.bias, PHI_PART_OUTPUT_BIAS, whole, 0, 1, d->n_vocab);
     }
     return status;
 }

@@ -183,6 +183,11 @@ static phi_status take_config(const char *dir, const tables t[2], const phi_onnx
     if (status) {
         return status;
     }
+    if (stated.arch != d->arch) {
+        return phi_fail(err, PHI_E_FORMAT,
+                        "config.json is of a %s model, and %s has the graph of a %s model",
+                        phi_arch_name(stated.arch), t[0].label, phi_arch_name(d->arch));
+    }
     bool two = stated.rope == PHI_ROPE_LONG;
     if (two != decoder->has_two ||
         (two && (int64_t)stated.n_ctx_original != decoder->n_ctx_original)) {

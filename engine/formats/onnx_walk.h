@@ -1,6 +1,6 @@
 /*
- * Purpose: steps along an ONNX graph that onnx_decoder.c, onnx_matrix.c and onnx_attention.c share.
- *          Not for other modules.
+ * Purpose: steps along an ONNX graph that onnx_decoder.c, onnx_norm.c, onnx_feed_forward.c,
+ *          onnx_matrix.c and onnx_attention.c share. Not for other modules.
  * Owns:    nothing.
  * Threads: as onnx_decoder.h.
  * Errors:  as onnx_decoder.h.
@@ -37,17 +37,42 @@ phi_status phi_onnx_refuse_source(const onnx_walk *w, const char *value,
 
 /* onnx_matrix.c */
 bool phi_onnx_is_product(const onnx_walk *w, const onnx_source *source);
+/* What a product is of that `value` is, with or without a bias; "" if it is none. */
+const char *phi_onnx_product_input(const onnx_walk *w, const char *value);
 /* A vector of weights, input `index` of a node. */
 phi_status phi_onnx_read_vector(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
                                 phi_stored *out) PHI_MUST_CHECK;
 /* The matrix whose product `value` is, and the name of what it is multiplied with. */
 phi_status phi_onnx_read_product(const onnx_walk *w, const char *value, phi_stored *out,
                                  const char **out_input) PHI_MUST_CHECK;
+/* The same and the bias of it, where the architecture has one there. */
+phi_status phi_onnx_read_affine(const onnx_walk *w, const char *value, bool has_bias,
+                                phi_onnx_affine *out, const char **out_input) PHI_MUST_CHECK;
 /* The table that `source` picks rows of. */
 phi_status phi_onnx_read_embedding(const onnx_walk *w, const onnx_source *source, const char *value,
                                    phi_stored *out) PHI_MUST_CHECK;
 
 /* onnx_attention.c: all that GroupQueryAttention is given besides queries, keys and values. */
 phi_status phi_onnx_read_attention(const onnx_walk *w, phi_onnx_node *node) PHI_MUST_CHECK;
+
+/* onnx_norm.c: a norm, and the sum that it is of: of the residual stream and of what a layer adds
+ * to it. */
+typedef struct onnx_norm {
+    onnx_source sum;
+    const char *residual; /* "" in the first norm, as the next */
+    const char *branch;
+} onnx_norm;
+
+/* The kind of norm that `value` is says which architecture the decoder may be. */
+phi_status phi_onnx_find_arch(const onnx_walk *w, const char *value) PHI_MUST_CHECK;
+phi_status phi_onnx_read_norm(const onnx_walk *w, const char *value, phi_onnx_affine *out_norm,
+                              onnx_norm *out) PHI_MUST_CHECK;
+/* The later norm's residual has to be the sum that the earlier one was of. */
+phi_status phi_onnx_check_residual(const onnx_walk *w, const onnx_norm *later,
+                                   const onnx_norm *earlier) PHI_MUST_CHECK;
+
+/* onnx_feed_forward.c: what `branch` is, back to the norm that it is made of. */
+phi_status phi_onnx_read_feed_forward(const onnx_walk *w, const char *branch, phi_onnx_layer *layer,
+                                      const char **out_input) PHI_MUST_CHECK;
 
 #endif

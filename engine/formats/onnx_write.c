@@ -43,6 +43,11 @@ bool phi_onnx_provider_parse(const char *name, phi_onnx_provider *out_provider)
     return false;
 }
 
+bool phi_onnx_has_graph(phi_arch arch)
+{
+    return arch != PHI_ARCH_PHIMOE;
+}
+
 phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, const char *dir,
                           phi_err *err)
 {
@@ -51,15 +56,16 @@ phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, 
                          .err = err,
                          .provider = provider,
                          .real = provider == PHI_ONNX_CUDA ? PHI_ONNX_FLOAT16 : PHI_ONNX_FLOAT};
-    phi_status status = phi_export_check_graph(export, "onnx", err);
-    if (status) {
-        return status;
+    if (!phi_onnx_has_graph(export->description->arch)) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        "onnx is written for phi3 and phi2 models only, and this is %s",
+                        phi_arch_name(export->description->arch));
     }
     /* The feed-forward's first matrix is written as two. */
     w.placed = phi_try_alloc_zero((size_t) export->count * 2 + 1, sizeof *w.placed);
     /* It holds LongRoPE's tables: two of 25 MB for 131,072 positions. */
     phi_buf_init(&w.graph, PHI_ONNX_NODE_BYTES_MAX);
-    status =
+    phi_status status =
         w.placed ? phi_onnx_write_graph(&w) : phi_fail(err, PHI_E_NO_MEMORY, "not enough memory");
     status = status ? status : phi_file_make_dirs(dir, err);
     status = status ? status : phi_onnx_write_data(&w);

@@ -31,6 +31,9 @@ typedef enum phi_onnx_provider {
 const char *phi_onnx_provider_name(phi_onnx_provider provider); /* "cuda" */
 bool phi_onnx_provider_parse(const char *name, phi_onnx_provider *out_provider);
 
+/* Whether there is a graph for models of the architecture; of another phi_onnx_write makes no file.
+ */
+bool phi_onnx_has_graph(phi_arch arch);
 /* `dir` is made where there is none. */
 phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, const char *dir,
                           phi_err *err) PHI_MUST_CHECK;

@@ -1,9 +1,9 @@
 #include <jansson.h>
-#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "config/limits.h"
+#include "engine/formats/hf_folder.h"
 #include "engine/formats/onnx.h"
 #include "engine/formats/onnx_writer.h"
 
@@ -35,15 +35,6 @@ phi_status phi_onnx_write_json(const phi_onnx_writer *w, const char *name, json_
     return status;
 }
 
-static json_t *list_floats(const float *values, uint32_t count)
-{
-    json_t *list = json_array();
-    for (uint32_t i = 0; i < count; i++) {
-        (void)json_array_append_new(list, json_real((double)values[i]));
-    }
-    return list;
-}
-
 json_t *phi_onnx_eos_of(const phi_description *d)
 {
     if (d->n_eos == 0) {
@@ -57,49 +48,6 @@ json_t *phi_onnx_eos_of(const phi_description *d)
         (void)json_array_append_new(list, json_integer(d->eos_ids[i]));
     }
     return list;
-}
-
-static json_t *id_of(int32_t id)
-{
-    return id < 0 ? json_null() : json_integer(id);
-}
-
-/* A factor that gives n_rot again when head_dim times it is cut to a whole number. */
-static double rotary_share(const phi_description *d)
-{
-    double share = (double)d->n_rot / d->head_dim;
-    return (uint32_t)(share * d->head_dim) < d->n_rot ? nextafter(share, 1.0) : share;
-}
-
-/* What the rotary tables were made from, for whoever reads the folder as weights. */
-static phi_status write_config(const phi_onnx_writer *w)
-{
-    const phi_description *d = w->export->description;
-    json_t *scaling = json_null();
-    if (d->rope == PHI_ROPE_LONG) {
-        scaling = json_pack("{s:s, s:o, s:o, s:f}", "type", "longrope", "short_factor",
-                            list_floats(d->rope_short, d->n_rot / 2), "long_factor",
-                            list_floats(d->rope_long, d->n_rot / 2), "attention_factor",
-                            (double)d->rope_attn_factor);
-    }
-    json_t *root = json_pack(
-        "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:f, s:f, s:f, s:o, s:o, "
-        "s:b, s:o, s:o, s:o}",
-        "architectures", "Phi3ForCausalLM", "model_type", "phi3", "vocab_size",
-        (json_int_t)d->n_vocab, "hidden_size", (json_int_t)d->n_embd, "intermediate_size",
-        (json_int_t)d->n_ffn, "num_hidden_layers", (json_int_t)d->n_layer, "num_attention_heads",
-        (json_int_t)d->n_head, "num_key_value_heads", (json_int_t)d->n_head_kv, "head_dim",
-        (json_int_t)d->head_dim, "hidden_act", "silu", "max_position_embeddings",
-        (json_int_t)d->n_ctx, "original_max_position_embeddings", (json_int_t)d->n_ctx_original,
-        "rms_norm_eps", (double)d->norm_eps, "rope_theta", (double)d->rope_theta,
-        "partial_rotary_factor", rotary_share(d), "rope_scaling", scaling, "sliding_window",
-        d->window ? json_integer(d->window) : json_null(), "tie_word_embeddings", (int)d->tied_head,
-        "bos_token_id", id_of(d->bos_id), "eos_token_id", phi_onnx_eos_of(d), "pad_token_id",
-        id_of(d->pad_id));
-    if (root && *d->name) {
-        (void)json_object_set_new(root, "_name_or_path", json_string(d->name));
-    }
-    return phi_onnx_write_json(w, "config.json", root);
 }
 
 static json_t *decoder_of(const phi_onnx_writer *w)
@@ -134,14 +82,14 @@ static phi_status write_genai_config(const phi_onnx_writer *w)
     json_t *root = json_pack(
         "{s:{s:s, s:I, s:I, s:o, s:o, s:o, s:o}, "
         "s:{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:b, s:f, s:f, s:f, s:f, s:I, s:f}}",
-        "model", "type", "phi3", "context_length", (json_int_t)d->n_ctx, "vocab_size",
-        (json_int_t)d->n_vocab, "bos_token_id", phi_onnx_id_or_eos(d, d->bos_id), "eos_token_id",
-        eos, "pad_token_id", phi_onnx_id_or_eos(d, d->pad_id), "decoder", decoder_of(w), "search",
-        "do_sample", 0, "early_stopping", 1, "max_length", (json_int_t)d->n_ctx, "min_length",
-        (json_int_t)0, "no_repeat_ngram_size", (json_int_t)0, "num_beams", (json_int_t)1,
-        "num_return_sequences", (json_int_t)1, "past_present_share_buffer", 1, "diversity_penalty",
-        0.0, "length_penalty", 1.0, "repetition_penalty", 1.0, "temperature", 1.0, "top_k",
-        (json_int_t)50, "top_p", 1.0);
+        "model", "type", phi_arch_model_type(d->arch), "context_length", (json_int_t)d->n_ctx,
+        "vocab_size", (json_int_t)d->n_vocab, "bos_token_id", phi_onnx_id_or_eos(d, d->bos_id),
+        "eos_token_id", eos, "pad_token_id", phi_onnx_id_or_eos(d, d->pad_id), "decoder",
+        decoder_of(w), "search", "do_sample", 0, "early_stopping", 1, "max_length",
+        (json_int_t)d->n_ctx, "min_length", (json_int_t)0, "no_repeat_ngram_size", (json_int_t)0,
+        "num_beams", (json_int_t)1, "num_return_sequences", (json_int_t)1,
+        "past_present_share_buffer", 1, "diversity_penalty", 0.0, "length_penalty", 1.0,
+        "repetition_penalty", 1.0, "temperature", 1.0, "top_k", (json_int_t)50, "top_p", 1.0);
     return phi_onnx_write_json(w, PHI_ONNX_CONFIG, root);
 }
 
@@ -175,7 +123,10 @@ static phi_status copy_tokenizer(const phi_onnx_writer *w)
 phi_status phi_onnx_write_beside(const phi_onnx_writer *w)
 {
     phi_status status = copy_tokenizer(w);
-    return status ? status : write_config(w);
+    /* What the rotary tables were made from, for whoever reads the folder as weights. */
+    return status ? status
+                  : phi_onnx_write_json(w, "config.json",
+                                        phi_hf_folder_describe(w->export->description));
 }
 
 phi_status phi_onnx_write_configs(phi_onnx_writer *w)

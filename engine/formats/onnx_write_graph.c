@@ -4,17 +4,14 @@
  * know this one.
  */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "base/mem.h"
 #include "engine/formats/hf_names.h"
 #include "engine/formats/onnx_graph.h"
 #include "engine/formats/onnx_node.h"
 #include "engine/formats/onnx_writer.h"
 #include "engine/formats/protobuf_write.h"
-#include "engine/tensor/half.h"
 
 #define NAME_BYTES 192
 #define MICROSOFT "com.microsoft"
@@ -24,28 +21,6 @@
 #define ACCURACY_LEVEL 4
 #define ROTARY_UNIT 16U
 
-/* ---- nodes ---- */
-
-static void end_node(phi_onnx_writer *w, phi_buf *node)
-{
-    phi_proto_put_message(&w->graph, PHI_ONNX_GRAPH_NODE, node);
-}
-
-static void add_node(phi_onnx_writer *w, const char *op, const char *name, const char *inputs,
-                     const char *outputs)
-{
-    phi_buf node = phi_onnx_start_node(op, "", name, inputs, outputs);
-    end_node(w, &node);
-}
-
-static void add_cast(phi_onnx_writer *w, const char *name, const char *input, const char *output,
-                     phi_onnx_type type)
-{
-    phi_buf node = phi_onnx_start_node("Cast", "", name, input, output);
-    phi_onnx_put_int(&node, "to", (int64_t)type);
-    end_node(w, &node);
-}
-
 static void add_transpose(phi_onnx_writer *w, const char *name, const char *input,
                           const char *output)
 {
@@ -54,24 +29,7 @@ static void add_transpose(phi_onnx_writer *w, const char *name, const char *inpu
     phi_proto_put_number(&attribute, PHI_ONNX_ATTR_INTS, 1);
     phi_proto_put_number(&attribute, PHI_ONNX_ATTR_INTS, 0);
     phi_proto_put_message(&node, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
-    end_node(w, &node);
-}
-
-static phi_buf make_constant(const char *name, const char *output, phi_buf *tensor)
-{
-    phi_buf node = phi_onnx_start_node("Constant", "", name, "", output);
-    phi_buf attribute = phi_onnx_start_attribute("value", PHI_ONNX_TYPE_TENSOR);
-    phi_proto_put_message(&attribute, PHI_ONNX_ATTR_TENSOR, tensor);
-    phi_proto_put_message(&node, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
-    return node;
-}
-
-static void add_numbers(phi_onnx_writer *w, const char *name, uint64_t count,
-                        const int64_t *numbers)
-{
-    phi_buf tensor = phi_onnx_make_tensor(name, PHI_ONNX_INT64, count ? 1 : 0, &count, numbers,
-                                          (size_t)(count ? count : 1) * sizeof *numbers);
-    phi_proto_put_message(&w->graph, PHI_ONNX_GRAPH_INITIALIZER, &tensor);
+    phi_onnx_end_node(w, &node);
 }
 
 /* ---- inputs and outputs ---- */
@@ -107,145 +65,25 @@ static void add_interface(phi_onnx_writer *w)
 static void add_lengths(phi_onnx_writer *w)
 {
     static const int64_t one = 1;
-    add_numbers(w, "/model/constants/INT64/[1]", 1, &one);
-    add_numbers(w, "/model/constants/INT64/1", 0, &one);
+    phi_onnx_add_numbers(w, "/model/constants/INT64/[1]", 1, &one);
+    phi_onnx_add_numbers(w, "/model/constants/INT64/1", 0, &one);
     phi_buf sum =
         phi_onnx_start_node("ReduceSum", "", MASK "ReduceSum",
                             "attention_mask /model/constants/INT64/[1]", MASK "ReduceSum/output_0");
     phi_onnx_put_int(&sum, "keepdims", 0);
-    end_node(w, &sum);
-    add_node(w, "Sub", MASK "Sub", MASK "ReduceSum/output_0 /model/constants/INT64/[1]",
-             MASK "Sub/output_0");
-    add_cast(w, MASK "Sub/Cast", MASK "Sub/output_0", MASK "Sub/Cast/output_0", PHI_ONNX_INT32);
-    add_node(w, "Shape", MASK "Shape", "attention_mask", MASK "Shape/output_0");
+    phi_onnx_end_node(w, &sum);
+    phi_onnx_add_node(w, "Sub", MASK "Sub", MASK "ReduceSum/output_0 /model/constants/INT64/[1]",
+                      MASK "Sub/output_0");
+    phi_onnx_add_cast(w, MASK "Sub/Cast", MASK "Sub/output_0", MASK "Sub/Cast/output_0",
+                      PHI_ONNX_INT32);
+    phi_onnx_add_node(w, "Shape", MASK "Shape", "attention_mask", MASK "Shape/output_0");
     phi_buf gather =
         phi_onnx_start_node("Gather", "", MASK "Gather",
                             MASK "Shape/output_0 /model/constants/INT64/1", MASK "Gather/output_0");
     phi_onnx_put_int(&gather, "axis", 0);
-    end_node(w, &gather);
-    add_cast(w, MASK "Gather/Cast", MASK "Gather/output_0", MASK "Gather/Cast/output_0",
-             PHI_ONNX_INT32);
-}
-
-/* ---- rotary tables ---- */
-
-/* One column of a table of cosines or sines, times the attention factor: of position * frequency.
- */
-void phi_onnx_rope_column(const phi_description *d, bool is_long, bool is_sin, uint32_t column,
-                          uint32_t rows, float *out)
-{
-    const float *factors = is_long ? d->rope_long : d->rope_short;
-    bool stretched = d->rope == PHI_ROPE_LONG;
-    float factor = stretched ? d->rope_attn_factor : 1.0F;
-    float stretch = stretched ? factors[column] : 1.0F;
-    float frequency = 1.0F / (stretch * powf(d->rope_theta, (float)(2 * column) / (float)d->n_rot));
-    for (uint32_t p = 0; p < rows; p++) {
-        double angle = (double)((float)p * frequency);
-        out[p] = (float)(is_sin ? sin(angle) : cos(angle)) * factor;
-    }
-}
-
-/* A table of cosines or sines, [rows][n_rot / 2]. */
-static phi_status make_table(const phi_onnx_writer *w, const char *name, bool is_long, bool is_sin,
-                             uint32_t rows, phi_buf *out)
-{
-    const phi_description *d = w->export->description;
-    uint32_t half = d->n_rot / 2;
-    const uint64_t dims[2] = {rows, half};
-    size_t count = (size_t)rows * half;
-    bool narrow = w->real == PHI_ONNX_FLOAT16;
-    size_t bytes = count * (narrow ? sizeof(uint16_t) : sizeof(float));
-    void *table = phi_try_alloc(bytes);
-    float *column = phi_try_alloc(rows * sizeof *column);
-    if (!table || !column) {
-        phi_free(table);
-        phi_free(column);
-        return phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rotary tables");
-    }
-    for (uint32_t i = 0; i < half; i++) {
-        phi_onnx_rope_column(d, is_long, is_sin, i, rows, column);
-        for (uint32_t p = 0; p < rows; p++) {
-            if (narrow) {
-                ((uint16_t *)table)[(size_t)p * half + i] = phi_half_of_float(column[p]);
-            } else {
-                ((float *)table)[(size_t)p * half + i] = column[p];
-            }
-        }
-    }
-    *out = phi_onnx_make_tensor(name, w->real, 2, dims, table, bytes);
-    phi_free(table);
-    phi_free(column);
-    return PHI_OK;
-}
-
-/* The graph of a branch: two constants, which are its outputs. */
-static phi_status put_branch(phi_onnx_writer *w, phi_buf *chooser, const char *branch,
-                             const char *size, bool is_long, uint32_t rows)
-{
-    static const char *const kinds[] = {"cos", "sin"};
-    phi_buf graph;
-    phi_buf attribute = phi_onnx_start_attribute(branch, PHI_ONNX_TYPE_GRAPH);
-    phi_status status = PHI_OK;
-    phi_buf_init(&graph, PHI_ONNX_NODE_BYTES_MAX);
-    for (size_t i = 0; i < 2 && !status; i++) {
-        char output[NAME_BYTES];
-        char name[NAME_BYTES];
-        phi_buf tensor;
-        phi_buf value;
-        (void)snprintf(output, sizeof output, "%s_cache_%s", kinds[i], size);
-        (void)snprintf(name, sizeof name, "/%s/%s_cache/Constant", size, kinds[i]);
-        status = make_table(w, output, is_long, i == 1, rows, &tensor);
-        if (status) {
-            break;
-        }
-        phi_buf constant = make_constant(name, output, &tensor);
-        phi_proto_put_message(&graph, PHI_ONNX_GRAPH_NODE, &constant);
-        phi_buf_init(&value, 4096);
-        phi_proto_put_text(&value, PHI_ONNX_VALUE_NAME, output);
-        phi_proto_put_message(&graph, PHI_ONNX_GRAPH_OUTPUT, &value);
-    }
-    phi_proto_put_text(&graph, PHI_ONNX_GRAPH_NAME, size);
-    phi_proto_put_message(&attribute, PHI_ONNX_ATTR_GRAPH, &graph);
-    phi_proto_put_message(chooser, PHI_ONNX_NODE_ATTRIBUTE, &attribute);
-    return status;
-}
-
-/* LongRoPE's long factors serve whole sequences longer than n_ctx_original. */
-static phi_status add_chooser(phi_onnx_writer *w)
-{
-    const phi_description *d = w->export->description;
-    const int64_t original = d->n_ctx_original;
-    add_numbers(w, "/model/constants/INT64/original_context", 0, &original);
-    add_node(w, "Greater", "/model/rope_caches_subgraph/Greater",
-             MASK "Gather/output_0 /model/constants/INT64/original_context",
-             "/model/rope_caches_subgraph/Greater/output_0");
-    phi_buf chooser =
-        phi_onnx_start_node("If", "", "/model/rope_caches_subgraph/If",
-                            "/model/rope_caches_subgraph/Greater/output_0", "cos_cache sin_cache");
-    phi_status status = put_branch(w, &chooser, "then_branch", "large", true, d->n_ctx);
-    if (!status) {
-        status = put_branch(w, &chooser, "else_branch", "small", false, d->n_ctx_original);
-    }
-    end_node(w, &chooser);
-    return status;
-}
-
-static phi_status add_rope(phi_onnx_writer *w)
-{
-    static const char *const names[] = {"cos_cache", "sin_cache"};
-    const phi_description *d = w->export->description;
-    phi_status status = PHI_OK;
-    if (d->rope == PHI_ROPE_LONG) {
-        return add_chooser(w);
-    }
-    for (size_t i = 0; i < 2 && !status; i++) {
-        phi_buf tensor;
-        status = make_table(w, names[i], false, i == 1, d->n_ctx, &tensor);
-        if (!status) {
-            phi_proto_put_message(&w->graph, PHI_ONNX_GRAPH_INITIALIZER, &tensor);
-        }
-    }
-    return status;
+    phi_onnx_end_node(w, &gather);
+    phi_onnx_add_cast(w, MASK "Gather/Cast", MASK "Gather/output_0", MASK "Gather/Cast/output_0",
+                      PHI_ONNX_INT32);
 }
 
 /* ---- matrices ---- */
@@ -302,7 +140,7 @@ static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, 
         if (w->provider == PHI_ONNX_CPU) {
             phi_onnx_put_int(&node, "accuracy_level", ACCURACY_LEVEL);
         }
-        end_node(w, &node);
+        phi_onnx_end_node(w, &node);
         return;
     }
     (void)snprintf(wide, sizeof wide, "%s", weight);
@@ -310,10 +148,10 @@ static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, 
         char cast[NAME_BYTES];
         (void)snprintf(cast, sizeof cast, "%.150s/Cast", name);
         (void)snprintf(wide, sizeof wide, "%.150s/Cast/output_0", name);
-        add_cast(w, cast, weight, wide, PHI_ONNX_FLOAT);
+        phi_onnx_add_cast(w, cast, weight, wide, PHI_ONNX_FLOAT);
     }
     (void)snprintf(inputs, sizeof inputs, "%s %s", input, wide);
-    add_node(w, "MatMul", name, inputs, output);
+    phi_onnx_add_node(w, "MatMul", name, inputs, output);
 }
 
 /* The same with rows of an export's tensor, whose initializers are added. `what` is the node's name
@@ -337,6 +175,46 @@ static phi_status add_product(phi_onnx_writer *w, const phi_export_tensor *tenso
     return status;
 }
 
+/* value + the bias of a part, whose initializer is added. */
+static phi_status add_bias(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *name,
+                           const char *value, const char *output)
+{
+    const phi_export_tensor *tensor = find(w, part, layer);
+    char bias[NAME_BYTES];
+    char inputs[2 * NAME_BYTES];
+    if (!tensor) {
+        return fail_missing(w, part, layer);
+    }
+    (void)snprintf(bias, sizeof bias, "%.150s.bias", name + 1);
+    for (char *p = bias; *p; p++) {
+        *p = *p == '/' ? '.' : *p;
+    }
+    (void)snprintf(inputs, sizeof inputs, "%s %s", value, bias);
+    phi_onnx_add_node(w, "Add", name, inputs, output);
+    return phi_onnx_place(w, tensor, bias, ONNX_ROWS, 0, 1);
+}
+
+/* y = W x + b with a layer's part, where the architecture has a bias there. */
+static phi_status add_affine(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *what,
+                             const char *input, char *output)
+{
+    const phi_export_tensor *tensor = find(w, part, layer);
+    phi_part bias = phi_part_bias(part);
+    if (!tensor) {
+        return fail_missing(w, part, layer);
+    }
+    phi_status status = add_product(w, tensor, layer, what, 0, tensor->rows, input, output);
+    if (!status && bias != PHI_PART_COUNT && phi_part_is_of(bias, w->export->description)) {
+        char name[NAME_BYTES];
+        char product[NAME_BYTES];
+        (void)snprintf(product, sizeof product, "%s", output);
+        (void)snprintf(name, sizeof name, "/model/layers.%u/%s/Add", layer, what);
+        (void)snprintf(output, NAME_BYTES, "/model/layers.%u/%s/Add/output_0", layer, what);
+        status = add_bias(w, bias, layer, name, product, output);
+    }
+    return status;
+}
+
 /* ---- parts ---- */
 
 /* What flows between the parts of a layer: names of values. */
@@ -346,23 +224,56 @@ typedef struct stream {
     char normed[NAME_BYTES];
 } stream;
 
+/* The operator: RMS norms are called simplified. */
+static const char *norm_op(const phi_onnx_writer *w, bool skips)
+{
+    if (w->export->description->norm == PHI_NORM_LAYER) {
+        return skips ? "SkipLayerNormalization" : "LayerNormalization";
+    }
+    return skips ? "SkipSimplifiedLayerNormalization" : "SimplifiedLayerNormalization";
+}
+
+/* The inputs of a norm behind those that it is of, whose initializers are added. */
+static phi_status add_norm_weights(phi_onnx_writer *w, phi_part part, uint32_t layer,
+                                   const char *what, char *out, size_t out_bytes)
+{
+    uint32_t index = part == PHI_PART_OUTPUT_NORM ? 0 : layer;
+    const phi_export_tensor *tensor = find(w, part, index);
+    char name[NAME_BYTES];
+    if (!tensor) {
+        return fail_missing(w, part, index);
+    }
+    (void)snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, what);
+    (void)snprintf(out, out_bytes, "%s", name);
+    phi_status status = phi_onnx_place(w, tensor, name, ONNX_ROWS, 0, 1);
+    if (status || w->export->description->norm != PHI_NORM_LAYER) {
+        return status;
+    }
+    tensor = find(w, phi_part_bias(part), index);
+    if (!tensor) {
+        return fail_missing(w, phi_part_bias(part), index);
+    }
+    (void)snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, what);
+    (void)snprintf(out, out_bytes, "model.layers.%u.%s.weight %s", layer, what, name);
+    return phi_onnx_place(w, tensor, name, ONNX_ROWS, 0, 1);
+}
+
 static phi_status add_norm(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *what,
                            stream *s)
 {
-    const phi_export_tensor *tensor = find(w, part, part == PHI_PART_OUTPUT_NORM ? 0 : layer);
     char name[NAME_BYTES];
-    char weight[NAME_BYTES];
-    char inputs[3 * NAME_BYTES];
+    char weights[2 * NAME_BYTES];
+    char inputs[4 * NAME_BYTES];
     char outputs[2 * NAME_BYTES + 8];
     bool skips = *s->branch != '\0';
-    if (!tensor) {
-        return fail_missing(w, part, layer);
+    phi_status status = add_norm_weights(w, part, layer, what, weights, sizeof weights);
+    if (status) {
+        return status;
     }
-    (void)snprintf(weight, sizeof weight, "model.layers.%u.%s.weight", layer, what);
     (void)snprintf(name, sizeof name, "/model/layers.%u/%s/%s", layer, what,
                    skips ? "SkipLayerNorm" : "LayerNorm");
     (void)snprintf(inputs, sizeof inputs, skips ? "%s %s %s" : "%s%s %s", s->residual, s->branch,
-                   weight);
+                   weights);
     (void)snprintf(s->normed, sizeof s->normed, "/model/layers.%u/%s/output_0", layer, what);
     if (skips && part != PHI_PART_OUTPUT_NORM) {
         (void)snprintf(s->residual, sizeof s->residual, "/model/layers.%u/%s/output_3", layer,
@@ -371,16 +282,15 @@ static phi_status add_norm(phi_onnx_writer *w, phi_part part, uint32_t layer, co
     } else {
         (void)snprintf(outputs, sizeof outputs, "%s", s->normed);
     }
-    phi_buf node = phi_onnx_start_node(skips ? "SkipSimplifiedLayerNormalization"
-                                             : "SimplifiedLayerNormalization",
-                                       skips ? MICROSOFT : "", name, inputs, outputs);
+    phi_buf node =
+        phi_onnx_start_node(norm_op(w, skips), skips ? MICROSOFT : "", name, inputs, outputs);
     phi_onnx_put_float(&node, "epsilon", w->export->description->norm_eps);
     if (!skips) {
         phi_onnx_put_int(&node, "axis", -1);
         phi_onnx_put_int(&node, "stash_type", 1);
     }
-    end_node(w, &node);
-    return phi_onnx_place(w, tensor, weight, ONNX_ROWS, 0, 1);
+    phi_onnx_end_node(w, &node);
+    return PHI_OK;
 }
 
 static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const char *qkv,
@@ -405,43 +315,38 @@ static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const 
     phi_onnx_put_float(&node, "softcap", 0.0F);
     phi_onnx_put_int(&node, "do_rotary", 1);
     phi_onnx_put_int(&node, "rotary_interleaved", 0);
-    end_node(w, &node);
+    phi_onnx_end_node(w, &node);
 }
 
-static phi_status add_attention(phi_onnx_writer *w, uint32_t layer, stream *s)
+static phi_status add_attention(phi_onnx_writer *w, uint32_t layer, const char *input, char *output)
 {
-    const phi_export_tensor *qkv = find(w, PHI_PART_ATTN_QKV, layer);
-    const phi_export_tensor *out = find(w, PHI_PART_ATTN_OUTPUT, layer);
     char value[NAME_BYTES];
     char attended[NAME_BYTES];
-    if (!qkv || !out) {
-        return fail_missing(w, qkv ? PHI_PART_ATTN_OUTPUT : PHI_PART_ATTN_QKV, layer);
-    }
-    phi_status status = add_product(w, qkv, layer, "attn/qkv_proj", 0, qkv->rows, s->normed, value);
+    phi_status status = add_affine(w, PHI_PART_ATTN_QKV, layer, "attn/qkv_proj", input, value);
     (void)snprintf(attended, sizeof attended, "/model/layers.%u/attn/GroupQueryAttention/output_0",
                    layer);
     if (!status) {
         add_group_query_attention(w, layer, value, attended);
-        status = add_product(w, out, layer, "attn/o_proj", 0, out->rows, attended, s->branch);
+        status = add_affine(w, PHI_PART_ATTN_OUTPUT, layer, "attn/o_proj", attended, output);
     }
     return status;
 }
 
-static phi_status add_feed_forward(phi_onnx_writer *w, uint32_t layer, stream *s)
+/* down (silu(gate x) * up x) */
+static phi_status add_swiglu(phi_onnx_writer *w, uint32_t layer, const char *input, char *output)
 {
     const phi_export_tensor *both = find(w, PHI_PART_FFN_UP, layer);
-    const phi_export_tensor *down = find(w, PHI_PART_FFN_DOWN, layer);
     uint32_t n_ffn = w->export->description->n_ffn;
     static const char *const steps[] = {"act_fn/Sigmoid", "act_fn/Mul", "Mul"};
     char gate[NAME_BYTES];
     char up[NAME_BYTES];
     char outputs[3][NAME_BYTES];
-    if (!both || !down) {
-        return fail_missing(w, both ? PHI_PART_FFN_DOWN : PHI_PART_FFN_UP, layer);
+    if (!both) {
+        return fail_missing(w, PHI_PART_FFN_UP, layer);
     }
-    phi_status status = add_product(w, both, layer, "mlp/gate_proj", 0, n_ffn, s->normed, gate);
+    phi_status status = add_product(w, both, layer, "mlp/gate_proj", 0, n_ffn, input, gate);
     if (!status) {
-        status = add_product(w, both, layer, "mlp/up_proj", n_ffn, n_ffn, s->normed, up);
+        status = add_product(w, both, layer, "mlp/up_proj", n_ffn, n_ffn, input, up);
     }
     for (size_t i = 0; i < 3 && !status; i++) {
         char name[NAME_BYTES];
@@ -454,11 +359,57 @@ static phi_status add_feed_forward(phi_onnx_writer *w, uint32_t layer, stream *s
                        i == 0   ? ""
                        : i == 1 ? outputs[0]
                                 : up);
-        add_node(w, i == 0 ? "Sigmoid" : "Mul", name, inputs, outputs[i]);
+        phi_onnx_add_node(w, i == 0 ? "Sigmoid" : "Mul", name, inputs, outputs[i]);
     }
-    return status
-               ? status
-               : add_product(w, down, layer, "mlp/down_proj", 0, down->rows, outputs[2], s->branch);
+    return status ? status
+                  : add_affine(w, PHI_PART_FFN_DOWN, layer, "mlp/down_proj", outputs[2], output);
+}
+
+/* fc2 gelu(fc1 x), in tanh's form; the builder calls the node by the older operator of that form.
+ */
+static phi_status add_gelu(phi_onnx_writer *w, uint32_t layer, const char *input, char *output)
+{
+    char inner[NAME_BYTES];
+    char name[NAME_BYTES];
+    char curved[NAME_BYTES];
+    phi_status status = add_affine(w, PHI_PART_FFN_FC1, layer, "mlp/fc1", input, inner);
+    if (status) {
+        return status;
+    }
+    (void)snprintf(name, sizeof name, "/model/layers.%u/mlp/act_fn/FastGelu", layer);
+    (void)snprintf(curved, sizeof curved, "/model/layers.%u/mlp/act_fn/FastGelu/output_0", layer);
+    phi_buf node = phi_onnx_start_node("Gelu", "", name, inner, curved);
+    phi_onnx_put_string(&node, "approximate", "tanh");
+    phi_onnx_end_node(w, &node);
+    return add_affine(w, PHI_PART_FFN_DOWN, layer, "mlp/fc2", curved, output);
+}
+
+/* Attention, a norm, feed-forward. */
+static phi_status add_serial(phi_onnx_writer *w, uint32_t layer, stream *s)
+{
+    phi_status status = add_attention(w, layer, s->normed, s->branch);
+    status = status ? status : add_norm(w, PHI_PART_FFN_NORM, layer, "post_attention_layernorm", s);
+    return status ? status : add_swiglu(w, layer, s->normed, s->branch);
+}
+
+/* Attention and feed-forward of the same norm, added up. */
+static phi_status add_parallel(phi_onnx_writer *w, uint32_t layer, stream *s)
+{
+    char name[NAME_BYTES];
+    char attended[NAME_BYTES];
+    char fed[NAME_BYTES];
+    char inputs[2 * NAME_BYTES];
+    phi_status status = add_attention(w, layer, s->normed, attended);
+    status = status ? status : add_gelu(w, layer, s->normed, fed);
+    if (status) {
+        return status;
+    }
+    (void)snprintf(name, sizeof name, "/model/layers.%u/residual_add/Add", layer);
+    (void)snprintf(inputs, sizeof inputs, "%s %s", attended, fed);
+    (void)snprintf(s->branch, sizeof s->branch, "/model/layers.%u/residual_add/Add/output_0",
+                   layer);
+    phi_onnx_add_node(w, "Add", name, inputs, s->branch);
+    return PHI_OK;
 }
 
 #define EMBEDDING "/model/embed_tokens/"
@@ -470,9 +421,9 @@ static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, co
     char codes[NAME_BYTES];
     char inputs[4 * NAME_BYTES];
     bool has_zeros = phi_onnx_has_zeros(tensor);
-    add_numbers(w, EMBEDDING "shape", 2, shape);
+    phi_onnx_add_numbers(w, EMBEDDING "shape", 2, shape);
     (void)snprintf(codes, sizeof codes, "%s_Q%u " EMBEDDING "shape", weight, tensor->bits);
-    add_node(w, "Reshape", EMBEDDING "Reshape", codes, EMBEDDING "Reshape/output_0");
+    phi_onnx_add_node(w, "Reshape", EMBEDDING "Reshape", codes, EMBEDDING "Reshape/output_0");
     (void)snprintf(inputs, sizeof inputs, EMBEDDING "Reshape/output_0 input_ids %s_scales%s%s%s",
                    weight, has_zeros ? " " : "", has_zeros ? weight : "",
                    has_zeros ? "_zero_points" : "");
@@ -483,7 +434,7 @@ static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, co
     phi_onnx_put_int(&node, "block_size", tensor->group);
     phi_onnx_put_int(&node, "gather_axis", 0);
     phi_onnx_put_int(&node, "quantize_axis", 1);
-    end_node(w, &node);
+    phi_onnx_end_node(w, &node);
 }
 
 /* GatherBlockQuantized's kernel for CUDA looks for zero points without a gap between rows, that for
@@ -521,11 +472,11 @@ static phi_status add_embedding(phi_onnx_writer *w, stream *s)
     }
     bool half = is_widened(w, tensor);
     (void)snprintf(inputs, sizeof inputs, "%s input_ids", weight);
-    add_node(w, "Gather", EMBEDDING "Gather", inputs,
-             half ? EMBEDDING "Gather/output_0" : EMBEDDING "output_0");
+    phi_onnx_add_node(w, "Gather", EMBEDDING "Gather", inputs,
+                      half ? EMBEDDING "Gather/output_0" : EMBEDDING "output_0");
     if (half) {
-        add_cast(w, EMBEDDING "Cast", EMBEDDING "Gather/output_0", EMBEDDING "output_0",
-                 PHI_ONNX_FLOAT);
+        phi_onnx_add_cast(w, EMBEDDING "Cast", EMBEDDING "Gather/output_0", EMBEDDING "output_0",
+                          PHI_ONNX_FLOAT);
     }
     return PHI_OK;
 }
@@ -533,15 +484,16 @@ static phi_status add_embedding(phi_onnx_writer *w, stream *s)
 static phi_status add_head(phi_onnx_writer *w, const stream *s)
 {
     static const char weight[] = "lm_head.MatMul.weight";
-    bool tied = w->export->description->tied_head;
-    phi_part part = tied ? PHI_PART_TOKEN_EMBD : PHI_PART_OUTPUT;
+    const phi_description *d = w->export->description;
+    phi_part part = d->tied_head ? PHI_PART_TOKEN_EMBD : PHI_PART_OUTPUT;
     const phi_export_tensor *tensor = find(w, part, 0);
     const char *matrix = weight;
+    const char *product = d->head_bias ? "/lm_head/MatMul/output_0" : "logits";
     phi_status status = PHI_OK;
     if (!tensor) {
         return fail_missing(w, part, 0);
     }
-    if (!tied) {
+    if (!d->tied_head) {
         status = phi_onnx_place(w, tensor, weight, ONNX_COLUMNS, 0, tensor->rows);
     } else if (tensor->bits > 8) {
         /* The embedding's rows are there; MatMul wants columns. */
@@ -549,7 +501,10 @@ static phi_status add_head(phi_onnx_writer *w, const stream *s)
         add_transpose(w, "/lm_head/Transpose", weight, matrix);
     }
     if (!status) {
-        add_product_of(w, tensor, "/lm_head/MatMul", matrix, tensor->rows, s->normed, "logits");
+        add_product_of(w, tensor, "/lm_head/MatMul", matrix, tensor->rows, s->normed, product);
+    }
+    if (!status && d->head_bias) {
+        status = add_bias(w, PHI_PART_OUTPUT_BIAS, 0, "/lm_head/Add", product, "logits");
     }
     return status;
 }
@@ -567,14 +522,13 @@ phi_status phi_onnx_write_graph(phi_onnx_writer *w)
     phi_proto_put_text(&w->graph, PHI_ONNX_GRAPH_NAME, "main_graph");
     add_interface(w);
     add_lengths(w);
-    phi_status status = add_rope(w);
+    phi_status status = phi_onnx_add_rope(w);
     status = status ? status : add_embedding(w, &s);
     for (uint32_t i = 0; i < d->n_layer && !status; i++) {
         status = add_norm(w, PHI_PART_ATTN_NORM, i, "input_layernorm", &s);
-        status = status ? status : add_attention(w, i, &s);
-        status =
-            status ? status : add_norm(w, PHI_PART_FFN_NORM, i, "post_attention_layernorm", &s);
-        status = status ? status : add_feed_forward(w, i, &s);
+        if (!status) {
+            status = d->is_parallel ? add_parallel(w, i, &s) : add_serial(w, i, &s);
+        }
     }
     status =
         status ? status : add_norm(w, PHI_PART_OUTPUT_NORM, d->n_layer, "final_norm_layernorm", &s);

@@ -1,7 +1,7 @@
 /*
  * Purpose: what the parts of the ONNX writer share: onnx_write.c leads, onnx_write_graph.c builds
- *          the graph, onnx_write_data.c the values, onnx_write_config.c the files beside them. Not
- *          for other modules.
+ *          the graph with onnx_write_node.c and onnx_write_rope.c, onnx_write_data.c the values,
+ *          onnx_write_config.c the files beside them. Not for other modules.
  * Owns:    phi_onnx_writer owns its buffers and its list, from phi_onnx_write's begin to its end.
  * Threads: as onnx_write.h.
  * Errors:  as onnx_write.h.
@@ -58,13 +58,28 @@ typedef struct phi_onnx_writer {
     uint64_t done_bytes;
 } phi_onnx_writer;
 
-/* onnx_write_graph.c: fills `graph` and `placed`. */
-phi_status phi_onnx_write_graph(phi_onnx_writer *w) PHI_MUST_CHECK;
+/* onnx_write_node.c: nodes and whole numbers of the graph. */
+void phi_onnx_end_node(phi_onnx_writer *w, phi_buf *node);
+void phi_onnx_add_node(phi_onnx_writer *w, const char *op, const char *name, const char *inputs,
+                       const char *outputs);
+void phi_onnx_add_cast(phi_onnx_writer *w, const char *name, const char *input, const char *output,
+                       phi_onnx_type type);
+/* Count 0: one that stands alone. */
+void phi_onnx_add_numbers(phi_onnx_writer *w, const char *name, uint64_t count,
+                          const int64_t *numbers);
+
+/* The value that says how many tokens the longest sequence has, with its past. */
+#define PHI_ONNX_TOTAL_LENGTH "/model/attn_mask_reformat/attn_mask_subgraph/Gather/output_0"
+
+/* onnx_write_rope.c: adds "cos_cache" and "sin_cache". */
+phi_status phi_onnx_add_rope(phi_onnx_writer *w) PHI_MUST_CHECK;
 /* One column of a rotary table: cosines or sines of positions 0..rows - 1, attention factor and
  * all; out [rows]. */
 void phi_onnx_rope_column(const phi_description *d, bool is_long, bool is_sin, uint32_t column,
                           uint32_t rows, float *out);
 
+/* onnx_write_graph.c: fills `graph` and `placed`. */
+phi_status phi_onnx_write_graph(phi_onnx_writer *w) PHI_MUST_CHECK;
 /* onnx_write_data.c: adds the initializers of a matrix or vector to the graph, NAME or NAME_Q4,
  * NAME_scales and NAME_zero_points, ... */
 phi_status phi_onnx_place(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *name,

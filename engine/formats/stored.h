@@ -8,8 +8,9 @@
  * Limits:  those of the reader.
  *
  * Names are Hugging Face's ("model.layers.0.self_attn.qkv_proj.weight"), whatever the file calls
- * them, except in GGUF files, whose own names are kept. A matrix is [rows, cols] and multiplies as
- * y = W x.
+ * them, except in GGUF files, whose own names are kept, and of ONNX's graphs, which name nothing
+ * and fuse what Hugging Face's classes keep apart: there they are canonical, as GGUF's. A matrix is
+ * [rows, cols] and multiplies as y = W x.
  */
 #ifndef PHI_ENGINE_FORMATS_STORED_H
 #define PHI_ENGINE_FORMATS_STORED_H

@@ -454,17 +454,19 @@ phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
     return PHI_OK;
 }
 
-/* The graphs that are written for ONNX Runtime and QNN are phi3's. */
+/* Graphs are written for the architectures that the runtime has the operators for. */
 phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err)
 {
-    bool is_of_phi3 = format == PHI_CONVERT_ONNX || format == PHI_CONVERT_QNN;
-    if (!is_of_phi3 || arch == PHI_ARCH_PHI3) {
+    bool is_qnn = format == PHI_CONVERT_QNN;
+    bool has_onnx = phi_onnx_has_graph(arch);
+    if (is_qnn ? arch == PHI_ARCH_PHI3 : format != PHI_CONVERT_ONNX || has_onnx) {
         return PHI_OK;
     }
     return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
-                          "%s is written for phi3 models only, and this is %s; it can be converted "
-                          "to gguf, safetensors, openvino, mlx, gptq and compressed-tensors",
-                          phi_convert_format_name(format), phi_arch_name(arch));
+                          "%s is written for %s models only, and this is %s; it can be converted "
+                          "to gguf, safetensors, openvino, %smlx, gptq and compressed-tensors",
+                          phi_convert_format_name(format), is_qnn ? "phi3" : "phi3 and phi2",
+                          phi_arch_name(arch), has_onnx ? "onnx, " : "");
 }
 
 static phi_status check_group(const phi_convert_options *options, phi_err *err)

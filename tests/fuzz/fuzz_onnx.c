@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 #define N_FILES 3U
 #define GENAI                                                                                      \
-    "{\"model\":{\"type\":\"phi3\",\"context_length\":64,\"eos_token_id\":2,\"decoder\":{}}}"
+    "{\"model\":{\"type\":\"decoder\",\"context_length\":64,\"eos_token_id\":2,\"decoder\":{}}}"
 
 /* A directory of links to anonymous files: nothing is written to a disk. */
 static char dir[] = "/tmp/phid-fuzz-XXXXXX";

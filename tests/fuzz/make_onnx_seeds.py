@@ -104,11 +104,26 @@ class Graph:
         self.out += node("MatMulNBits", name, [source, name + ".q", name + ".s", name + ".z"], [name],
                          domain="com.microsoft", K=cols, N=rows, bits=bits, block_size=GROUP)
 
-    def norm(self, name, inputs, outputs):
+    def norm(self, name, inputs, outputs, layer=False):
         self.floats(name + ".w", E)
-        skips = len(inputs) == 2
-        self.out += node(("Skip" if skips else "") + "SimplifiedLayerNormalization", name,
-                         inputs + [name + ".w"], outputs, domain="com.microsoft", epsilon=1e-5)
+        weights = [name + ".w"]
+        if layer:
+            self.floats(name + ".b", E)
+            weights.append(name + ".b")
+        kind = ("Skip" if len(inputs) == 2 else "") + ("" if layer else "Simplified")
+        self.out += node(kind + "LayerNormalization", name, inputs + weights, outputs,
+                         domain="com.microsoft", epsilon=1e-5)
+
+    def affine(self, name, source, rows, cols):
+        self.product(name + ".m", source, rows, cols)
+        self.floats(name + ".b", rows)
+        self.out += node("Add", name, [name + ".m", name + ".b"], [name])
+
+    def attention(self, inputs):
+        self.out += node("GroupQueryAttention", "a",
+                         inputs + ["pk", "pv", "total", "total", "cos", "sin"], ["a"],
+                         domain="com.microsoft", num_heads=H, kv_num_heads=HKV, do_rotary=1,
+                         local_window_size=-1)
 
 
 def rope(graph, long_rope):
@@ -145,9 +160,7 @@ def model(bits, external=False, apart=False, long_rope=False, fused=False, tied=
             g.product(name, "n1", heads * D, E)
     else:
         g.product("q", "n1", (H + 2 * HKV) * D, E)
-    g.out += node("GroupQueryAttention", "a", (["q", "k", "v"] if apart else ["q", "", ""]) +
-                  ["pk", "pv", "total", "total", "cos", "sin"], ["a"], domain="com.microsoft",
-                  num_heads=H, kv_num_heads=HKV, do_rotary=1, local_window_size=-1)
+    g.attention(["q", "k", "v"] if apart else ["q", "", ""])
     g.product("o", "a", E, H * D)
     g.norm("n2", ["x", "o"], ["n2", "", "", "s"])
     if fused:
@@ -165,12 +178,34 @@ def model(bits, external=False, apart=False, long_rope=False, fused=False, tied=
     return number(1, 10) + data(7, g.out)
 
 
+def phi2(bits, external=False, fast=False):
+    g = Graph(bits, external, 0)
+    g.out += node("Shape", "shape", ["attention_mask"], ["total"])
+    rope(g, False)
+    g.floats("embed.w", V, E)
+    g.out += node("Gather", "embed", ["embed.w", "ids"], ["x"])
+    g.norm("n1", ["x"], ["n1"], layer=True)
+    g.affine("q", "n1", (H + 2 * HKV) * D, E)
+    g.attention(["q", "", ""])
+    g.affine("o", "a", E, H * D)
+    g.affine("fc1", "n1", F, E)
+    form = {} if fast else {"approximate": data(4, "tanh")}
+    g.out += node("FastGelu" if fast else "Gelu", "gelu", ["fc1"], ["gelu"], **form)
+    g.affine("fc2", "gelu", E, F)
+    g.out += node("Add", "sum", ["o", "fc2"], ["sum"])
+    g.norm("n2", ["x", "sum"], ["n2"], layer=True)
+    g.affine("logits", "n2", V, E)
+    return number(1, 10) + data(7, g.out)
+
+
 os.makedirs(ROOT, exist_ok=True)
-for seed, options in {
-    "fp32": dict(bits=32), "fp16": dict(bits=16, apart=True), "int8": dict(bits=8, fused=True),
-    "int4": dict(bits=4, external=True), "int4-long": dict(bits=4, long_rope=True, tied=True),
-    "int2": dict(bits=2, external=True, apart=True),
-    "int4-qdq": dict(bits=4, qdq=1, external=True), "int8-qdq": dict(bits=8, qdq=2),
-}.items():
+seeds = {
+    "fp32": model(32), "fp16": model(16, apart=True), "int8": model(8, fused=True),
+    "int4": model(4, external=True), "int4-long": model(4, long_rope=True, tied=True),
+    "int2": model(2, external=True, apart=True),
+    "int4-qdq": model(4, qdq=1, external=True), "int8-qdq": model(8, qdq=2),
+    "phi2-fp32": phi2(32), "phi2-int4": phi2(4, external=True, fast=True),
+}
+for seed, content in seeds.items():
     with open(os.path.join(ROOT, seed), "wb") as out:
-        out.write(model(**options))
+        out.write(content)

@@ -333,12 +333,27 @@ def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
                                           "precision": "int4", "formats": ["gguf", "qnn"]})
         assert says_ in error_of(refused, 400, "formats[1]")["message"]
     assert says_ in error_of(submit(daemon, "experts:int8", "qnn"), 400, "format")["message"]
+    refused = daemon.submit("experts", files, "int8", formats=["onnx"])
+    assert "onnx is written for phi3 and phi2 models only, and this is phimoe" in \
+        error_of(refused, 400, "formats[0]")["message"]
     for form in ("compressed-tensors", "openvino"):
         answer = export(daemon, "experts:int8", form)
         assert answer["status"] == "succeeded", answer
         again = download(daemon, answer["artifacts"][0]).content
         assert served_again(daemon, f"experts-{form}", form, again)[0] == \
             says(daemon, "experts:int8")[0]
+
+
+def test_onnx_of_phi2(daemon, phi2_dir):
+    """A job's folder and an export's, both served again."""
+    job = daemon.quantize("early", daemon.upload_dir(phi2_dir), "int4", formats=["onnx"])
+    assert job["status"] == "succeeded" and job["formats"] == ["gguf", "onnx"], job
+    made = export(daemon, "early:int4", "onnx", lossless=True)
+    assert made["status"] == "succeeded" and made["lossless"] is True, made
+    for index, artifact in enumerate((job["artifacts"][1], made["artifacts"][0])):
+        data = download(daemon, artifact).content
+        assert served_again(daemon, f"early-{index}", "onnx", data)[0] == \
+            says(daemon, "early:int4")[0]
 
 
 def test_unknown_export(daemon):

@@ -82,12 +82,33 @@ def test_a_router_stays_as_it_is(phimoe_dir, tmp_path):
     ("openvino", ["--precision", "int8"]),
 ])
 def test_convert_there_and_again(folder, form, options, tmp_path):
+    check_there_and_again(folder, form, options, tmp_path)
+
+
+@pytest.mark.parametrize("provider, options", [
+    ("cpu", ["--precision", "fp32"]), ("cpu", ["--precision", "fp16"]),
+    ("cpu", ["--precision", "int8"]), ("cpu", ["--precision", "int4"]),
+    ("cpu", ["--precision", "int4", "--asymmetric", "--group-size", "128"]),
+    ("cuda", ["--precision", "fp16"]), ("cuda", ["--precision", "int4", "--group-size", "64"]),
+])
+def test_onnx_there_and_again(phi2_dir, provider, options, tmp_path):
+    """What is read is what was written: codes, scales, zero points and biases."""
+    check_there_and_again(phi2_dir, "onnx", [*options, "--provider", provider], tmp_path)
+    phid("convert", tmp_path / "first", tmp_path / "same", "--format", "onnx", "--provider", provider)
+    for name in ("model.onnx.data", "model.onnx", "genai_config.json"):
+        assert (tmp_path / "same" / name).read_bytes() == \
+            (tmp_path / "first" / name).read_bytes(), name
+    assert json.loads((tmp_path / "same/genai_config.json").read_text())["model"]["type"] == "phi"
+
+
+def check_there_and_again(folder, form, options, tmp_path):
     phid("convert", folder, tmp_path / "first", "--format", form, *options)
     phid("convert", tmp_path / "first", tmp_path / "second", "--format", form)
     assert values(tmp_path / "first", tmp_path / "first.gguf") == \
         values(tmp_path / "second", tmp_path / "second.gguf")
-    if form != "mlx":
-        # MLX's embedding has 8 bits and offsets, which no type of GGUF has.
+    if form not in ("mlx", "onnx"):
+        # MLX's embedding has 8 bits and offsets, which no type of GGUF has, and ONNX's scales are
+        # fp32, which GGUF's types round.
         phid("convert", tmp_path / "first", tmp_path / "kept.gguf", "--format", "gguf")
         assert values(tmp_path / "kept.gguf", tmp_path / "kept-f32.gguf") == \
             values(tmp_path / "first", tmp_path / "first.gguf")
@@ -212,8 +233,15 @@ def test_former_names_are_known(phi2_dir, tmp_path):
     assert 'tensor "model.embed_tokens.weight" is missing; the files have Phi\'s former layout' in said
 
 
-@pytest.mark.parametrize("form", ["onnx", "qnn"])
-def test_graphs_are_refused_by_name(folder, form, tmp_path):
-    said = phid("convert", folder, tmp_path / "out", "--format", form, fails=True)
-    assert f"{form} is written for phi3 models only, and this is {folder.name}" in said
+@pytest.mark.parametrize("arch, form, said", [
+    ("phi2", "qnn", "phi3 models only, and this is phi2; it can be converted to gguf, safetensors, "
+                    "openvino, onnx, mlx"),
+    ("phimoe", "qnn", "phi3 models only, and this is phimoe"),
+    ("phimoe", "onnx", "phi3 and phi2 models only, and this is phimoe; it can be converted to gguf, "
+                       "safetensors, openvino, mlx"),
+])
+def test_graphs_are_refused_by_name(arch, form, said, request, tmp_path):
+    told = phid("convert", request.getfixturevalue(f"{arch}_dir"), tmp_path / "out", "--format",
+                form, fails=True)
+    assert f"{form} is written for {said}" in told
     assert not (tmp_path / "out").exists()

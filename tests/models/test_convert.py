@@ -194,6 +194,8 @@ def test_more_bits_cost_less(tmp_path):
     ([SAMPLE, "out", "--format", "qnn", "--context-length", "100"], "must be a multiple of 64"),
     ([SAMPLE, "out", "--format", "qnn", "--context-length", "2048"], "the model's own 1024"),
     ([SAMPLE, "out", "--format", "onnx", "--context-length", "128"], "qnn only"),
+    ([PHI2.with_name("phi2-grouped"), "out", "--format", "onnx"],
+     "8 rotary dimensions: onnxruntime's GroupQueryAttention takes a multiple of 16"),
     ([PHI2, "out", "--format", "qnn"], "qnn is written for phi3 models only, and this is phi2"),
 ])
 def test_refusals(arguments, says, tmp_path):

@@ -3,7 +3,8 @@ tokens of the reference implementation and of phid, which reads those folders to
 
 Where weights have 4 or 8 bits, both engines also round the activations to 8 bits, but each in its
 own way: there, a step whose two best tokens lie closer together than that rounding may go either
-way. At FP32 and FP16 every token must be the same.
+way. How much it is, ONNX Runtime shows itself: on the same values in fp32, as far as its logits move.
+At FP32 and FP16 every token must be the same.
 """
 
 import json
@@ -12,6 +13,8 @@ import pathlib
 import subprocess
 
 import pytest
+
+from conftest import make_phi2
 
 og = pytest.importorskip("onnxruntime_genai")
 ort = pytest.importorskip("onnxruntime")
@@ -24,7 +27,7 @@ GOLDEN = ROOT / "tests" / "golden"
 PHID = pathlib.Path(os.environ.get("PHID_BIN", ROOT / "build" / "release" / "server" / "phid"))
 EXPORT = PHID.parents[1] / "tests" / "unit" / "onnx_export"
 
-TOKENS = 48
+TOKENS = 64
 PROMPTS = [
     "Kate lived in a small house",
     "One day a little dog",
@@ -44,7 +47,8 @@ KINDS = {
 }
 # How far apart, in logits, the two best tokens may be where the engines choose differently.
 CUDA_MARGIN = {"fp16": 0.05, "int8": 0.1, "int4": 0.25}
-MARGIN = {"fp32": 0.0, "fp16": 0.0, "int8": 0.05, "int4": 0.25}
+# The same for folders for the CPU, where ONNX Runtime's own rounding is larger.
+MARGIN = {"int8": 0.05, "int4": 0.25}
 
 pytestmark = pytest.mark.skipif(not os.access(EXPORT, os.X_OK), reason=f"{EXPORT} is not built")
 
@@ -59,10 +63,18 @@ def folders(tmp_path_factory):
     return tmp_path_factory.mktemp("onnx")
 
 
-def exported(folders, kind):
-    folder = folders / kind
+@pytest.fixture(scope="module", params=["phi3", "phi2"])
+def source(request, tmp_path_factory):
+    """The sample model; and a random one of phi2 that does not end these answers."""
+    if request.param == "phi3":
+        return SAMPLE
+    return make_phi2(tmp_path_factory.mktemp("other") / "phi2", seed=4)
+
+
+def exported(folders, source, kind):
+    folder = folders / f"{source.name}-{kind}"
     if not folder.exists():
-        export(SAMPLE, folder, *KINDS[kind])
+        export(source, folder, *KINDS[kind])
     return folder
 
 
@@ -104,41 +116,54 @@ def logits(folder, tokens):
     return session.run(["logits"], feed)[0][0]
 
 
+def follows(folder, widened, head, ours, margin):
+    """Whether the graph finds phid's tokens likeliest, but for steps where rounding activations
+    matters: by no more than it moves the graph's logits from those of the same values in fp32. Says
+    how many of phid's tokens are not the graph's, and how many of the graph's not those in fp32."""
+    rows = logits(folder, head + ours)[len(head) - 1:-1]
+    exact = logits(widened, head + ours)[len(head) - 1:-1]
+    bound = min(np.abs(rows - exact).max(), margin)
+    gaps = [row.max() - row[token] for row, token in zip(rows, ours)]
+    assert max(gaps) <= bound, f"step {int(np.argmax(gaps))}: {max(gaps)} of {bound}"
+    return sum(gap > 0 for gap in gaps), (rows.argmax(axis=1) != exact.argmax(axis=1)).sum()
+
+
 @pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built; see PHID_BIN")
 @pytest.mark.parametrize("kind", KINDS)
-def test_continues_as_phid_does(folders, kind):
-    folder = exported(folders, kind)
+def test_continues_as_phid_does(folders, source, kind):
+    folder = exported(folders, source, kind)
     precision = kind.split("-")[0]
-    source = SAMPLE if precision.startswith("fp") else folder
     model = og.Model(str(folder))
     tokenizer = og.Tokenizer(model)
-    differing = steps = 0
+    is_coded = not precision.startswith("fp")
+    widened = folders / f"{folder.name}-widened"
+    if is_coded:
+        export(folder, widened, "32")
+    differing = turned = steps = 0
     for prompt in PROMPTS:
-        ours, end = phid(source, prompt)
+        ours, end = phid(folder if is_coded else source, prompt)
+        assert len(ours) == TOKENS or end["finish_reason"] == "stop"
         head = [int(token) for token in tokenizer.encode(prompt)]
         assert len(head) == end["prompt_tokens"], "the prompt's tokens differ"
-        if MARGIN[precision] == 0.0:
-            theirs = greedy(model, head, TOKENS)
-            assert theirs[:len(ours)] == ours, prompt
-            assert len(theirs) == TOKENS or end["finish_reason"] == "stop"
+        if is_coded:
+            steps += len(ours)
+            here = follows(folder, widened, head, ours, MARGIN[precision])
+            differing, turned = differing + here[0], turned + here[1]
             continue
-        rows = logits(folder, head + ours)[len(head) - 1:]
-        for step, token in enumerate(ours):
-            steps += 1
-            best = int(rows[step].argmax())
-            gap = rows[step, best] - rows[step, token]
-            assert gap <= MARGIN[precision], f"{prompt!r}, step {step}: {token}, not {best}: {gap}"
-            differing += int(token != best)
-    assert differing <= steps // 20
+        theirs = greedy(model, head, TOKENS)
+        assert theirs[:len(ours)] == ours, prompt
+        assert len(theirs) == TOKENS or end["finish_reason"] == "stop"
+    # Each engine turns as many by rounding as the other; the random model has more near ties.
+    assert differing <= max(steps // 20, 2 * turned)
 
 
 @pytest.mark.skipif(not os.access(PHID, os.X_OK), reason="phid is not built; see PHID_BIN")
 @pytest.mark.parametrize("precision", CUDA_MARGIN)
-def test_folder_for_cuda(folders, precision):
+def test_folder_for_cuda(folders, source, precision):
     """All floats are fp16; ONNX Runtime has kernels for that on the CPU too, and they follow phid's
     tokens, read from the same folder."""
-    folder = folders / f"cuda-{precision}"
-    done = subprocess.run([PHID, "convert", SAMPLE, folder, "--format", "onnx", "--provider", "cuda",
+    folder = folders / f"{source.name}-cuda-{precision}"
+    done = subprocess.run([PHID, "convert", source, folder, "--format", "onnx", "--provider", "cuda",
                            "--precision", precision], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     config = json.loads((folder / "genai_config.json").read_text())
@@ -157,13 +182,14 @@ def test_folder_for_cuda(folders, precision):
             assert gap <= CUDA_MARGIN[precision], f"{prompt!r}, step {step}: {token}: {gap}"
 
 
-@pytest.mark.parametrize("name", ["grouped", "longrope", "split", "tied", "window", "heads"])
+@pytest.mark.parametrize("name", ["grouped", "longrope", "split", "tied", "window", "heads", "phi2"])
 def test_golden(folders, name):
     folder = folders / f"golden-{name}"
     export(GOLDEN / name, folder, "32")
     model = og.Model(str(folder))
     config = json.loads((folder / "config.json").read_text())
     original = config["original_max_position_embeddings"] if config["rope_scaling"] else 1 << 30
+    ends = json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"]
     for run in json.loads((GOLDEN / name / "expected.json").read_text())["runs"]:
         right = run["greedy"]
         if len(run["prompt"]) <= original:
@@ -171,4 +197,4 @@ def test_golden(folders, name):
             right = right[:original - len(run["prompt"])]
         theirs = greedy(model, run["prompt"], len(right))
         assert theirs == right[:len(theirs)]
-        assert len(theirs) == len(right) or right[len(theirs)] == config["eos_token_id"]
+        assert len(theirs) == len(right) or right[len(theirs)] == ends

@@ -12,37 +12,24 @@
 
 #include "base/mem.h"
 
-static void add_norm(const char *name, const char *inputs, const char *outputs)
-{
-    char all[320];
-    bool skips = strchr(inputs, ' ') != NULL;
-    (void)snprintf(all, sizeof all, "%s %s.w", inputs, name);
-    add_floats(name, 0, E, false);
-    phi_buf node =
-        start_node(skips ? "SkipSimplifiedLayerNormalization" : "SimplifiedLayerNormalization",
-                   name, all, outputs);
-    put_text(&node, 7, skips ? "com.microsoft" : "");
-    put_float(&node, "epsilon", lies("another epsilon") && !skips ? 1e-6F : 1e-5F);
-    end_node(&node);
-}
-
 static void fill_table(float *cos_table, float *sin_table, uint32_t rows, bool is_long)
 {
+    const uint32_t half = now.spec.phi2 ? HALF / 2 : HALF;
     double factor = now.spec.long_rope ? sqrt(1.0 + log(4.0) / log(32.0)) : 1.0;
     for (uint32_t p = 0; p < rows; p++) {
-        for (uint32_t i = 0; i < HALF; i++) {
-            double angle = p / ((is_long ? 1.0 + i : 1.0) * pow(10000.0, i / (double)HALF));
-            cos_table[p * HALF + i] = (float)(cos(angle) * factor);
-            sin_table[p * HALF + i] = (float)(sin(angle) * factor);
+        for (uint32_t i = 0; i < half; i++) {
+            double angle = p / ((is_long ? 1.0 + i : 1.0) * pow(10000.0, i / (double)half));
+            cos_table[p * half + i] = (float)(cos(angle) * factor);
+            sin_table[p * half + i] = (float)(sin(angle) * factor);
         }
     }
     if (lies("two tables in one")) {
-        size_t at = (size_t)3 * CTX / 4 * HALF;
-        memcpy(cos_table + at, cos_table, (size_t)CTX / 4 * HALF * sizeof *cos_table);
-        memcpy(sin_table + at, sin_table, (size_t)CTX / 4 * HALF * sizeof *sin_table);
+        size_t at = (size_t)3 * CTX / 4 * half;
+        memcpy(cos_table + at, cos_table, (size_t)CTX / 4 * half * sizeof *cos_table);
+        memcpy(sin_table + at, sin_table, (size_t)CTX / 4 * half * sizeof *sin_table);
     }
     if (lies("a table of zeros")) {
-        memset(sin_table, 0, rows * HALF * sizeof *sin_table);
+        memset(sin_table, 0, rows * half * sizeof *sin_table);
     }
 }
 
@@ -94,8 +81,9 @@ static void add_rope(void)
         return;
     }
     if (!now.spec.long_rope) {
-        add_tensor("cos", FLOAT, CTX, HALF, tables[0], sizeof tables[0]);
-        add_tensor("sin", FLOAT, CTX, HALF, tables[1], sizeof tables[1]);
+        const size_t half = now.spec.phi2 ? HALF / 2 : HALF;
+        add_tensor("cos", FLOAT, CTX, half, tables[0], CTX * half * sizeof(float));
+        add_tensor("sin", FLOAT, CTX, half, tables[1], CTX * half * sizeof(float));
         return;
     }
     bool inside = now.spec.inside;
@@ -121,98 +109,6 @@ static void add_rope(void)
     add_branch(&node, "then_branch", tables[2], tables[3], CTX);
     add_branch(&node, "else_branch", tables[0], tables[1], ORIGINAL);
     end_node(&node);
-}
-
-static void add_attention(const char *name, const char *inputs, const char *output)
-{
-    char all[400];
-    bool one_sin = lies("sines without a choice") || lies("sines by another length");
-    (void)snprintf(all, sizeof all, "%s past_k past_v seqlens total cos %s%s", inputs,
-                   one_sin ? "one_sin" : "sin", lies("an attention sink") ? " - - sink" : "");
-    phi_buf node = start_node("GroupQueryAttention", name, all, output);
-    put_text(&node, 7, "com.microsoft");
-    put_int(&node, "num_heads", H);
-    put_int(&node, "kv_num_heads", HKV);
-    put_int(&node, "local_window_size", now.spec.window);
-    put_int(&node, "do_rotary", lies("no rotary embedding") ? 0 : 1);
-    put_int(&node, "rotary_interleaved", lies("interleaved angles") ? 1 : 0);
-    put_float(&node, "scale", lies("another scale") ? 1.0F : 1.0F / sqrtf(D));
-    put_float(&node, "softcap", lies("a soft cap") ? 30.0F : 0.0F);
-    end_node(&node);
-}
-
-static void add_layer(int layer, const char *before, const char *branch)
-{
-    char name[6][64];
-    char inputs[320];
-    char norm[64];
-    static const char *const parts[] = {"in_norm", "q", "k", "v", "o", "ff_norm"};
-    for (int i = 0; i < 6; i++) {
-        (void)snprintf(name[i], sizeof name[i], "%d.%s", layer, parts[i]);
-    }
-    (void)snprintf(inputs, sizeof inputs, *branch ? "%s %s" : "%s", before, branch);
-    (void)snprintf(norm, sizeof norm, *branch ? "n1_%d - - s1_%d" : "n1_%d", layer, layer);
-    add_norm(name[0], inputs, norm);
-    (void)snprintf(norm, sizeof norm, "n1_%d", layer);
-    if (now.spec.apart) {
-        add_product(name[1], norm, name[1], H * D, E);
-        add_product(name[2], lies("keys of something else") ? before : norm, name[2], HKV * D, E);
-        add_product(name[3], norm, name[3], HKV * D, E);
-        (void)snprintf(inputs, sizeof inputs, "%s %s %s", name[1], name[2], name[3]);
-    } else {
-        add_product(name[1], norm, lies("a bias") && layer == 0 ? "unbiased" : name[1],
-                    (H + 2 * HKV) * D, E);
-        if (lies("a bias") && layer == 0) {
-            add_floats("bias", 0, (H + 2 * HKV) * D, false);
-            add_node("Add", "biased", "unbiased bias.w", name[1]);
-        }
-        (void)snprintf(inputs, sizeof inputs, "%s - -", name[1]);
-    }
-    (void)snprintf(norm, sizeof norm, "a%d", layer);
-    add_attention(norm, inputs, norm);
-    add_product(name[4], norm, name[4], E, H * D);
-    const char *residual = *branch ? NULL : before;
-    (void)snprintf(norm, sizeof norm, "s1_%d", layer);
-    (void)snprintf(inputs, sizeof inputs, "%s %s",
-                   lies("another residual") && layer == 1 ? "x"
-                   : residual                             ? residual
-                                                          : norm,
-                   name[4]);
-    (void)snprintf(norm, sizeof norm, "n2_%d - - s2_%d", layer, layer);
-    add_norm(name[5], inputs, norm);
-}
-
-static void add_feed_forward(int layer)
-{
-    char names[8][64];
-    char inputs[512];
-    static const char *const parts[] = {"n2_",  "gate",    "up",   "sigmoid",
-                                        "silu", "product", "down", "both"};
-    for (int i = 0; i < 8; i++) {
-        if (i == 0) {
-            (void)snprintf(names[i], sizeof names[i], "n2_%d", layer);
-        } else {
-            (void)snprintf(names[i], sizeof names[i], "%d.%s", layer, parts[i]);
-        }
-    }
-    if (now.spec.fused_up) {
-        add_product(names[7], names[0], names[7], 2 * F, E);
-        bool swap = lies("halves the other way round");
-        (void)snprintf(inputs, sizeof inputs, "%s %s", names[swap ? 2 : 1], names[swap ? 1 : 2]);
-        phi_buf node = start_node("Split", names[7], names[7], inputs);
-        put_int(&node, "axis", -1);
-        put_int(&node, "num_outputs", 2);
-        end_node(&node);
-    } else {
-        add_product(names[1], names[0], names[1], F, E);
-        add_product(names[2], names[0], names[2], F, E);
-    }
-    add_node(lies("another activation") ? "Gelu" : "Sigmoid", names[3], names[1], names[3]);
-    (void)snprintf(inputs, sizeof inputs, "%s %s", names[1], names[3]);
-    add_node("Mul", names[4], inputs, names[4]);
-    (void)snprintf(inputs, sizeof inputs, "%s %s", names[2], names[4]);
-    add_node("Mul", names[5], inputs, names[5]);
-    add_product(names[6], names[5], names[6], E, F);
 }
 
 static void add_positions(void)
@@ -260,23 +156,7 @@ static void make_graph(void)
     add_positions();
     add_rope();
     add_embedding();
-    for (int layer = 0; layer < L; layer++) {
-        char before[32] = "x";
-        char branch[32] = "";
-        if (layer > 0) {
-            (void)snprintf(before, sizeof before, "s2_%d", layer - 1);
-            (void)snprintf(branch, sizeof branch, "%d.down", layer - 1);
-        }
-        add_layer(layer, before, branch);
-        add_feed_forward(layer);
-    }
-    add_norm("final", "s2_1 1.down", "final");
-    if (lies("an operator at the end")) {
-        add_product("head", "final", "raw", V, E);
-        add_node("Tanh", "tanh", "raw", "logits");
-    } else {
-        add_product("head", "final", "logits", lies("a small head") ? V / 2 : V, E);
-    }
+    add_layers();
     if (lies("a stray node")) {
         add_node("Softmax", "stray", "logits", "probabilities");
     }
@@ -352,6 +232,50 @@ void check_matrix(const char *name, const char *source, uint32_t rows, uint32_t 
     phi_free(read);
 }
 
+/* A matrix of a layer, or a norm (rows 0), and the bias that belongs to it. */
+static void check_part(int layer, const char *part, const char *source, uint32_t rows,
+                       uint32_t cols, bool has_bias)
+{
+    char name[96];
+    char own[64];
+    (void)snprintf(name, sizeof name, "blk.%d.%s.weight", layer, part);
+    (void)snprintf(own, sizeof own, "%d.%s", layer, source);
+    check_matrix(name, own, rows ? rows : 1, cols);
+    assert_int_equal(find(name)->n_dims, rows ? 2 : 1);
+    if (has_bias) {
+        (void)snprintf(name, sizeof name, "blk.%d.%s.bias", layer, part);
+        (void)snprintf(own, sizeof own, "%d.%s.bias", layer, source);
+        check_matrix(name, own, 1, rows ? rows : cols);
+        assert_int_equal(find(name)->n_dims, 1);
+    }
+}
+
+static void check_layer(int layer)
+{
+    const bool phi2 = now.spec.phi2;
+    check_part(layer, "attn_norm", "in_norm", 0, E, phi2);
+    if (now.spec.apart) {
+        check_part(layer, "attn_q", "q", H * D, E, phi2);
+        check_part(layer, "attn_k", "k", HKV * D, E, phi2);
+        check_part(layer, "attn_v", "v", HKV * D, E, phi2);
+    } else {
+        check_part(layer, "attn_qkv", "q", (H + 2 * HKV) * D, E, phi2);
+    }
+    check_part(layer, "attn_output", "o", E, H * D, phi2);
+    check_part(layer, "ffn_down", "down", E, F, phi2);
+    if (phi2) {
+        check_part(layer, "ffn_up", "fc1", F, E, true);
+        return;
+    }
+    check_part(layer, "ffn_norm", "ff_norm", 0, E, false);
+    if (now.spec.fused_up) {
+        check_part(layer, "ffn_up", "both", 2 * F, E, false);
+    } else {
+        check_part(layer, "ffn_gate", "gate", F, E, false);
+        check_part(layer, "ffn_up", "up", F, E, false);
+    }
+}
+
 void open_and_check(const onnx_spec *wanted)
 {
     phi_err err = {.message = ""};
@@ -360,34 +284,17 @@ void open_and_check(const onnx_spec *wanted)
         fail_msg("%s", err.message);
     }
     for (int i = 0; i < L; i++) {
-        static const char *const pieces[] = {"q", "k", "v"};
-        char name[96];
-        char source[32];
-        (void)snprintf(source, sizeof source, "%d.q", i);
-        (void)snprintf(name, sizeof name, "model.layers.%d.self_attn.qkv_proj.weight", i);
-        if (!now.spec.apart) {
-            check_matrix(name, source, (H + 2 * HKV) * D, E);
-        }
-        for (int j = 0; j < 3 && now.spec.apart; j++) {
-            (void)snprintf(source, sizeof source, "%d.%s", i, pieces[j]);
-            (void)snprintf(name, sizeof name, "model.layers.%d.self_attn.%s_proj.weight", i,
-                           pieces[j]);
-            check_matrix(name, source, j ? HKV * D : H * D, E);
-        }
-        (void)snprintf(source, sizeof source, now.spec.fused_up ? "%d.both" : "%d.gate", i);
-        (void)snprintf(name, sizeof name, "model.layers.%d.mlp.%s_proj.weight", i,
-                       now.spec.fused_up ? "gate_up" : "gate");
-        check_matrix(name, source, now.spec.fused_up ? 2 * F : F, E);
-        (void)snprintf(source, sizeof source, "%d.down", i);
-        (void)snprintf(name, sizeof name, "model.layers.%d.mlp.down_proj.weight", i);
-        check_matrix(name, source, E, F);
-        (void)snprintf(source, sizeof source, "%d.ff_norm", i);
-        (void)snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
-        assert_int_equal(find(name)->n_dims, 1);
-        check_matrix(name, source, 1, E);
+        check_layer(i);
     }
-    check_matrix("model.embed_tokens.weight", now.spec.tied ? "head" : "embed", V, E);
-    check_matrix("model.norm.weight", "final", 1, E);
+    check_matrix("token_embd.weight", now.spec.tied ? "head" : "embed", V, E);
+    check_matrix("output_norm.weight", "final", 1, E);
+    if (!now.spec.tied) {
+        check_matrix("output.weight", "head", V, E);
+    }
+    if (now.spec.phi2) {
+        check_matrix("output_norm.bias", "final.bias", 1, E);
+        check_matrix("output.bias", "head.bias", 1, V);
+    }
 }
 
 int onnx_setup(void **state)

@@ -34,11 +34,13 @@ typedef struct onnx_spec {
     bool fused_up; /* gate and up in one, and Split */
     bool tied;
     bool long_rope;
-    bool joint;  /* long_rope: both tables in one, without an If */
-    bool zeros;  /* zero points */
-    bool real;   /* that are no codes, of MatMulNBits */
-    bool listed; /* all 3, and not kept as bytes */
-    bool inside; /* values in the model's own file */
+    bool joint;    /* long_rope: both tables in one, without an If */
+    bool zeros;    /* zero points */
+    bool real;     /* that are no codes, of MatMulNBits */
+    bool listed;   /* all 3, and not kept as bytes */
+    bool inside;   /* values in the model's own file */
+    bool phi2;     /* not phi3; where `apart`: FastGelu, and biases first */
+    bool own_bias; /* phi2: of MatMulNBits; and feed-forward before attention */
     int64_t window;
     const char *lie;
 } onnx_spec;
@@ -53,12 +55,15 @@ typedef struct onnx_test {
 
 extern onnx_test now;
 
-/* A folder's genai_config.json. */
-#define GENAI                                                                                      \
-    "{\"model\":{\"type\":\"phi3\",\"context_length\":128,\"vocab_size\":96,\"bos_token_id\":1,"   \
+/* A folder's genai_config.json, which is not open_spec's to write. */
+#define GENAI_OF(type)                                                                             \
+    "{\"model\":{\"type\":\"" type                                                                 \
+    "\",\"context_length\":128,\"vocab_size\":96,\"bos_token_id\":1,"                              \
     "\"eos_token_id\":[2,3],\"pad_token_id\":0,\"decoder\":{\"filename\":\"model.onnx\","          \
     "\"head_size\":8,\"hidden_size\":32,\"num_attention_heads\":4,\"num_hidden_layers\":2,"        \
     "\"num_key_value_heads\":2,\"outputs\":{\"logits\":\"logits\"}}}}"
+
+#define GENAI GENAI_OF("phi3")
 
 int onnx_setup(void **state);
 int onnx_teardown(void **state);
@@ -71,6 +76,10 @@ phi_status open_spec(const onnx_spec *wanted, phi_err *err);
 void open_and_check(const onnx_spec *wanted);
 /* Every value of the matrix called `name` is what was written under `source`. */
 void check_matrix(const char *name, const char *source, uint32_t rows, uint32_t cols);
+
+/* ---- onnx_layers.c: from the embedding, "x", to "logits" ---- */
+
+void add_layers(void);
 
 /* ---- onnx_values.c: pieces of a graph ---- */
 
@@ -86,6 +95,7 @@ phi_buf fresh(void);
 /* Inputs and outputs are separated by spaces; "-" is one that is not given. */
 phi_buf start_node(const char *op, const char *name, const char *inputs, const char *outputs);
 void put_int(phi_buf *node, const char *name, int64_t value);
+void put_word(phi_buf *node, const char *name, const char *value);
 void put_float(phi_buf *node, const char *name, float value);
 void end_node(phi_buf *node);
 void add_node(const char *op, const char *name, const char *inputs, const char *outputs);

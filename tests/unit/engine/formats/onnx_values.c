@@ -248,6 +248,16 @@ void put_int(phi_buf *node, const char *name, int64_t value)
     phi_buf_done(&attribute);
 }
 
+void put_word(phi_buf *node, const char *name, const char *value)
+{
+    phi_buf attribute = fresh();
+    put_text(&attribute, 1, name);
+    put_text(&attribute, 4, value);
+    put_number(&attribute, 20, 3);
+    put_message(node, 5, &attribute);
+    phi_buf_done(&attribute);
+}
+
 void put_float(phi_buf *node, const char *name, float value)
 {
     phi_buf attribute = fresh();
@@ -421,8 +431,9 @@ void add_product(const char *name, const char *input, const char *output, uint64
         return;
     }
     (void)snprintf(inputs, sizeof inputs,
-                   now.spec.zeros || now.spec.real ? "%s %s_Q4 %s_scales %s_zero_points"
-                                                   : "%s %s_Q4 %s_scales",
+                   now.spec.own_bias                 ? "%s %s_Q4 %s_scales - - %s.bias.w"
+                   : now.spec.zeros || now.spec.real ? "%s %s_Q4 %s_scales %s_zero_points"
+                                                     : "%s %s_Q4 %s_scales",
                    input, name, name, name);
     add_codes(name, rows, cols);
     phi_buf node = start_node("MatMulNBits", name, inputs, output);

@@ -36,6 +36,26 @@ static void test_description(void **state)
     assert_int_equal(d->eos_ids[1], 3);
 }
 
+/* The graph says which architecture it is; a part of each head may be rotated. */
+static void test_description_of_phi2(void **state)
+{
+    (void)state;
+    (void)fixture_write_text(&now.files, "genai_config.json", GENAI_OF("decoder"));
+    open_and_check(&(onnx_spec){.bits = 4, .phi2 = true, .window = -1});
+    const phi_description *d = phi_onnx_description(now.onnx);
+    assert_int_equal(d->arch, PHI_ARCH_PHI2);
+    assert_int_equal(d->norm, PHI_NORM_LAYER);
+    assert_int_equal(d->ffn, PHI_FFN_GELU);
+    assert_true(d->is_parallel && d->attn_bias && d->head_bias && !d->tied_head);
+    assert_int_equal(d->n_ffn, F);
+    assert_int_equal(d->head_dim, D);
+    assert_int_equal(d->n_rot, D / 2);
+    assert_float_equal(d->rope_theta, 10000.0F, 0.0F);
+    open_and_check(&(onnx_spec){.bits = 4, .window = -1});
+    assert_int_equal(phi_onnx_description(now.onnx)->arch, PHI_ARCH_PHI3);
+    (void)fixture_write_text(&now.files, "genai_config.json", GENAI);
+}
+
 static void check_long_rope(void)
 {
     const phi_description *d = phi_onnx_description(now.onnx);
@@ -104,15 +124,19 @@ static void test_config(void **state)
     (void)fixture_write_text(&now.files, "config.json", "{" TINY_CONFIG ",\"rope_theta\":20000}");
     assert_int_equal(open_spec(&(onnx_spec){.bits = 4}, &err), PHI_E_FORMAT);
     assert_non_null(strstr(err.message, "config.json's rotary settings"));
+    (void)fixture_write_text(&now.files, "config.json", "{" TINY_CONFIG "}");
+    (void)fixture_write_text(&now.files, "genai_config.json", GENAI_OF("phi"));
+    assert_int_equal(open_spec(&(onnx_spec){.bits = 4, .phi2 = true}, &err), PHI_E_FORMAT);
+    assert_non_null(strstr(err.message, "config.json is of a phi3 model"));
+    (void)fixture_write_text(&now.files, "genai_config.json", GENAI);
     fixture_remove(&now.files, "config.json");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_description),
-        cmocka_unit_test(test_long_rope),
-        cmocka_unit_test(test_joint_tables),
+        cmocka_unit_test(test_description), cmocka_unit_test(test_description_of_phi2),
+        cmocka_unit_test(test_long_rope),   cmocka_unit_test(test_joint_tables),
         cmocka_unit_test(test_config),
     };
     return cmocka_run_group_tests(tests, onnx_setup, onnx_teardown);

@@ -13,13 +13,26 @@
 #include "base/mem.h"
 #include "onnx_model.h"
 
+typedef struct refusal {
+    onnx_spec spec;
+    const char *named;
+} refusal;
+
+static void check_refusals(const refusal *cases, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        phi_err err = {.message = "accepted"};
+        phi_status status = open_spec(&cases[i].spec, &err);
+        if (status != PHI_E_UNSUPPORTED || !strstr(err.message, cases[i].named)) {
+            fail_msg("%s: %d, %s", cases[i].spec.lie, status, err.message);
+        }
+    }
+}
+
 static void test_other_graphs(void **state)
 {
     (void)state;
-    static const struct {
-        onnx_spec spec;
-        const char *named;
-    } cases[] = {
+    static const refusal cases[] = {
         {{.bits = 32, .lie = "a bias"}, "\"biased\" (Add)"},
         {{.bits = 32, .lie = "an operator at the end"}, "\"tanh\" (Tanh)"},
         {{.bits = 32, .lie = "a stray node"}, "\"stray\" (Softmax)"},
@@ -64,13 +77,38 @@ static void test_other_graphs(void **state)
         {{.bits = 32, .lie = "operators of its own"}, "operators of its own"},
         {{.bits = 32, .lie = "a sparse tensor"}, "sparse"},
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        phi_err err = {.message = "accepted"};
-        phi_status status = open_spec(&cases[i].spec, &err);
-        if (status != PHI_E_UNSUPPORTED || !strstr(err.message, cases[i].named)) {
-            fail_msg("%s: %d, %s", cases[i].spec.lie, status, err.message);
-        }
-    }
+    check_refusals(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_other_graphs_of_phi2(void **state)
+{
+    (void)state;
+    static const refusal cases[] = {
+        {{.bits = 32, .phi2 = true, .lie = "a norm without bias"},
+         "\"final\" (SkipLayerNormalization) has no bias"},
+        {{.bits = 32, .phi2 = true, .lie = "a norm of a biased sum"}, "an input 4 (\"unknown\")"},
+        {{.bits = 32, .phi2 = true, .lie = "an RMS norm among others"},
+         "\"1.in_norm\" (SkipSimplifiedLayerNormalization) stands where a Phi decoder has a "
+         "LayerNorm"},
+        {{.bits = 32, .phi2 = true, .lie = "a product without bias"},
+         "\"1.fc1\" (MatMul) stands where a Phi decoder has a product"},
+        {{.bits = 32, .phi2 = true, .lie = "another activation"}, "\"1.gelu\" (Relu)"},
+        {{.bits = 32, .phi2 = true, .lie = "gelu of another form"}, "\"1.gelu\" (Gelu)"},
+        {{.bits = 32, .phi2 = true, .lie = "gelu without a form"}, "approximate \"tanh\""},
+        {{.bits = 32, .phi2 = true, .lie = "two feed-forwards"},
+         "\"1.sum\" (Add) is no sum of attention and feed-forward"},
+        {{.bits = 32, .phi2 = true, .lie = "attention alone"}, "the sum of attention"},
+        {{.bits = 32, .phi2 = true, .lie = "another norm's feed-forward"},
+         "the norm that the attention is made of"},
+        {{.bits = 32, .phi2 = true, .apart = true, .lie = "keys of something else"},
+         "norm that the queries"},
+        {{.bits = 32, .phi2 = true, .lie = "another epsilon"}, "\"0.in_norm\""},
+        {{.bits = 32, .phi2 = true, .lie = "an operator at the end"}, "\"tanh\" (Tanh)"},
+        {{.bits = 32, .phi2 = true, .lie = "a stray node"}, "\"stray\" (Softmax)"},
+    };
+    (void)fixture_write_text(&now.files, "genai_config.json", GENAI_OF("phi"));
+    check_refusals(cases, sizeof cases / sizeof *cases);
+    (void)fixture_write_text(&now.files, "genai_config.json", GENAI);
 }
 
 static void test_lies(void **state)
@@ -120,6 +158,7 @@ static void test_genai_config(void **state)
         {"\"model.onnx\"", "\"../model.onnx\"", "filename"},
         {"\"model.onnx\"", "\"/model.onnx\"", "filename"},
         {"\"phi3\"", "\"phimoe\"", "model.type"},
+        {"\"phi3\"", "\"phi\"", "model.type"},
         {"\"context_length\":128", "\"context_length\":-1", "context_length"},
         {"\"vocab_size\":96", "\"vocab_size\":97", "model.vocab_size"},
         {"\"num_hidden_layers\":2", "\"num_hidden_layers\":3", "num_hidden_layers"},
@@ -167,9 +206,8 @@ static void test_truncated(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_other_graphs),
-        cmocka_unit_test(test_lies),
-        cmocka_unit_test(test_genai_config),
+        cmocka_unit_test(test_other_graphs), cmocka_unit_test(test_other_graphs_of_phi2),
+        cmocka_unit_test(test_lies),         cmocka_unit_test(test_genai_config),
         cmocka_unit_test(test_truncated),
     };
     return cmocka_run_group_tests(tests, onnx_setup, onnx_teardown);

@@ -19,7 +19,8 @@ phid_test(engine.formats.gguf_config ${TEST_DIR}/test_gguf_config.c LIBS ${FORMA
 phid_test(engine.formats.coded ${TEST_DIR}/test_coded.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.tensor_rows ${TEST_DIR}/test_tensor_rows.c LIBS ${FORMATS_TEST_LIBS})
 phid_test(engine.formats.protobuf ${TEST_DIR}/test_protobuf.c LIBS ${FORMATS_TEST_LIBS})
-add_library(test_formats_onnx_model STATIC ${TEST_DIR}/onnx_model.c ${TEST_DIR}/onnx_values.c)
+add_library(test_formats_onnx_model STATIC ${TEST_DIR}/onnx_model.c ${TEST_DIR}/onnx_layers.c
+    ${TEST_DIR}/onnx_values.c)
 target_link_libraries(test_formats_onnx_model PUBLIC test_formats_fixture
     PRIVATE phi_options PkgConfig::CMOCKA)
 target_compile_options(test_formats_onnx_model PRIVATE -Wno-conversion -Wno-sign-conversion)

@@ -31,6 +31,10 @@ _size = _declare("gguf_get_tensor_size", ctypes.c_size_t, ctypes.c_void_p, ctype
 _offset = _declare("gguf_get_tensor_offset", ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64)
 _data = _declare("gguf_get_data_offset", ctypes.c_size_t, ctypes.c_void_p)
 _type_name = _declare("ggml_type_name", ctypes.c_char_p, ctypes.c_int)
+_tensor = _declare("ggml_get_tensor", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+_elements = _declare("ggml_nelements", ctypes.c_int64, ctypes.c_void_p)
+_rows = _declare("ggml_nrows", ctypes.c_int64, ctypes.c_void_p)
+_free_context = _declare("ggml_free", None, ctypes.c_void_p)
 
 # ggml's name of each type, and the elements and bytes of its blocks.
 BLOCKS = {
@@ -46,6 +50,8 @@ def decoded(kind, raw):
         return np.frombuffer(raw, np.float32)
     if kind == "f16":
         return np.frombuffer(raw, np.float16).astype(np.float32)
+    if kind == "bf16":
+        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
     elements, size = BLOCKS[kind]
     out = np.empty(len(raw) // size * elements, np.float32)
     function = _declare(f"dequantize_row_{kind}", None, ctypes.c_char_p, ctypes.c_void_p,
@@ -79,5 +85,21 @@ def tensors(path):
         at = _data(gguf) + _offset(gguf, i)
         kind = _type_name(_type(gguf, i)).decode()
         found[_name(gguf, i).decode()] = (kind, content[at:at + _size(gguf, i)])
+    _free(gguf)
+    return found
+
+
+def shapes(path):
+    """Of a GGUF file: name -> (rows, columns)."""
+    context = ctypes.c_void_p()
+    gguf = _open(str(path).encode(), _InitParams(True, ctypes.cast(ctypes.pointer(context),
+                                                                   ctypes.c_void_p)))
+    assert gguf, f"ggml cannot read {path}"
+    found = {}
+    for i in range(_count(gguf)):
+        tensor = _tensor(context, _name(gguf, i))
+        rows = _rows(tensor)
+        found[_name(gguf, i).decode()] = (rows, _elements(tensor) // rows)
+    _free_context(context)
     _free(gguf)
     return found

@@ -163,5 +163,9 @@
 #define PHI_LIMIT_JOBS_KEPT 10000U
 /* Members of an uploaded archive. */
 #define PHI_LIMIT_ARCHIVE_ENTRIES 4096U
+/* All that stands before the data of one: its header and the extensions of it, which libarchive
+ * keeps in memory, a map of a sparse member at twice its size. Names and attributes of a file take
+ * a few KiB. */
+#define PHI_LIMIT_ARCHIVE_HEADER_BYTES (256U << 10)
 
 #endif

@@ -16,14 +16,32 @@ enum { IR_VERSION = 11, OPSET_VERSION = 23 };
 
 /* ---- what can be written ---- */
 
-uint32_t phi_qnn_context(const phi_description *description, uint32_t asked)
+uint32_t phi_qnn_context(uint32_t n_ctx, uint32_t asked)
 {
     if (asked > 0) {
         return asked;
     }
-    uint32_t most =
-        description->n_ctx < PHI_QNN_CONTEXT_DEFAULT ? description->n_ctx : PHI_QNN_CONTEXT_DEFAULT;
+    uint32_t most = n_ctx < PHI_QNN_CONTEXT_DEFAULT ? n_ctx : PHI_QNN_CONTEXT_DEFAULT;
     return most / PHI_QNN_WINDOW * PHI_QNN_WINDOW;
+}
+
+phi_status phi_qnn_check_context(uint32_t n_ctx, uint32_t asked, phi_err *err)
+{
+    const uint32_t context = phi_qnn_context(n_ctx, asked);
+    const bool is_known = n_ctx > 0;
+    char most[24] = "";
+    if ((!is_known && asked == 0) ||
+        (context % PHI_QNN_WINDOW == 0 && context >= 2 * PHI_QNN_WINDOW &&
+         (!is_known || context <= n_ctx))) {
+        return PHI_OK;
+    }
+    if (is_known) {
+        (void)snprintf(most, sizeof most, " of %u", n_ctx);
+    }
+    return phi_fail_param(err, PHI_E_INVALID, "context_length",
+                          "a context of %u tokens; it must be a multiple of %u, at least %u and at "
+                          "most the model's own%s",
+                          context, PHI_QNN_WINDOW, 2 * PHI_QNN_WINDOW, most);
 }
 
 phi_status phi_qnn_check(const phi_description *description, uint32_t context, phi_err *err)
@@ -33,15 +51,7 @@ phi_status phi_qnn_check(const phi_description *description, uint32_t context, p
                               "qnn is written for phi3 models only, and this is %s",
                               phi_arch_name(description->arch));
     }
-    context = phi_qnn_context(description, context);
-    if (context % PHI_QNN_WINDOW != 0 || context < 2 * PHI_QNN_WINDOW ||
-        context > description->n_ctx) {
-        return phi_fail_param(err, PHI_E_INVALID, "context_length",
-                              "a context of %u tokens; it must be a multiple of %u, from %u to the "
-                              "model's own %u",
-                              context, PHI_QNN_WINDOW, 2 * PHI_QNN_WINDOW, description->n_ctx);
-    }
-    return PHI_OK;
+    return phi_qnn_check_context(description->n_ctx, context, err);
 }
 
 bool phi_qnn_rope_is_long(const phi_description *description, uint32_t context)
@@ -179,7 +189,7 @@ phi_status phi_qnn_write(const phi_export *export, const phi_qnn_ranges *ranges,
     if (status) {
         return status;
     }
-    w.context = phi_qnn_context(export->description, options->context);
+    w.context = phi_qnn_context(export->description->n_ctx, options->context);
     w.mask = mask_of(&w);
     status = phi_qnn_place(&w);
     if (!status) {

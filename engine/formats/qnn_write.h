@@ -68,7 +68,10 @@ typedef struct phi_qnn_ranges {
 
 /* The context where none is asked for (0): a multiple of PHI_QNN_WINDOW, or 0 where the model's is
  * too short. */
-uint32_t phi_qnn_context(const phi_description *description, uint32_t asked);
+uint32_t phi_qnn_context(uint32_t n_ctx, uint32_t asked);
+/* Whether graphs can be made for it; of a model whose context is not known yet n_ctx is 0. The
+ * error names "context_length". */
+phi_status phi_qnn_check_context(uint32_t n_ctx, uint32_t asked, phi_err *err) PHI_MUST_CHECK;
 /* Whether the model and the context have a place in such graphs. `context` is 0 for the default. */
 phi_status phi_qnn_check(const phi_description *description, uint32_t context,
                          phi_err *err) PHI_MUST_CHECK;

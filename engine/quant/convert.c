@@ -469,6 +469,12 @@ phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *
                           phi_arch_name(arch), has_onnx ? "onnx, " : "");
 }
 
+phi_status phi_convert_takes_context(phi_convert_format format, uint32_t context_length,
+                                     uint32_t n_ctx, phi_err *err)
+{
+    return format == PHI_CONVERT_QNN ? phi_qnn_check_context(n_ctx, context_length, err) : PHI_OK;
+}
+
 static phi_status check_group(const phi_convert_options *options, phi_err *err)
 {
     uint32_t group = options->group_size;
@@ -515,6 +521,8 @@ phi_status phi_convert_check_options(const phi_convert_options *options, phi_err
                                 "takes any",
                                 phi_convert_format_name(options->format));
     }
+    status = status ? status
+                    : phi_convert_takes_context(options->format, options->context_length, 0, err);
     if (status || options->keep) {
         return status;
     }
@@ -549,7 +557,7 @@ static phi_status write_qnn(conversion *c, const phi_export *export, const char 
     const phi_qnn_measuring measuring = {
         .compute = c->compute,
         .checkpoint = c->checkpoint,
-        .context = phi_qnn_context(export->description, c->options->context_length),
+        .context = phi_qnn_context(export->description->n_ctx, c->options->context_length),
         .go_on = go_on,
         .user = c};
     phi_status status = phi_qnn_measure(&measuring, &ranges, err);

@@ -75,6 +75,10 @@ phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
                              phi_err *err) PHI_MUST_CHECK;
 /* Whether the format is written for models of the architecture, and what is. */
 phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err) PHI_MUST_CHECK;
+/* Whether it can be made for context_length tokens, 0 for as many as it takes by itself, of a model
+ * with a context of n_ctx (0: not known yet); the error names "context_length". */
+phi_status phi_convert_takes_context(phi_convert_format format, uint32_t context_length,
+                                     uint32_t n_ctx, phi_err *err) PHI_MUST_CHECK;
 /* The options alone, before any file is opened. */
 phi_status phi_convert_check_options(const phi_convert_options *options,
                                      phi_err *err) PHI_MUST_CHECK;

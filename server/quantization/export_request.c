@@ -83,9 +83,9 @@ static phi_status parse_grouping(const json_t *body, phi_export_request *request
     return PHI_OK;
 }
 
-static bool is_onnx(const phi_export_request *request)
+static bool writes(const phi_export_request *request, phi_convert_format format)
 {
-    return !request->gguf && request->format == PHI_CONVERT_ONNX;
+    return !request->gguf && request->format == format;
 }
 
 static phi_status check_together(const phi_export_request *request, phi_err *err)
@@ -98,18 +98,22 @@ static phi_status check_together(const phi_export_request *request, phi_err *err
                                          .keep = request->keep,
                                          .precision = request->precision,
                                          .group_size = request->group_size,
-                                         .symmetric = request->symmetric};
+                                         .symmetric = request->symmetric,
+                                         .context_length = request->context_length};
     return phi_convert_check_options(&options, err);
 }
 
 phi_status phi_export_check_model(const phi_export_request *request, const char *architecture,
-                                  const char *label, phi_err *err)
+                                  const char *label, uint32_t n_ctx, phi_err *err)
 {
     phi_precision precision = PHI_PRECISION_COUNT;
     phi_arch arch = PHI_ARCH_PHI3;
     phi_status status = PHI_OK;
     if (!request->gguf && phi_arch_parse(architecture, &arch)) {
         status = phi_convert_takes(request->format, arch, err);
+    }
+    if (!status && !request->gguf) {
+        status = phi_convert_takes_context(request->format, request->context_length, n_ctx, err);
     }
     if (status || request->gguf || !request->keep || !phi_precision_parse(label, &precision)) {
         return status;
@@ -132,10 +136,13 @@ static json_t *normalize(const json_t *body, const phi_export_request *request, 
 {
     bool is_int4 = !request->keep && request->precision == PHI_PRECISION_INT4;
     const char *precision = request->keep ? NULL : phi_precision_name(request->precision);
-    const char *provider = is_onnx(request) ? phi_onnx_provider_name(request->provider) : NULL;
+    const char *provider =
+        writes(request, PHI_CONVERT_ONNX) ? phi_onnx_provider_name(request->provider) : NULL;
+    const uint32_t length = request->context_length;
     json_t *metadata = phi_field(body, "metadata");
-    return json_pack("{s:s, s:s, s:s?, s:s?, s:o, s:o, s:b, s:o}", "model", model, "format",
+    return json_pack("{s:s, s:s, s:s?, s:s?, s:o, s:o, s:o, s:b, s:o}", "model", model, "format",
                      phi_export_format_name(request), "precision", precision, "provider", provider,
+                     "context_length", length > 0 ? json_integer(length) : json_null(),
                      "group_size", is_int4 ? json_integer(request->group_size) : json_null(),
                      "symmetric", is_int4 ? json_boolean(request->symmetric) : json_null(),
                      "lossless", request->lossless ? 1 : 0, "metadata",
@@ -152,7 +159,12 @@ phi_status phi_export_request_parse(const json_t *body, phi_export_request *out_
     status = status ? status : parse_format(body, &request, err);
     status = status ? status : parse_precision(body, &request, err);
     status = status ? status : parse_grouping(body, &request, err);
-    status = status ? status : phi_provider_parse(body, is_onnx(&request), &request.provider, err);
+    status = status ? status
+                    : phi_provider_parse(body, writes(&request, PHI_CONVERT_ONNX),
+                                         &request.provider, err);
+    status = status ? status
+                    : phi_context_length_parse(body, writes(&request, PHI_CONVERT_QNN),
+                                               &request.context_length, err);
     status = status ? status : phi_field_bool(body, "lossless", &request.lossless, err);
     status = status ? status : check_together(&request, err);
     status = status ? status : phi_metadata_check(body, err);

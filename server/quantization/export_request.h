@@ -21,6 +21,7 @@ typedef struct phi_export_request {
     bool gguf;         /* the model's own file; else: */
     phi_convert_format format;
     phi_onnx_provider provider; /* of "onnx" */
+    uint32_t context_length;    /* of "qnn"; 0: what it takes by itself */
     bool keep;                  /* the model's own precision; else: */
     phi_precision precision;
     uint32_t group_size;
@@ -33,9 +34,9 @@ phi_status phi_export_request_parse(const json_t *body, phi_export_request *out_
                                     phi_err *err) PHI_MUST_CHECK;
 void phi_export_request_done(phi_export_request *request);
 const char *phi_export_format_name(const phi_export_request *request);
-/* Whether the format has a place for a model of the architecture ("phi3") and of the precision
- * `label` ("int4", "q4_k_m"). */
+/* Whether the format has a place for a model of the architecture ("phi3"), of the precision `label`
+ * ("int4", "q4_k_m") and with a context of n_ctx. */
 phi_status phi_export_check_model(const phi_export_request *request, const char *architecture,
-                                  const char *label, phi_err *err) PHI_MUST_CHECK;
+                                  const char *label, uint32_t n_ctx, phi_err *err) PHI_MUST_CHECK;
 
 #endif

@@ -44,7 +44,7 @@ static phi_status check_export(phi_app *app, phi_request *request, phi_export_re
         return PHI_E_NOT_FOUND;
     }
     return phi_export_check_model(out_wanted, (*out_entry)->architecture, (*out_entry)->precision,
-                                  err);
+                                  (*out_entry)->context_length, err);
 }
 
 static void submit_export(void *app, phi_request *request, void *sink_state)

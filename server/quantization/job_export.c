@@ -19,6 +19,7 @@ static phi_status write_folder(phi_job_run_state *run, const phi_export_request 
     phi_convert_options options = {.source = run->prepared.path,
                                    .format = request->format,
                                    .provider = request->provider,
+                                   .context_length = request->context_length,
                                    .keep = request->keep,
                                    .precision = request->precision,
                                    .group_size = request->group_size,

@@ -60,8 +60,9 @@ static json_t *common_json(const phi_store_job *job, const char *object_name)
 static json_t *quantization_json(const phi_store_job *job, const json_t *request,
                                  const json_t *result)
 {
-    static const char *const asked[] = {"source",    "type",    "method",   "group_size",
-                                        "symmetric", "formats", "provider", "metadata"};
+    static const char *const asked[] = {"source",     "type",           "method",
+                                        "group_size", "symmetric",      "formats",
+                                        "provider",   "context_length", "metadata"};
     static const char *const got[] = {"artifacts", "quality", "error"};
     json_t *object = common_json(job, "quantization.job");
     (void)json_object_set_new(object, "model", json_string(job->model));
@@ -77,8 +78,8 @@ static json_t *quantization_json(const phi_store_job *job, const json_t *request
 
 static json_t *export_json(const phi_store_job *job, const json_t *request, const json_t *result)
 {
-    static const char *const asked[] = {"model",     "format",   "precision", "group_size",
-                                        "symmetric", "provider", "metadata"};
+    static const char *const asked[] = {"model",     "format",   "precision",      "group_size",
+                                        "symmetric", "provider", "context_length", "metadata"};
     static const char *const got[] = {"lossless", "changes", "artifacts", "error"};
     json_t *object = common_json(job, "export");
     copy_fields(object, request, asked, sizeof asked / sizeof *asked);

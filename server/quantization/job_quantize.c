@@ -57,8 +57,9 @@ static phi_status check_source(const quantizing *self, phi_err *err)
     if (status) {
         return status;
     }
-    phi_arch arch = phi_inspect_description(inspection)->arch;
-    status = phi_job_request_check_arch(&self->request, arch, err);
+    const phi_description *description = phi_inspect_description(inspection);
+    status =
+        phi_job_request_check_model(&self->request, description->arch, description->n_ctx, err);
     phi_inspect_close(inspection);
     return status;
 }
@@ -110,6 +111,9 @@ static phi_status write_formats(quantizing *self, const char *gguf_path, double 
             .source = gguf_path, .format = self->request.formats[i], .keep = true};
         if (options.format == PHI_CONVERT_ONNX) {
             options.provider = self->request.provider;
+        }
+        if (options.format == PHI_CONVERT_QNN) {
+            options.context_length = self->request.context_length;
         }
         phi_convert_report report = {0};
         double low = from + FORMAT_SHARE * (double)i;

@@ -273,12 +273,20 @@ void phi_job_request_blame(const phi_job_request *request, size_t index, phi_err
     }
 }
 
-phi_status phi_job_request_check_arch(const phi_job_request *request, phi_arch arch, phi_err *err)
+phi_status phi_job_request_check_model(const phi_job_request *request, phi_arch arch,
+                                       uint32_t n_ctx, phi_err *err)
 {
     for (size_t i = 0; i < request->n_formats; i++) {
-        phi_status status = phi_convert_takes(request->formats[i], arch, err);
-        if (status) {
+        phi_convert_format format = request->formats[i];
+        phi_status status = phi_convert_takes(format, arch, err);
+        bool is_asked = !status && request->context_length > 0;
+        if (!status) {
+            status = phi_convert_takes_context(format, request->context_length, n_ctx, err);
+        }
+        if (status && !is_asked) {
             phi_job_request_blame(request, i, err);
+        }
+        if (status) {
             return status;
         }
     }
@@ -307,10 +315,29 @@ phi_status phi_provider_parse(const json_t *body, bool has_onnx, phi_onnx_provid
     return PHI_OK;
 }
 
-static bool writes_onnx(const phi_job_request *request)
+phi_status phi_context_length_parse(const json_t *body, bool has_qnn, uint32_t *out_length,
+                                    phi_err *err)
+{
+    bool present = false;
+    int64_t length = 0;
+    phi_status status =
+        phi_field_integer(body, "context_length", 1, UINT32_MAX, &present, &length, err);
+    if (status) {
+        return status;
+    }
+    if (present && !has_qnn) {
+        return phi_fail_param(err, PHI_E_INVALID, "context_length",
+                              "'context_length' says what a 'qnn' folder is made for, and none is "
+                              "asked for; leave it out");
+    }
+    *out_length = (uint32_t)length;
+    return phi_convert_takes_context(PHI_CONVERT_QNN, *out_length, 0, err);
+}
+
+static bool writes(const phi_job_request *request, phi_convert_format format)
 {
     for (size_t i = 0; i < request->n_formats; i++) {
-        if (request->formats[i] == PHI_CONVERT_ONNX) {
+        if (request->formats[i] == format) {
             return true;
         }
     }
@@ -443,9 +470,12 @@ static json_t *normalize(const json_t *body, const phi_job_request *request, con
         (void)json_object_set_new(normal, "group_size", json_integer(request->group_size));
     }
     (void)json_object_set_new(normal, "symmetric", json_boolean(request->symmetric));
-    if (writes_onnx(request)) {
+    if (writes(request, PHI_CONVERT_ONNX)) {
         (void)json_object_set_new(normal, "provider",
                                   json_string(phi_onnx_provider_name(request->provider)));
+    }
+    if (request->context_length > 0) {
+        (void)json_object_set_new(normal, "context_length", json_integer(request->context_length));
     }
     json_t *quality = phi_field(body, "quality");
     if (quality) {
@@ -466,8 +496,12 @@ phi_status phi_job_request_parse(const json_t *body, phi_job_request *out_reques
     status = status ? status : parse_method(body, &request, &method, err);
     status = status ? status : parse_grouping(body, &request, err);
     status = status ? status : parse_formats(body, &request, err);
-    status =
-        status ? status : phi_provider_parse(body, writes_onnx(&request), &request.provider, err);
+    status = status ? status
+                    : phi_provider_parse(body, writes(&request, PHI_CONVERT_ONNX),
+                                         &request.provider, err);
+    status = status ? status
+                    : phi_context_length_parse(body, writes(&request, PHI_CONVERT_QNN),
+                                               &request.context_length, err);
     status = status ? status : refuse_unsupported(body, err);
     status = status ? status : parse_quality(body, &request, err);
     status = status ? status : phi_metadata_check(body, err);

@@ -37,6 +37,7 @@ typedef struct phi_job_request {
     size_t format_at[PHI_CONVERT_FORMAT_COUNT];           /* of each, in the body's list */
     size_t n_formats;
     phi_onnx_provider provider;            /* of "onnx" */
+    uint32_t context_length;               /* of "qnn"; 0: what it takes by itself */
     double kl_divergence_max;              /* negative: no limit */
     double perplexity_ratio_max;           /* result / source; negative: no limit */
     char eval_file_id[PHI_STORE_ID_BYTES]; /* "": the engine's own text */
@@ -49,15 +50,20 @@ void phi_job_request_done(phi_job_request *request);
 /* What the model is called beside its name: "int4", "q4_k_m". */
 const char *phi_job_request_label(const phi_job_request *request);
 
-/* Whether all formats are written for models of the architecture. */
-phi_status phi_job_request_check_arch(const phi_job_request *request, phi_arch arch,
-                                      phi_err *err) PHI_MUST_CHECK;
+/* Whether all formats are written for such a model: its architecture, and its context, 0 where that
+ * is not known. */
+phi_status phi_job_request_check_model(const phi_job_request *request, phi_arch arch,
+                                       uint32_t n_ctx, phi_err *err) PHI_MUST_CHECK;
 /* Names the body's field of the request's format `index` in an error. */
 void phi_job_request_blame(const phi_job_request *request, size_t index, phi_err *err);
 
 /* The field `provider` of a body: who runs its ONNX folder; refused where it has none. */
 phi_status phi_provider_parse(const json_t *body, bool has_onnx, phi_onnx_provider *out_provider,
                               phi_err *err) PHI_MUST_CHECK;
+/* The field `context_length` of a body: what its QNN folder is made for, 0 where it does not say;
+ * refused where it has none. */
+phi_status phi_context_length_parse(const json_t *body, bool has_qnn, uint32_t *out_length,
+                                    phi_err *err) PHI_MUST_CHECK;
 /* The field `metadata` of a body. */
 phi_status phi_metadata_check(const json_t *body, phi_err *err) PHI_MUST_CHECK;
 

@@ -173,15 +173,17 @@ static phi_status resolve_model(phi_app *app, const phi_job_request *request,
 
 /* ---- what the request's formats make of it ---- */
 
+/* What formats are chosen by. */
+typedef struct model_facts {
+    phi_arch arch;
+    uint32_t n_ctx; /* 0: not known */
+} model_facts;
+
 /* What a config.json says; false where it says nothing that is known. */
-static bool arch_of_config(const char *path, phi_arch *out_arch)
+static bool facts_of_config(const char *text, size_t bytes, model_facts *out)
 {
-    char *text = NULL;
-    size_t bytes = 0;
-    if (phi_file_read_text(path, PHI_LIMIT_CONFIG_JSON_BYTES, &text, &bytes, NULL)) {
-        return false;
-    }
-    json_t *config = json_loadb(text, bytes, 0, NULL);
+    json_t *config = text ? json_loadb(text, bytes, 0, NULL) : NULL;
+    const json_int_t n_ctx = json_integer_value(json_object_get(config, "max_position_embeddings"));
     const char *type = json_string_value(json_object_get(config, "model_type"));
     const char *name =
         json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
@@ -189,47 +191,67 @@ static bool arch_of_config(const char *path, phi_arch *out_arch)
     for (int arch = 0; arch < PHI_ARCH_COUNT && !found; arch++) {
         found = (name && phi_arch_is_class((phi_arch)arch, name)) ||
                 (!name && type && strcmp(type, phi_arch_model_type((phi_arch)arch)) == 0);
-        *out_arch = found ? (phi_arch)arch : *out_arch;
+        out->arch = found ? (phi_arch)arch : out->arch;
     }
+    out->n_ctx = n_ctx > 0 && n_ctx <= PHI_LIMIT_CONTEXT ? (uint32_t)n_ctx : 0;
     json_decref(config);
+    return found;
+}
+
+static bool facts_of_config_file(const char *path, model_facts *out)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    bool found = !phi_file_read_text(path, PHI_LIMIT_CONFIG_JSON_BYTES, &text, &bytes, NULL) &&
+                 facts_of_config(text, bytes, out);
     phi_free(text);
     return found;
 }
 
-static bool arch_of_model(const char *path, phi_arch *out_arch)
+static bool facts_of_archive(const char *path, model_facts *out)
+{
+    size_t bytes = 0;
+    char *text = phi_job_archive_config(path, &bytes);
+    bool found = facts_of_config(text, bytes, out);
+    phi_free(text);
+    return found;
+}
+
+static bool facts_of_model(const char *path, model_facts *out)
 {
     phi_inspection *inspection = NULL;
     if (phi_inspect_open(path, &inspection, NULL)) {
         return false;
     }
-    *out_arch = phi_inspect_description(inspection)->arch;
+    const phi_description *description = phi_inspect_description(inspection);
+    *out = (model_facts){.arch = description->arch, .n_ctx = description->n_ctx};
     phi_inspect_close(inspection);
     return true;
 }
 
-static bool arch_of_source(phi_app *app, const phi_store_source *source, phi_arch *out_arch)
+static bool facts_of_source(phi_app *app, const phi_store_source *source, model_facts *out)
 {
     if (source->path) {
-        return arch_of_model(source->path, out_arch);
+        return facts_of_model(source->path, out);
     }
-    bool is_config = strcmp(source->filename, "config.json") == 0;
-    if (!is_config && !phi_str_ends(source->filename, ".gguf")) {
-        return false;
-    }
+    const char *name = source->filename;
     char *blob = phi_store_blob_path(app->store, source->sha256);
-    bool found = is_config ? arch_of_config(blob, out_arch) : arch_of_model(blob, out_arch);
+    bool found = strcmp(name, "config.json") == 0 ? facts_of_config_file(blob, out)
+                 : phi_str_ends(name, ".gguf")    ? facts_of_model(blob, out)
+                 : phi_str_ends(name, ".tar")     ? facts_of_archive(blob, out)
+                                                  : false;
     phi_free(blob);
     return found;
 }
 
-/* What is not known yet (an archive) or cannot be read, the job sees. */
+/* What is not known yet or cannot be read, the job sees. */
 static phi_status check_formats(phi_app *app, const phi_job_request *request,
                                 const phi_store_source *sources, size_t count, phi_err *err)
 {
-    phi_arch arch = PHI_ARCH_PHI3;
+    model_facts facts = {.arch = PHI_ARCH_PHI3};
     for (size_t i = 0; i < count && request->n_formats > 0; i++) {
-        if (arch_of_source(app, &sources[i], &arch)) {
-            return phi_job_request_check_arch(request, arch, err);
+        if (facts_of_source(app, &sources[i], &facts)) {
+            return phi_job_request_check_model(request, facts.arch, facts.n_ctx, err);
         }
     }
     return PHI_OK;

@@ -17,8 +17,8 @@ EXPORTS = "/v1/exports"
 FOLDERS = ["onnx", "openvino", "safetensors", "mlx", "gptq", "compressed-tensors"]
 FORMATS = ["gguf", *FOLDERS]
 EXPORT_FIELDS = {"id", "object", "created_at", "started_at", "finished_at", "status", "model",
-                 "format", "precision", "group_size", "symmetric", "provider", "metadata", "progress", "stage",
-                 "bytes_done", "bytes_total", "eta_seconds", "lossless", "changes", "artifacts",
+                 "format", "precision", "group_size", "symmetric", "provider", "context_length", "metadata", "progress",
+                 "stage", "bytes_done", "bytes_total", "eta_seconds", "lossless", "changes", "artifacts",
                  "error"}
 
 
@@ -206,6 +206,13 @@ def test_type(daemon, tmp_path):
     ({"provider": "cuda"}, "provider", "'onnx' folder"),
     ({"formats": ["mlx"], "provider": "cpu"}, "provider", "'onnx' folder"),
     ({"formats": ["onnx"], "provider": "rocm"}, "provider", "'cpu' or 'cuda'"),
+    ({"context_length": 128}, "context_length", "'qnn' folder"),
+    ({"formats": ["onnx"], "context_length": 128}, "context_length", "'qnn' folder"),
+    ({"formats": ["qnn"], "context_length": 100}, "context_length", "multiple of 64"),
+    ({"formats": ["qnn"], "context_length": 64}, "context_length", "at least 128"),
+    ({"formats": ["qnn"], "context_length": 0}, "context_length", "context_length"),
+    ({"formats": ["qnn"], "context_length": "128"}, "context_length", "context_length"),
+    ({"formats": ["qnn"], "context_length": 1 << 20}, "context_length", "the model's own of 1024"),
 ])
 def test_job_is_checked(daemon, tiny_files, change, param, says_):
     body = {"model": "m", "source": {"files": tiny_files}, "precision": "int4", **change}
@@ -284,6 +291,10 @@ def test_onnx_for_cuda(daemon, tiny_files, said):
     ({"format": "onnx", "provider": "cuda", "precision": "fp32"}, 400, "precision", "fp16"),
     ({"format": "onnx", "provider": "cuda", "precision": "int4", "group_size": 256}, 400,
      "group_size", "up to 128"),
+    ({"format": "onnx", "context_length": 128}, 400, "context_length", "'qnn' folder"),
+    ({"format": "gguf", "context_length": 128}, 400, "context_length", "'qnn' folder"),
+    ({"format": "qnn", "context_length": 100}, 400, "context_length", "multiple of 64"),
+    ({"format": "qnn", "context_length": 1 << 20}, 400, "context_length", "the model's own of 1024"),
     ({"format": "onnx", "lossless": 1}, 400, "lossless", "true or false"),
     ({"format": "onnx", "metadata": {"a": 1}}, 400, "metadata", "strings"),
     ({"model": "away-half:fp16", "format": "gptq"}, 400, "format", "'precision'"),
@@ -313,18 +324,31 @@ def test_qnn(daemon, tiny_files):
     assert failed["status"] == "failed" and failed["error"]["param"] == "lossless", failed
 
 
+def test_qnn_context_length(daemon, tiny_dir, tiny_files):
+    """What the graphs are made for; of a source that is a .tar it is checked at the request too."""
+    job = daemon.quantize("short", tiny_files, "int8", formats=["qnn"], context_length=128)
+    assert job["status"] == "succeeded" and job["context_length"] == 128, job
+    made = export(daemon, "short:int8", "qnn", context_length=192)
+    assert made["status"] == "succeeded" and made["context_length"] == 192, made
+    for artifact, length in ((job["artifacts"][1], 128), (made["artifacts"][0], 192)):
+        files = members(download(daemon, artifact).content, "short-int8-qnn")
+        assert json.loads(files["genai_config.json"])["model"]["context_length"] == length
+    assert export(daemon, "short:int8", "mlx")["context_length"] is None
+    archive = daemon.upload("long.tar", tar_of(model_members(tiny_dir, "phi/")))["id"]
+    refused = daemon.submit("long", [archive], "int8", formats=["qnn"], context_length=2048)
+    assert "the model's own of 1024" in error_of(refused, 400, "context_length")["message"]
+
+
 def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
-    """Refused by a job's request where its source tells, by a job before it quantizes, and by an
-    export's request; what can be written is."""
+    """Refused by the request of a job, whatever its source is, and of an export; what can be written
+    is."""
     files = daemon.upload_dir(phimoe_dir)
     says_ = "qnn is written for phi3 models only, and this is phimoe"
     refused = daemon.submit("experts", files, "int8", formats=["mlx", "qnn"])
     assert says_ in error_of(refused, 400, "formats[1]")["message"]
-    archive = daemon.upload("experts.tar", tar_of(model_members(phimoe_dir)))["id"]
-    failed = daemon.quantize("experts", [archive], "int8", formats=["gguf", "mlx", "qnn"])
-    assert failed["status"] == "failed" and failed["artifacts"] == [], failed
-    assert failed["error"]["param"] == "formats[2]" and says_ in failed["error"]["message"]
-    assert failed["stage"] == "reading"
+    archive = daemon.upload("whole.tar", tar_of(model_members(phimoe_dir, "phi/")))["id"]
+    refused = daemon.submit("experts", [archive], "int8", formats=["mlx", "qnn"])
+    assert says_ in error_of(refused, 400, "formats[1]")["message"]
     made = daemon.quantize("experts", files, "int8", formats=["safetensors"])
     assert made["status"] == "succeeded", made
     gguf = daemon.upload("experts.gguf", download(daemon, made["artifacts"][0]).content)["id"]

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import struct
 import subprocess
 import tarfile
@@ -468,6 +469,71 @@ def test_sparse_archive(daemon, tmp_path):
     file = daemon.upload("sparse.tar", tmp_path / "s.tar")
     job = daemon.quantize("sparse", [file["id"]])
     assert job["status"] == "failed" and "sparse" in job["error"]["message"], job
+
+
+def member(name, size, kind=tarfile.REGTYPE, magic=b"ustar\x0000", more=b""):
+    """A header as it is told to be; `more` is what old GNU headers have from byte 386 on."""
+    block = bytearray(512)
+    fields = [(0, name), (100, b"0000644\0"), (124, b"%011o\0" % size), (136, b"%011o\0" % 0),
+              (148, b" " * 8), (156, kind), (257, magic), (386, more)]
+    for at, value in fields:
+        block[at:at + len(value)] = value
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def whole_blocks(data):
+    return data + b"\0" * (-len(data) % 512)
+
+
+def pax(size):
+    body = b"%d comment=" % size
+    body += b"a" * (size - len(body) - 1) + b"\n"
+    return member(b"pax", len(body), tarfile.XHDTYPE) + whole_blocks(body)
+
+
+def sparse_map(blocks):
+    """Old GNU's list of pieces, 21 to a block, each of no bytes."""
+    more = b"%011o\0%011o\0" % (0, 0) * 4 + b"\1" + b"%011o\0" % (1 << 30)
+    line = b"%011o\0%011o\0" % (0, 0) * 21 + b"\1"
+    return member(b"sparse", 0, tarfile.GNUTYPE_SPARSE, b"ustar  \0", more) + whole_blocks(line) * blocks
+
+
+LONG = (b"././@LongLink", 0, tarfile.GNUTYPE_LONGNAME, b"ustar  \0")
+
+
+@pytest.mark.parametrize("headers, word", [
+    (lambda: member(*LONG) * 60_000, "Too many special headers"),
+    (lambda: (member(b"pax", 11, tarfile.XHDTYPE) + whole_blocks(b"11 path=ab\n")) * 60_000, "plain .tar"),
+    (lambda: (member(b"pax", 11, tarfile.XGLTYPE) + whole_blocks(b"11 path=ab\n")) * 60_000, "plain .tar"),
+    (lambda: pax(1 << 20), "256 KiB"), (lambda: pax(1 << 24), "too large"),
+    (lambda: member(b"././@LongLink", 1 << 20, *LONG[2:]) + b"a" * (1 << 20), "256 KiB"),
+    (lambda: member(b"././@LongLink", 1 << 30, *LONG[2:]) + b"a" * (1 << 20), "too large"),
+    (lambda: sparse_map(60_000), "member 1 take more than 256 KiB"),
+], ids=["long-names", "pax", "pax-global", "pax-large", "pax-huge", "long-name", "huge-name", "sparse"])
+def test_archive_of_large_headers(daemon, headers, word):
+    """What stands before the data is kept in memory, and bounded."""
+    data = headers() + member(b"config.json", 2) + whole_blocks(b"{}") + b"\0" * 1024
+    file = daemon.upload("headers.tar", data)
+    status = pathlib.Path(f"/proc/{daemon.process.pid}/status")
+    (status.parent / "clear_refs").write_text("5")  # the peak begins anew
+    before = peak_kib(status)
+    job = daemon.quantize("headers", [file["id"]])
+    assert job["status"] == "failed" and word in job["error"]["message"], job
+    assert peak_kib(status) - before < 4096
+    assert daemon.alive() and work(daemon) == []
+
+
+def peak_kib(status):
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+
+
+def test_archive_with_attributes(daemon, tiny_dir):
+    """Extensions of the size that files have are read past."""
+    data = b"".join(pax(100_000) + member(path.name.encode(), path.stat().st_size) + whole_blocks(path.read_bytes())
+                    for path in sorted(tiny_dir.iterdir()))
+    job = daemon.quantize("attributes", [daemon.upload("attributes.tar", data + b"\0" * 1024)["id"]])
+    assert job["status"] == "succeeded", job
 
 
 @pytest.mark.parametrize("data", [b"", b"x", os.urandom(100_000), b"\0" * 10240])

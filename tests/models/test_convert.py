@@ -192,7 +192,7 @@ def test_more_bits_cost_less(tmp_path):
     (["/nowhere", "out", "--format", "onnx"], "nowhere"),
     ([SAMPLE, "out", "--format", "qnn", "--precision", "int4"], "qnn holds int8"),
     ([SAMPLE, "out", "--format", "qnn", "--context-length", "100"], "must be a multiple of 64"),
-    ([SAMPLE, "out", "--format", "qnn", "--context-length", "2048"], "the model's own 1024"),
+    ([SAMPLE, "out", "--format", "qnn", "--context-length", "2048"], "the model's own of 1024"),
     ([SAMPLE, "out", "--format", "onnx", "--context-length", "128"], "qnn only"),
     ([PHI2.with_name("phi2-grouped"), "out", "--format", "onnx"],
      "8 rotary dimensions: onnxruntime's GroupQueryAttention takes a multiple of 16"),

@@ -12,6 +12,8 @@
 
 /* Elements that are read at a time. */
 #define CHUNK_ELEMENTS (1U << 20)
+/* Of GPTQ, whose rows lie across: what is written in one piece is 4 bytes of each. */
+#define GPTQ_CHUNK_ELEMENTS (1U << 22)
 
 enum { CODES = 0, SCALES = 1, ZEROS = 2, ZERO_WORDS = 3 };
 
@@ -235,10 +237,10 @@ static phi_dtype dtype_of(const phi_hf_array *array)
                                                : PHI_DTYPE_F32;
 }
 
-static uint32_t rows_at_once(const phi_hf_item *item)
+static uint32_t rows_at_once(const phi_hf_item *item, uint32_t elements)
 {
     /* Whole words of zero points of several rows. */
-    uint32_t rows = (CHUNK_ELEMENTS / item->tensor->cols + 32) / 32 * 32;
+    uint32_t rows = (elements / item->tensor->cols + 32) / 32 * 32;
     return rows < item->rows ? rows : item->rows;
 }
 
@@ -263,7 +265,7 @@ static phi_status fill_floats(phi_hf_writing *w, const phi_hf_item *item)
 {
     const phi_export_tensor *t = item->tensor;
     const phi_hf_array *array = &item->arrays.at[0];
-    uint32_t step = rows_at_once(item);
+    uint32_t step = rows_at_once(item, CHUNK_ELEMENTS);
     phi_dtype dtype = dtype_of(array);
     uint64_t row_bytes = (uint64_t)t->cols * size_of(dtype);
     float *values = phi_try_alloc((size_t)step * t->cols * sizeof *values);
@@ -384,48 +386,60 @@ static phi_status put_shape(phi_hf_writing *w, const phi_hf_item *item)
     return put(w, &item->arrays.at[2], 0, shape, sizeof shape);
 }
 
-/* GPTQ: words of the same columns of all rows lie side by side; so do scales of one group. */
-static phi_status fill_gptq(phi_hf_writing *w, const phi_hf_item *item, chunk *it)
+/* A group's scales and zero points of rows [row, row + count), which follow one another; the codes'
+ * memory is free. */
+static phi_status put_gptq_group(phi_hf_writing *w, const phi_hf_item *item, chunk *it, uint64_t g,
+                                 uint32_t row, uint32_t count)
 {
     const phi_export_tensor *t = item->tensor;
-    const phi_hf_arrays *arrays = &item->arrays;
-    uint32_t rows = item->rows;
-    size_t groups = t->cols / t->group;
-    uint32_t per_word = 32 / t->bits;
-    bool centred = t->zero_rule == PHI_ZERO_CENTRE;
-    uint32_t *line = it->words;
+    const uint32_t per_word = 32 / t->bits;
+    const size_t groups = t->cols / t->group;
     /* "gptq" stores one less. */
-    float middle = (float)((1U << (t->bits - 1)) - 1);
-    phi_status status = w->export->read_codes(w->export->user, t, item->row, rows, it->codes,
-                                              it->scales, it->zeros, w->err);
-    for (uint32_t k = 0; k < t->cols && !status; k += per_word) {
-        for (uint32_t r = 0; r < rows; r++) {
-            line[r] = word_of(it->codes + (size_t)r * t->cols + k, 1, t->bits);
-        }
-        status = put(w, &arrays->at[CODES], (uint64_t)(k / per_word) * rows * 4, line,
-                     (uint64_t)rows * 4);
+    const float middle = (float)((1U << (t->bits - 1)) - 1);
+    uint16_t *halves = (uint16_t *)(void *)it->words;
+    for (uint32_t r = 0; r < count; r++) {
+        float zero = t->zero_rule == PHI_ZERO_CENTRE ? middle : it->zeros[r * groups + g];
+        halves[r] = phi_half_of_float(it->scales[r * groups + g]);
+        it->codes[r] = (uint8_t)zero;
     }
-    for (size_t g = 0; g < groups && !status; g++) {
-        uint16_t *halves = (uint16_t *)(void *)line;
-        for (uint32_t r = 0; r < rows; r++) {
-            halves[r] = phi_half_of_float(it->scales[r * groups + g]);
+    phi_status status = put(w, &item->arrays.at[SCALES], (g * item->rows + row) * sizeof *halves,
+                            halves, count * sizeof *halves);
+    for (uint32_t i = 0; i < count / per_word; i++) {
+        it->words[i] = word_of(it->codes + (size_t)i * per_word, 1, t->bits);
+    }
+    return status ? status
+                  : put(w, &item->arrays.at[ZEROS], (g * item->rows + row) / per_word * 4,
+                        it->words, (uint64_t)count / per_word * 4);
+}
+
+/* GPTQ: words of the same columns of all rows lie side by side; so do scales of one group. Each is
+ * written as many rows at a time as are read. */
+static phi_status fill_gptq(phi_hf_writing *w, const phi_hf_item *item, chunk *it, uint32_t step)
+{
+    const phi_export_tensor *t = item->tensor;
+    const uint32_t per_word = 32 / t->bits;
+    phi_status status = PHI_OK;
+    for (uint32_t row = 0; row < item->rows && !status; row += step) {
+        uint32_t count = item->rows - row < step ? item->rows - row : step;
+        PHI_ASSERT(row % per_word == 0 && count % per_word == 0);
+        status = w->export->read_codes(w->export->user, t, item->row + row, count, it->codes,
+                                       it->scales, it->zeros, w->err);
+        for (uint32_t k = 0; k < t->cols && !status; k += per_word) {
+            for (uint32_t r = 0; r < count; r++) {
+                it->words[r] = word_of(it->codes + (size_t)r * t->cols + k, 1, t->bits);
+            }
+            status =
+                put(w, &item->arrays.at[CODES], ((uint64_t)(k / per_word) * item->rows + row) * 4,
+                    it->words, (uint64_t)count * 4);
         }
-        status = put(w, &arrays->at[SCALES], g * rows * 2, halves, (uint64_t)rows * 2);
-        /* The codes' memory is free now: a group's zero points. */
-        for (uint32_t r = 0; r < rows; r++) {
-            float zero = centred ? middle : it->zeros[r * groups + g];
-            it->codes[r] = (uint8_t)zero;
+        for (uint32_t g = 0; g < t->cols / t->group && !status; g++) {
+            status = put_gptq_group(w, item, it, g, row, count);
         }
-        for (uint32_t i = 0; i < rows / per_word; i++) {
-            line[i] = word_of(it->codes + i * per_word, 1, t->bits);
-        }
-        uint64_t bytes = (uint64_t)rows / per_word * 4;
-        status = status ? status : put(w, &arrays->at[ZEROS], g * bytes, line, bytes);
     }
     for (uint32_t k = 0; k < t->cols; k++) {
-        line[k] = k / t->group;
+        it->words[k] = k / t->group;
     }
-    return status ? status : put(w, &arrays->at[3], 0, line, (uint64_t)t->cols * 4);
+    return status ? status : put(w, &item->arrays.at[3], 0, it->words, (uint64_t)t->cols * 4);
 }
 
 phi_status phi_hf_fill(phi_hf_writing *w, const phi_hf_item *item)
@@ -434,13 +448,13 @@ phi_status phi_hf_fill(phi_hf_writing *w, const phi_hf_item *item)
         return item->tensor->n_dims == 1 ? fill_vector(w, item) : fill_floats(w, item);
     }
     bool gptq = w->method == PHI_HF_GPTQ;
-    uint32_t step = gptq ? item->rows : rows_at_once(item);
+    uint32_t step = rows_at_once(item, gptq ? GPTQ_CHUNK_ELEMENTS : CHUNK_ELEMENTS);
     chunk it = {0};
     phi_status status = PHI_OK;
     if (!alloc_chunk(item->tensor, step, &it)) {
         status = phi_fail(w->err, PHI_E_NO_MEMORY, "not enough memory for rows");
     } else if (gptq) {
-        status = fill_gptq(w, item, &it);
+        status = fill_gptq(w, item, &it, step);
     } else {
         status = fill_rows(w, item, &it, step);
     }

@@ -14,6 +14,8 @@ import subprocess
 import numpy
 import pytest
 
+from conftest import make_model
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
 PHID = os.environ.get("PHID_BIN", str(ROOT / "build/release/server/phid"))
@@ -426,3 +428,13 @@ def test_weights_beyond_fp16_are_refused(form, sample, tmp_path):
     says = fails("convert", source, tmp_path / "out", "--format", form, "--precision", "fp16")
     assert "70000" in says and "blk.1.ffn_down.weight" in says and "fp16" in says
     assert not (tmp_path / "out").exists()
+
+
+def test_gptq_of_a_tall_matrix(tmp_path):
+    """Its rows lie across the file, and are written in several pieces."""
+    source = make_model(tmp_path / "source", hidden=256, ffn=16640)
+    phid("quantize", source, "--precision", "int8", "--no-quality", "--out", tmp_path / "a.gguf")
+    said = json.loads(phid("convert", tmp_path / "a.gguf", tmp_path / "gptq", "--format", "gptq", "--json"))
+    assert said["requantized"] == 0
+    before, after = floats(tmp_path / "a.gguf", tmp_path / "b"), floats(tmp_path / "gptq", tmp_path / "c")
+    assert numpy.array_equal(before, after)

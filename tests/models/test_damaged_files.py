@@ -7,11 +7,14 @@ PHID_DAMAGE multiplies the number of changes; 1 is what the suite runs.
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 
+import numpy
 import pytest
 
+import test_quantized_folders as folders
 from conftest import binary, make_model, read_safetensors, write_torch
 
 # Of each file, and for each of the two ways.
@@ -30,7 +33,7 @@ WRITTEN = {
     "openvino": (["--format", "openvino", "--precision", "int4"],
                  ["openvino_model.xml", "openvino_model.bin", "config.json"]),
 }
-FORMATS = ["safetensors", "pytorch", "gguf", *WRITTEN]
+FORMATS = ["safetensors", "pytorch", "gguf", "awq", *WRITTEN]
 
 
 def phid(*arguments):
@@ -43,6 +46,20 @@ def must(*arguments):
     assert done.returncode == 0, done.stderr
 
 
+def write_awq(plain, folder):
+    """phid writes none; the layers' matrices in groups of 32."""
+    stored = {}
+    for name, weight in folders.read_safetensors(plain / "model.safetensors").items():
+        stored[name] = weight
+        if weight.ndim == 2 and ".layers." in name:
+            wide = (weight.astype(numpy.uint32) << 16).view(numpy.float32)
+            stored.pop(name)
+            stored.update(folders.awq(name.removesuffix("weight"), wide, 32)[0])
+    section = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
+    config = {**json.loads((plain / "config.json").read_text()), "quantization_config": section}
+    folders.make_folder(folder, stored, **config)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     top = tmp_path_factory.mktemp("damage")
@@ -50,6 +67,7 @@ def models(tmp_path_factory):
     torch = make_model(top / "pytorch")
     write_torch(torch / "pytorch_model.bin", read_safetensors(torch / "model.safetensors"))
     (torch / "model.safetensors").unlink()
+    write_awq(plain, top / "awq")
     (top / "gguf").mkdir()
     must("quantize", plain, "--type", "q4_0", "--no-quality", "--out", top / "gguf" / "model.gguf")
     for name, (options, _) in WRITTEN.items():
@@ -63,7 +81,7 @@ def subjects(models, form):
     if form == "gguf":
         return folder / "model.gguf", [folder / "model.gguf"]
     names = {"safetensors": ["model.safetensors", "config.json", "tokenizer.json"],
-             "pytorch": ["pytorch_model.bin"]}
+             "pytorch": ["pytorch_model.bin"], "awq": ["model.safetensors", "config.json"]}
     return folder, [folder / name for name in names.get(form) or WRITTEN[form][1]]
 
 
@@ -147,3 +165,53 @@ def test_window_of_all_bits(models, tmp_path):
     (tmp_path / "wide.gguf").write_bytes(data[:place] + b"\xf0\xff\xff\xff" + data[place + 4:])
     done = phid("inspect", tmp_path / "wide.gguf", "--json")
     assert json.loads(done.stdout)["model"]["window"] == 0xFFFFFFF0
+
+
+def varint(number):
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def fields(data, begin, end):
+    """(key, where its length or number stands, where its content does, where it ends) of a message."""
+    def number(at):
+        value = shift = 0
+        while True:
+            value |= (data[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if data[at - 1] < 0x80:
+                return value, at
+    while begin < end:
+        key, place = number(begin)
+        value, content = number(place)
+        begin = content + (value if key & 7 == 2 else 0)
+        assert key & 7 in (0, 2)
+        yield key >> 3, place, content, begin
+
+
+@pytest.mark.parametrize("where, put, says", [
+    ("graph", lambda length: varint(1 << 40), "a length runs past the end of what it is in"),
+    ("graph", lambda length: varint(length + 100), "a length runs past the end of what it is in"),
+    ("graph", lambda length: varint((1 << 64) - 1), "a length runs past the end of what it is in"),
+    ("node", lambda length: varint(1 << 20), "a length runs past the end of what it is in"),
+    ("node", lambda length: varint((1 << 63) + length), "a length runs past the end of what it is in"),
+    ("graph", lambda length: b"\x80" * 10 + b"\x01", "a number has more than 64 bits"),
+    ("node", lambda length: b"\xff" * 9 + b"\x7f", "a number has more than 64 bits"),
+])
+def test_lengths_of_onnx(where, put, says, models, tmp_path):
+    """Lengths beyond the file and beyond what they are in, numbers beyond 64 bits: the byte is named."""
+    source = tmp_path / "onnx"
+    shutil.copytree(models / "onnx", source)
+    data = (source / "model.onnx").read_bytes()
+    _, place, content, end = next(field for field in fields(data, 0, len(data)) if field[0] == 7)
+    if where == "node":
+        _, place, content, end = next(field for field in fields(data, content, end) if field[0] == 1)
+    (source / "model.onnx").write_bytes(data[:place] + put(end - content) + data[content:])
+    for command in (["inspect", source], ["convert", source, tmp_path / "out", "--format", "safetensors"]):
+        done = phid(*command)
+        assert done.returncode == 1
+        assert f"model.onnx: byte {place}: {says}" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,8 +1,10 @@
 """What a model's file holds of each matrix: its codes, their scales, and the values they stand for.
 
 Read by the packages of the format's own runtime (ggml, onnx, OpenVINO, MLX) or by numpy alone, never by
-phid, so that a test may compare what phid read with what phid wrote. Every reader returns matrices by
-the names of Hugging Face's phi3, fused as they are there: "lm_head", "layers.0.mlp.gate_up_proj".
+phid, so that a test may compare what phid read with what phid wrote. Every reader returns the matrices
+of phi3, phi2 and phimoe by one set of names, each of whole rows: "embed_tokens", "lm_head", and of each
+layer "qkv", "out", "up" (phi3's gate above it), "down", "router" and, of all experts one after another,
+"gate_exps", "up_exps", "down_exps".
 
 Nothing is rounded: a scale times a code, and an offset added to it, have room in fp64.
 """
@@ -74,18 +76,54 @@ def rows_of(matrices):
     return dataclasses.replace(first, values=all_of("values"), **coding)
 
 
+# What other formats than GGUF call a layer's matrices or parts of them, and which part it is; "N" is an
+# expert's number.
+PLACES = [
+    (r"(?:self_)?attn\.(?:qkv_proj|q_proj)", "qkv", 0), (r"(?:self_)?attn\.k_proj", "qkv", 1),
+    (r"(?:self_)?attn\.v_proj", "qkv", 2), (r"(?:self_)?attn\.(?:o_proj|dense)", "out", 0),
+    (r"mlp\.(?:gate_up_proj|gate_proj|fc1)", "up", 0), (r"mlp\.up_proj", "up", 1),
+    (r"mlp\.(?:down_proj|fc2)", "down", 0), (r"(?:block_sparse_moe\.gate|mlp\.router)", "router", 0),
+    (r"experts\.(\d+)\.w1", "gate_exps", "N"), (r"experts\.(\d+)\.w2", "down_exps", "N"),
+    (r"experts\.(\d+)\.w3", "up_exps", "N"),
+    (r"(?:switch_mlp|mlp\.experts)\.gate_proj", "gate_exps", 0),
+    (r"(?:switch_mlp|mlp\.experts)\.down_proj", "down_exps", 0),
+    (r"(?:switch_mlp|mlp\.experts)\.up_proj", "up_exps", 0),
+]
+
+
+def place_of(name):
+    """The name here, and which part of it: "layers.0.self_attn.k_proj" is part 1 of "layers.0.qkv"."""
+    if name in ("embed_tokens", "lm_head"):
+        return name, 0
+    layer = re.match(r"layers\.\d+\.", name)[0]
+    for pattern, place, part in PLACES:
+        found = re.search(rf"(?:^|\.){pattern}$", name[len(layer):])
+        if found:
+            return layer + place, int(found[1]) if part == "N" else part
+    raise AssertionError(f"no place for {name}")
+
+
+def placed(parts):
+    """Matrices by the names here, of those by a format's own."""
+    found = collections.defaultdict(dict)
+    for name, matrix in parts.items():
+        place, part = place_of(name)
+        found[place][part] = matrix
+    return {place: rows_of([part for _, part in sorted(parts.items())]) for place, parts in found.items()}
+
+
 # ---- GGUF ----
 
-GGUF_NAMES = {"attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
-              "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+GGUF_NAMES = {"attn_qkv": "qkv", "attn_output": "out", "ffn_up": "up", "ffn_down": "down",
+              "ffn_gate_inp": "router", "ffn_gate_exps": "gate_exps", "ffn_up_exps": "up_exps",
+              "ffn_down_exps": "down_exps"}
 
 
 def gguf_name(name):
     """Of a matrix; None of a vector."""
-    stem = name.removesuffix(".weight")
-    if stem in ("token_embd", "output"):
-        return {"token_embd": "embed_tokens", "output": "lm_head"}[stem]
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if name in ("token_embd.weight", "output.weight"):
+        return {"token_embd.weight": "embed_tokens", "output.weight": "lm_head"}[name]
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     return f"layers.{layer[1]}.{GGUF_NAMES[layer[2]]}" if layer and layer[2] in GGUF_NAMES else None
 
 
@@ -260,12 +298,12 @@ def hugging_face(folder):
     stems = collections.defaultdict(dict)
     for name, array in mx.load(str(folder / "model.safetensors")).items():
         stem, _, field = name.rpartition(".")
-        stems[stem][field] = array
+        if "norm" not in stem and field != "bias":
+            # Experts may be stacked.
+            stems[stem][field] = array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
     found = {}
     for stem, arrays in stems.items():
         name = stem.removeprefix("model.")
-        if "norm" in name:
-            continue
         if set(arrays) == {"weight"}:
             found[name] = float_matrix(arrays["weight"])
         elif "quantization" in config:
@@ -273,23 +311,10 @@ def hugging_face(folder):
         else:
             section = config["quantization_config"]
             found[name] = METHODS[section["quant_method"]](arrays, section)
-    return found
+    return placed(found)
 
 
 # ---- ONNX ----
-
-def fused(parts):
-    """What a graph has one by one, as phi3 has it."""
-    found = {}
-    for name, matrix in parts.items():
-        whole = re.sub(r"\.attn\.", ".self_attn.", name)
-        if name.endswith("gate_proj"):
-            found[whole.replace("gate_proj", "gate_up_proj")] = \
-                rows_of([matrix, parts[name.replace("gate_proj", "up_proj")]])
-        elif not name.endswith("up_proj"):
-            found[whole] = matrix
-    return found
-
 
 def graph_of(path):
     """Nodes and initializers of a graph, external data included."""
@@ -344,11 +369,12 @@ def onnx_folder(folder):
         if matrix:
             stem = node.name.removeprefix("/").rpartition("/")[0].replace("/", ".")
             found[stem.removeprefix("model.")] = matrix
-    return fused(found)
+    return placed(found)
 
 
-QNN_PARTS = {"self_attn.qkv_proj": ["query", "key", "value"], "self_attn.o_proj": ["attn_out"],
-             "mlp.gate_up_proj": ["gate", "up"], "mlp.down_proj": ["ffn_out"]}
+QNN_NAMES = {"embedding": "embed_tokens", "head": "lm_head", "query": "attn.q_proj", "key": "attn.k_proj",
+             "value": "attn.v_proj", "attn_out": "attn.o_proj", "gate": "mlp.gate_proj",
+             "up": "mlp.up_proj", "ffn_out": "mlp.down_proj"}
 
 
 def qnn_folder(folder):
@@ -359,13 +385,10 @@ def qnn_folder(folder):
         for stem in (name.removesuffix("/codes") for name in arrays if name.endswith("/codes")):
             if arrays[f"{stem}/codes"].ndim == 2:
                 assert not arrays.get(f"{stem}/zero", np.zeros(1)).any()
-                parts[stem.removesuffix("/matrix")] = coded(8, arrays[f"{stem}/codes"],
-                                                            arrays[f"{stem}/scale"])
-    found = {"embed_tokens": parts.pop("embedding"), "lm_head": parts.pop("head")}
-    for layer in range(len(parts) // 7):
-        for name, pieces in QNN_PARTS.items():
-            found[f"layers.{layer}.{name}"] = rows_of([parts[f"layers.{layer}.{piece}"] for piece in pieces])
-    return found
+                layer, _, part = stem.removesuffix("/matrix").rpartition(".")
+                parts[f"{layer}.{QNN_NAMES[part]}".lstrip(".")] = \
+                    coded(8, arrays[f"{stem}/codes"], arrays[f"{stem}/scale"])
+    return placed(parts)
 
 
 # ---- OpenVINO ----
@@ -389,7 +412,8 @@ def openvino_matrix(node):
     """What stands behind a matrix's constant, as nncf builds it: Convert, Subtract, Multiply, ..."""
     kind = node.get_element_type().to_string()
     if kind in OPENVINO_FLOATS:
-        return floats(constant(node), OPENVINO_FLOATS[kind])
+        values = constant(node)
+        return floats(values.reshape(-1, values.shape[-1]), OPENVINO_FLOATS[kind])
     zeros = scales = None
     at = node
     while scales is None:
@@ -402,11 +426,13 @@ def openvino_matrix(node):
             scales = constant(at.input_value(1).get_node())
         else:
             assert at.get_type_name() == "Convert", at.get_type_name()
-    codes = constant(node)
-    rows = codes.shape[0]
-    codes = codes.astype(np.int64).reshape(rows, -1)
-    scales = scales.reshape(rows, -1)
-    return coded(OPENVINO_BITS[kind], codes, scales, None if zeros is None else zeros.reshape(rows, -1))
+    (target,) = at.output(0).get_target_inputs()
+    # Where there are groups, they are joined behind that.
+    joined = target.get_node() if target.get_node().get_type_name() == "Reshape" else at
+    cols = joined.get_output_shape(0)[-1]
+    codes = constant(node).astype(np.int64).reshape(-1, cols)
+    scales = scales.reshape(len(codes), -1)
+    return coded(OPENVINO_BITS[kind], codes, scales, None if zeros is None else zeros.reshape(scales.shape))
 
 
 def openvino_folder(folder):
@@ -414,10 +440,10 @@ def openvino_folder(folder):
     model = openvino.Core().read_model(folder / "openvino_model.xml")
     for node in model.get_ops():
         name = node.get_friendly_name()
-        named = re.fullmatch(r"self\.(?:model\.)?(.*_proj|embed_tokens|lm_head)\.weight", name)
-        if node.get_type_name() == "Constant" and named:
-            found[named[1]] = openvino_matrix(node)
-    return found
+        named = re.fullmatch(r"self\.(?:model\.)?((?:layers|embed_tokens|lm_head)[\w.]*)", name)
+        if node.get_type_name() == "Constant" and named and not re.search(r"norm|\.bias$", name):
+            found[named[1].removesuffix(".weight")] = openvino_matrix(node)
+    return placed(found)
 
 
 READERS = {"gguf": gguf, "onnx": onnx_folder, "qnn": qnn_folder, "openvino": openvino_folder,

@@ -337,7 +337,7 @@ def disagreement(said, verdicts):
     changed = [verdict for verdict in verdicts if verdict.fate >= Fate.ROUNDED]
     weight = sum(verdict.weight for verdict in changed)
     error = math.sqrt(sum(verdict.error for verdict in changed) / weight) if changed else 0
-    if said["matrices"] != MATRICES:
+    if said["matrices"] != len(verdicts):
         return "matrices"
     # Floats that become fp16 may, but need not, be exact.
     if said["exact"] > exact or count[Fate.FP16] > narrowed:
@@ -366,7 +366,7 @@ def convert_to(target, source, before, folder):
     after = readers.read(form, out)
     assert after.keys() == before.keys()
     if form == "qnn":
-        after = {name: evened(before[name], matrix) if "qkv" in name else matrix
+        after = {name: evened(before[name], matrix) if name.endswith(".qkv") else matrix
                  for name, matrix in after.items()}
     verdicts = [judge(before[name], after[name]) for name in before]
     (shutil.rmtree if out.is_dir() else os.remove)(out)

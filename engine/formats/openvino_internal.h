@@ -54,9 +54,26 @@ phi_status phi_ov_take_matrix(phi_openvino *o, phi_ov_value value, const phi_ov_
 /* A norm's weights, where NONE is for all ones, or a bias, where it is for zeros. */
 phi_status phi_ov_take_vector(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
                               uint32_t count, phi_err *err) PHI_MUST_CHECK;
+/* The product that `value` is, less a constant that is added to it. */
+phi_ov_value phi_ov_product_of(const phi_ov_graph *graph, phi_ov_value value,
+                               phi_ov_value *out_added);
+bool phi_ov_is_product(const phi_ov_graph *graph, phi_ov_value value);
 /* A product with a weight, and its bias where the model has one: tells what is multiplied. */
 phi_status phi_ov_match_linear(phi_openvino *o, phi_ov_value value, const phi_ov_role *role,
                                uint32_t rows, phi_ov_value *out_x, phi_err *err) PHI_MUST_CHECK;
+
+/* Several outputs of one input, fused in one weight or apart. */
+typedef struct phi_ov_outputs {
+    phi_part part;
+    uint32_t layer;
+    uint32_t count;
+    phi_ov_value values[3];
+    uint32_t rows[3];
+} phi_ov_outputs;
+
+/* Takes their weights: tells the input. */
+phi_status phi_ov_match_outputs(phi_openvino *o, const phi_ov_outputs *all, phi_ov_value *out_x,
+                                phi_err *err) PHI_MUST_CHECK;
 /* A norm, whose weights it takes: tells what is normed. */
 phi_status phi_ov_match_norm(phi_openvino *o, phi_ov_value value, phi_part part, uint32_t layer,
                              phi_ov_value *out_x, phi_err *err) PHI_MUST_CHECK;

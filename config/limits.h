@@ -44,7 +44,8 @@
 #define PHI_LIMIT_ZIP_DIRECTORY_BYTES (32U << 20)
 /* Nesting of Protocol Buffers messages: an ONNX model with branches has 9. */
 #define PHI_LIMIT_PROTOBUF_DEPTH 16U
-/* Nodes of an ONNX graph, those of branches included; Phi-3-mini's has about 500. */
+/* Nodes of an ONNX graph, those of branches included; Phi-3-mini's has about 500, Phi-3.5-MoE's
+ * 9,000. */
 #define PHI_LIMIT_ONNX_NODES 65536U
 /* Names, attributes and shapes of an ONNX graph kept in memory, in bytes. */
 #define PHI_LIMIT_ONNX_METADATA_BYTES (128U << 20)

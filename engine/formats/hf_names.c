@@ -11,6 +11,7 @@ typedef struct part_names {
     bool vector;
     bool stacked;
     const char *expert;                     /* of HF_PHIMOE's: what follows an expert's number */
+    const char *gguf_expert;                /* of GGUF's: what stands before it */
     const char *whole[PHI_NAMING_COUNT];    /* by phi_naming; NULL: none, or in pieces only */
     const char *piece[PHI_NAMING_COUNT][3]; /* by phi_naming, in row order */
 } part_names;
@@ -64,16 +65,19 @@ static const part_names table[PHI_PART_COUNT] = {
     [PHI_PART_FFN_GATE_EXPS] = {.in_layer = true,
                                 .stacked = true,
                                 .expert = "w1.weight",
+                                .gguf_expert = "ffn_gate",
                                 .whole = {"ffn_gate_exps.weight", NULL, NULL,
                                           "block_sparse_moe.switch_mlp.gate_proj.weight"}},
     [PHI_PART_FFN_UP_EXPS] = {.in_layer = true,
                               .stacked = true,
                               .expert = "w3.weight",
+                              .gguf_expert = "ffn_up",
                               .whole = {"ffn_up_exps.weight", NULL, NULL,
                                         "block_sparse_moe.switch_mlp.up_proj.weight"}},
     [PHI_PART_FFN_DOWN_EXPS] = {.in_layer = true,
                                 .stacked = true,
                                 .expert = "w2.weight",
+                                .gguf_expert = "ffn_down",
                                 .whole = {"ffn_down_exps.weight", NULL, NULL,
                                           "block_sparse_moe.switch_mlp.down_proj.weight"}},
     [PHI_PART_FFN_UP] = {.in_layer = true,
@@ -184,7 +188,8 @@ phi_part phi_part_bias(phi_part part)
 bool phi_part_has_pieces(phi_part part, phi_naming naming)
 {
     const part_names *names = get(part);
-    return names->piece[naming][0] || (names->expert && naming == PHI_NAMING_HF_PHIMOE);
+    bool has_experts = naming == PHI_NAMING_HF_PHIMOE || naming == PHI_NAMING_GGUF;
+    return names->piece[naming][0] || (names->stacked && has_experts);
 }
 
 bool phi_part_is_stacked(phi_part part)
@@ -222,12 +227,15 @@ void phi_part_piece_name(phi_part part, uint32_t piece, phi_naming naming, uint3
 {
     const part_names *names = get(part);
     PHI_ASSERT(phi_part_has_pieces(part, naming));
-    if (!names->expert) {
+    if (!names->stacked) {
         write_name(names, names->piece[naming][piece], naming, layer, out, out_bytes);
         return;
     }
-    int length = snprintf(out, out_bytes, "model.layers.%u.block_sparse_moe.experts.%u.%s", layer,
-                          piece, names->expert);
+    int length =
+        naming == PHI_NAMING_GGUF
+            ? snprintf(out, out_bytes, "blk.%u.%s.%u.weight", layer, names->gguf_expert, piece)
+            : snprintf(out, out_bytes, "model.layers.%u.block_sparse_moe.experts.%u.%s", layer,
+                       piece, names->expert);
     PHI_ASSERT(length > 0 && (size_t)length < out_bytes);
 }
 

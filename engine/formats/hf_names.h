@@ -73,7 +73,8 @@ phi_part phi_part_of_name(const char *name, const phi_description *description,
                           uint32_t *out_layer);
 /* Writes the whole part's name; `layer` counts only for parts of layers. */
 void phi_part_name(phi_part part, phi_naming naming, uint32_t layer, char *out, size_t out_bytes);
-/* Whether it may be stored in the pieces of phi_part_shape: q, k, v; gate, up; the experts. */
+/* Whether it may be stored in the pieces of phi_part_shape: q, k, v; gate, up; the experts, which
+ * GGUF files of old had one by one ("blk.0.ffn_gate.3.weight"). */
 bool phi_part_has_pieces(phi_part part, phi_naming naming);
 /* Whether it is experts' matrices, which GGUF stacks in a third dimension. */
 bool phi_part_is_stacked(phi_part part);

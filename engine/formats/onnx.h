@@ -1,6 +1,6 @@
 /*
  * Purpose: a folder of ONNX Runtime GenAI (model.onnx, model.onnx.data, genai_config.json) as
- *          phi3 or phi2 matrices and a description.
+ *          phi3, phi2 or phimoe matrices and a description.
  * Owns:    the open files, from phi_onnx_open to phi_onnx_close; what phi_onnx_at returns lives as
  *          long.
  * Threads: after open, any number of readers.

@@ -14,23 +14,22 @@
 
 static phi_status read_type(const phi_fields *model, phi_onnx_config *config, phi_err *err)
 {
-    static const phi_arch archs[] = {PHI_ARCH_PHI3, PHI_ARCH_PHI2};
     const char *type = NULL;
     phi_status status = phi_fields_require(model, "type", err);
     status = status ? status : phi_fields_string(model, "type", &type, err);
     if (status) {
         return status;
     }
-    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
-        if (strcmp(type, phi_arch_model_type(archs[i])) == 0) {
+    for (int i = 0; i < PHI_ARCH_COUNT; i++) {
+        if (strcmp(type, phi_arch_model_type((phi_arch)i)) == 0) {
             config->states_arch = true;
-            config->arch = archs[i];
+            config->arch = (phi_arch)i;
         }
     }
     if (!config->states_arch && strcmp(type, "decoder") != 0) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
-                        PHI_ONNX_CONFIG ": field \"model.type\" is \"%.40s\"; supported: \"phi3\" "
-                                        "and \"phi\"",
+                        PHI_ONNX_CONFIG ": field \"model.type\" is \"%.40s\"; supported: \"phi3\", "
+                                        "\"phi\" and \"phimoe\"",
                         type);
     }
     return PHI_OK;
@@ -334,7 +333,12 @@ phi_status phi_onnx_describe(const char *dir, const char *label, const phi_onnx_
     d.n_layer = decoder->n_layers;
     d.n_embd = decoder->output_norm.weight.cols;
     d.n_vocab = decoder->embedding.rows;
-    d.n_ffn = layer->down.weight.cols;
+    const phi_onnx_ffn *ffn = layer->experts ? &layer->experts[0] : &layer->ffn;
+    d.n_ffn = ffn->down.weight.cols;
+    d.attn_bias = decoder->attn_bias;
+    d.head_bias = decoder->head_bias;
+    d.n_expert = decoder->n_expert;
+    d.router_jitter = decoder->router_far / 2.0F;
     d.norm_eps = decoder->norm_eps;
     d.tied_head = is_tied(&decoder->embedding, &decoder->head.weight);
     phi_status status = read_attention(label, decoder, &d, err);

@@ -69,7 +69,7 @@ static phi_status read_queries(const onnx_walk *w, const phi_onnx_node *node, ph
                                const char **out_input)
 {
     bool fused = !*phi_onnx_input(node, 1) && !*phi_onnx_input(node, 2);
-    bool has_bias = w->decoder->arch == PHI_ARCH_PHI2;
+    bool has_bias = w->decoder->attn_bias;
     layer->n_qkv = fused ? 1 : 3;
     phi_status status =
         phi_onnx_read_affine(w, phi_onnx_input(node, 0), has_bias, &layer->qkv[0], out_input);
@@ -94,8 +94,11 @@ static phi_status read_self_attention(const onnx_walk *w, const char *branch, ph
                                       const char **out_input)
 {
     const char *inner = "";
-    bool has_bias = w->decoder->arch == PHI_ARCH_PHI2;
-    phi_status status = phi_onnx_read_affine(w, branch, has_bias, &layer->output, &inner);
+    phi_onnx_decoder *d = w->decoder;
+    if (d->arch == PHI_ARCH_PHIMOE && d->n_layers == 1) {
+        d->attn_bias = phi_onnx_has_bias(w, branch); /* the others have to agree */
+    }
+    phi_status status = phi_onnx_read_affine(w, branch, d->attn_bias, &layer->output, &inner);
     if (status) {
         return status;
     }
@@ -111,8 +114,8 @@ static phi_status read_self_attention(const onnx_walk *w, const char *branch, ph
 
 /* ---- the decoder ---- */
 
-/* phi3: attention, a norm, feed-forward. From the norm after the layer to the norm that it begins
- * with. */
+/* phi3, phimoe: attention, a norm, feed-forward. From the norm after the layer to the norm that it
+ * begins with. */
 static phi_status read_serial(const onnx_walk *w, onnx_norm *norm, phi_onnx_layer *layer)
 {
     onnx_norm middle;
@@ -175,16 +178,33 @@ static phi_status read_parallel(const onnx_walk *w, onnx_norm *norm, phi_onnx_la
     return status;
 }
 
+/* Norms tell phi3 from the others; phimoe's experts give tokens back from one below the other. */
+static phi_status find_arch(const onnx_walk *w, const onnx_norm *last, const char *logits)
+{
+    phi_onnx_decoder *d = w->decoder;
+    onnx_source branch = phi_onnx_source(w, last->branch);
+    bool has_experts = branch.node && phi_onnx_is(branch.node, "Reshape");
+    d->arch = d->norm == PHI_NORM_RMS ? PHI_ARCH_PHI3
+              : has_experts           ? PHI_ARCH_PHIMOE
+                                      : PHI_ARCH_PHI2;
+    d->attn_bias = d->arch == PHI_ARCH_PHI2;
+    if (d->arch == PHI_ARCH_PHI2 && !d->head_bias) {
+        return phi_onnx_refuse_source(w, logits, "a head with a bias, as phi2 has");
+    }
+    return PHI_OK;
+}
+
 static phi_status read_all(const onnx_walk *w, const char *logits)
 {
     phi_onnx_decoder *d = w->decoder;
     onnx_norm norm = {.branch = ""};
     const char *input = phi_onnx_product_input(w, logits);
     const char *first_input = "";
-    phi_status status = *input ? phi_onnx_find_arch(w, input) : PHI_OK;
-    status = status ? status
-                    : phi_onnx_read_affine(w, logits, d->arch == PHI_ARCH_PHI2, &d->head, &input);
+    phi_status status = *input ? phi_onnx_find_norm(w, input, &d->norm) : PHI_OK;
+    d->head_bias = d->norm == PHI_NORM_LAYER && phi_onnx_has_bias(w, logits);
+    status = status ? status : phi_onnx_read_affine(w, logits, d->head_bias, &d->head, &input);
     status = status ? status : phi_onnx_read_norm(w, input, &d->output_norm, &norm);
+    status = status ? status : find_arch(w, &norm, logits);
     while (!status && *norm.branch) {
         if (d->n_layers == PHI_LIMIT_LAYERS) {
             return phi_fail(w->err, PHI_E_LIMIT, "%s has more than %u layers", w->model->label,
@@ -233,6 +253,9 @@ phi_status phi_onnx_decoder_read(phi_onnx_model *model, const char *logits,
 void phi_onnx_decoder_done(phi_onnx_decoder *decoder)
 {
     if (decoder) {
+        for (uint32_t i = 0; decoder->layers && i < decoder->n_layers; i++) {
+            phi_free(decoder->layers[i].experts);
+        }
         phi_free(decoder->layers);
         decoder->layers = NULL;
     }

@@ -29,16 +29,23 @@ typedef struct phi_onnx_affine {
     phi_stored bias; /* n_dims 0: none */
 } phi_onnx_affine;
 
+/* down (silu(gate x) * up x), or down gelu(up x) */
+typedef struct phi_onnx_ffn {
+    phi_onnx_affine up[2]; /* gate, up; or both in the first; phi2: fc1 */
+    uint32_t n_up;
+    phi_onnx_affine down;
+} phi_onnx_ffn;
+
 typedef struct phi_onnx_layer {
     phi_onnx_affine attn_norm;
     phi_onnx_affine qkv[3];
     uint32_t n_qkv; /* 3: apart; 1: fused */
     const phi_onnx_node *attention;
     phi_onnx_affine output;
-    phi_onnx_affine ffn_norm; /* phi3 */
-    phi_onnx_affine up[2];    /* gate, up; or both in the first; phi2: fc1 */
-    uint32_t n_up;
-    phi_onnx_affine down;
+    phi_onnx_affine ffn_norm; /* not of phi2 */
+    phi_onnx_ffn ffn;         /* not of phimoe */
+    phi_stored router;        /* phimoe, as the next */
+    phi_onnx_ffn *experts;    /* [n_expert] */
 } phi_onnx_layer;
 
 typedef struct phi_onnx_decoder {
@@ -49,6 +56,11 @@ typedef struct phi_onnx_decoder {
     phi_onnx_affine output_norm;
     phi_onnx_affine head;
     float norm_eps;
+    phi_norm_kind norm;
+    bool attn_bias;
+    bool head_bias;
+    uint32_t n_expert; /* phimoe, as the next */
+    float router_far;  /* how far below the best a score is left out: twice the jitter */
     /* cos and sin of the rotary angles, [positions][n_rot / 2]: of all lengths, or up to
      * n_ctx_original and beyond it. */
     const phi_onnx_tensor *cos[2];

@@ -473,6 +473,11 @@ const char *phi_onnx_product_input(const onnx_walk *w, const char *value)
     return node ? phi_onnx_input(node, 0) : "";
 }
 
+bool phi_onnx_has_bias(const onnx_walk *w, const char *value)
+{
+    return find_biased(w, value).adder != NULL;
+}
+
 static phi_status read_source(const onnx_walk *w, const onnx_source *source, phi_stored *out,
                               const char **out_input)
 {

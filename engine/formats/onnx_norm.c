@@ -1,12 +1,12 @@
 /*
- * Norms, and which architecture they are of: phi3 has RMS norms, phi2 LayerNorms with a bias. A
- * norm that skips adds its two inputs itself and gives the sum as its fourth output.
+ * Norms: phi3 has RMS norms, phi2 and phimoe LayerNorms with a bias. One that skips adds its two
+ * inputs itself and gives the sum as its fourth output.
  */
 #include "engine/formats/onnx_walk.h"
 
 typedef struct norm_op {
     const char *name;
-    phi_arch arch;
+    phi_norm_kind kind;
     bool skips;
     uint32_t weight; /* inputs */
     uint32_t bias;
@@ -14,11 +14,11 @@ typedef struct norm_op {
 } norm_op;
 
 static const norm_op norm_ops[] = {
-    {"SimplifiedLayerNormalization", PHI_ARCH_PHI3, false, 1, 2, 2},
-    {"RMSNormalization", PHI_ARCH_PHI3, false, 1, 2, 2},
-    {"SkipSimplifiedLayerNormalization", PHI_ARCH_PHI3, true, 2, 3, 3},
-    {"LayerNormalization", PHI_ARCH_PHI2, false, 1, 2, 3},
-    {"SkipLayerNormalization", PHI_ARCH_PHI2, true, 2, 3, 4},
+    {"SimplifiedLayerNormalization", PHI_NORM_RMS, false, 1, 2, 2},
+    {"RMSNormalization", PHI_NORM_RMS, false, 1, 2, 2},
+    {"SkipSimplifiedLayerNormalization", PHI_NORM_RMS, true, 2, 3, 3},
+    {"LayerNormalization", PHI_NORM_LAYER, false, 1, 2, 3},
+    {"SkipLayerNormalization", PHI_NORM_LAYER, true, 2, 3, 4},
 };
 
 static const norm_op *find_op(const onnx_source *source)
@@ -31,7 +31,7 @@ static const norm_op *find_op(const onnx_source *source)
     return NULL;
 }
 
-phi_status phi_onnx_find_arch(const onnx_walk *w, const char *value)
+phi_status phi_onnx_find_norm(const onnx_walk *w, const char *value, phi_norm_kind *out_kind)
 {
     onnx_source source = phi_onnx_source(w, value);
     const norm_op *op = find_op(&source);
@@ -40,7 +40,7 @@ phi_status phi_onnx_find_arch(const onnx_walk *w, const char *value)
                                       "an RMS norm or a LayerNorm (SimplifiedLayerNormalization, "
                                       "LayerNormalization, and those that skip)");
     }
-    w->decoder->arch = op->arch;
+    *out_kind = op->kind;
     return PHI_OK;
 }
 
@@ -62,12 +62,14 @@ static phi_status check_attributes(const onnx_walk *w, const phi_onnx_node *node
     return PHI_OK;
 }
 
-/* Whether a layer makes the value: a product, or both halves of a parallel layer. */
+/* Whether a layer makes the value: a product, both halves of a parallel layer, or experts, which
+ * see tokens one below the other. */
 static bool is_branch(const onnx_walk *w, const char *value)
 {
     onnx_source source = phi_onnx_source(w, value);
     bool adds = source.node && !source.tensor && phi_onnx_is(source.node, "Add");
-    return *phi_onnx_product_input(w, value) ||
+    bool reshapes = source.node && !source.tensor && phi_onnx_is(source.node, "Reshape");
+    return reshapes || *phi_onnx_product_input(w, value) ||
            (adds && *phi_onnx_product_input(w, phi_onnx_input(source.node, 0)) &&
             *phi_onnx_product_input(w, phi_onnx_input(source.node, 1)));
 }
@@ -85,9 +87,9 @@ phi_status phi_onnx_read_norm(const onnx_walk *w, const char *value, phi_onnx_af
     onnx_source source = phi_onnx_source(w, value);
     const norm_op *op = find_op(&source);
     phi_onnx_node *node = source.node;
-    bool has_bias = w->decoder->arch == PHI_ARCH_PHI2;
+    bool has_bias = w->decoder->norm == PHI_NORM_LAYER;
     *out = (onnx_norm){.residual = "", .branch = ""};
-    if (!op || op->arch != w->decoder->arch) {
+    if (!op || op->kind != w->decoder->norm) {
         return phi_onnx_refuse_source(w, value,
                                       has_bias ? "a LayerNorm (LayerNormalization, "
                                                  "SkipLayerNormalization)"

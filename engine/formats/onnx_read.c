@@ -10,7 +10,7 @@
 #include "engine/formats/onnx_decoder.h"
 
 /* Matrices and vectors of a layer at most, and those outside layers. */
-enum { PER_LAYER = 14, OUTSIDE = 5 };
+enum { PER_LAYER = 14, PER_EXPERT = 3, OUTSIDE = 5 };
 
 struct phi_onnx {
     phi_onnx_model model;
@@ -75,22 +75,44 @@ static phi_status add_affine(const lister *l, const phi_onnx_affine *found, phi_
     return status;
 }
 
-static phi_status add_up(const lister *l, const phi_onnx_layer *layer, uint32_t index)
+static phi_status add_experts(const lister *l, const phi_onnx_layer *layer, uint32_t index)
 {
     const phi_description *d = &l->onnx->description;
-    if (d->ffn == PHI_FFN_GELU) {
-        return add_affine(l, &layer->up[0], PHI_PART_FFN_FC1, UINT32_MAX, index, d->n_ffn,
-                          d->n_embd);
-    }
-    if (layer->n_up == 1) {
-        return add_affine(l, &layer->up[0], PHI_PART_FFN_UP, UINT32_MAX, index,
-                          (uint64_t)d->n_ffn * 2, d->n_embd);
-    }
-    phi_status status = PHI_OK;
-    for (uint32_t i = 0; i < 2 && !status; i++) {
-        status = add_affine(l, &layer->up[i], PHI_PART_FFN_UP, i, index, d->n_ffn, d->n_embd);
+    phi_status status =
+        add(l, &layer->router, PHI_PART_FFN_ROUTER, UINT32_MAX, index, d->n_expert, d->n_embd);
+    for (uint32_t i = 0; i < d->n_expert && !status; i++) {
+        const phi_onnx_ffn *ffn = &layer->experts[i];
+        status = add(l, &ffn->up[0].weight, PHI_PART_FFN_GATE_EXPS, i, index, d->n_ffn, d->n_embd);
+        status = status ? status
+                        : add(l, &ffn->up[1].weight, PHI_PART_FFN_UP_EXPS, i, index, d->n_ffn,
+                              d->n_embd);
+        status = status ? status
+                        : add(l, &ffn->down.weight, PHI_PART_FFN_DOWN_EXPS, i, index, d->n_embd,
+                              d->n_ffn);
     }
     return status;
+}
+
+static phi_status add_feed_forward(const lister *l, const phi_onnx_layer *layer, uint32_t index)
+{
+    const phi_description *d = &l->onnx->description;
+    const phi_onnx_ffn *ffn = &layer->ffn;
+    const uint32_t whole = UINT32_MAX;
+    phi_status status = PHI_OK;
+    if (d->ffn == PHI_FFN_EXPERTS) {
+        return add_experts(l, layer, index);
+    }
+    if (d->ffn == PHI_FFN_GELU) {
+        status = add_affine(l, &ffn->up[0], PHI_PART_FFN_FC1, whole, index, d->n_ffn, d->n_embd);
+    } else if (ffn->n_up == 1) {
+        status = add_affine(l, &ffn->up[0], PHI_PART_FFN_UP, whole, index, (uint64_t)d->n_ffn * 2,
+                            d->n_embd);
+    }
+    for (uint32_t i = 0; i < 2 && ffn->n_up == 2 && !status; i++) {
+        status = add_affine(l, &ffn->up[i], PHI_PART_FFN_UP, i, index, d->n_ffn, d->n_embd);
+    }
+    return status ? status
+                  : add_affine(l, &ffn->down, PHI_PART_FFN_DOWN, whole, index, d->n_embd, d->n_ffn);
 }
 
 static phi_status add_layer(const lister *l, const phi_onnx_layer *layer, uint32_t index)
@@ -114,17 +136,15 @@ static phi_status add_layer(const lister *l, const phi_onnx_layer *layer, uint32
     if (!status && !d->is_parallel) {
         status = add_affine(l, &layer->ffn_norm, PHI_PART_FFN_NORM, whole, index, 0, d->n_embd);
     }
-    status = status ? status : add_up(l, layer, index);
-    return status
-               ? status
-               : add_affine(l, &layer->down, PHI_PART_FFN_DOWN, whole, index, d->n_embd, d->n_ffn);
+    return status ? status : add_feed_forward(l, layer, index);
 }
 
 static phi_status list_all(const lister *l, const phi_onnx_decoder *decoder)
 {
     phi_onnx *onnx = l->onnx;
     const phi_description *d = &onnx->description;
-    size_t most = (size_t)decoder->n_layers * PER_LAYER + OUTSIDE;
+    size_t most =
+        (size_t)decoder->n_layers * (PER_LAYER + PER_EXPERT * decoder->n_expert) + OUTSIDE;
     onnx->list = phi_try_alloc_zero(most, sizeof *onnx->list);
     onnx->names = phi_try_alloc_zero(most, sizeof *onnx->names);
     if (!onnx->list || !onnx->names) {

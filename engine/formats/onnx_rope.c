@@ -160,7 +160,9 @@ static phi_status compare(const tables *t, const phi_description *d, bool is_lon
             double exponent = 2.0 * i / d->n_rot;
             double stretch = d->rope == PHI_ROPE_LONG ? (double)factors[i] : 1.0;
             double angle = p / (stretch * pow((double)d->rope_theta, exponent));
-            double factor = (double)d->rope_attn_factor;
+            double factor =
+                (double)(is_long && d->rope_attn_factor_long != 0.0F ? d->rope_attn_factor_long
+                                                                     : d->rope_attn_factor);
             double off = 2.0 * factor * (t->unit + angle * 1e-6);
             same = fabs(factor * cos(angle) - (double)cos_row[i]) <= off &&
                    fabs(factor * sin(angle) - (double)sin_row[i]) <= off;
@@ -200,6 +202,7 @@ static phi_status take_config(const char *dir, const tables t[2], const phi_onnx
     d->rope = stated.rope;
     d->rope_theta = stated.rope_theta;
     d->rope_attn_factor = stated.rope_attn_factor;
+    d->rope_attn_factor_long = stated.rope_attn_factor_long;
     d->n_ctx_original = stated.n_ctx_original;
     memcpy(d->rope_short, stated.rope_short, sizeof d->rope_short);
     memcpy(d->rope_long, stated.rope_long, sizeof d->rope_long);
@@ -272,6 +275,12 @@ static double exact_factor(const tables *t, const phi_description *d)
     return fabs(t->factor - 1.0) <= 2.0 * t->unit ? 1.0 : t->factor;
 }
 
+/* phimoe has an attention factor on each side of the original context. */
+static bool differ(const tables t[2])
+{
+    return fabs(t[0].factor - t[1].factor) > 2.0 * t[0].unit * t[0].factor;
+}
+
 static void work_out(const tables t[2], bool has_two, phi_description *d)
 {
     double theta = USUAL_THETA;
@@ -292,6 +301,8 @@ static void work_out(const tables t[2], bool has_two, phi_description *d)
         memcpy(d->rope_long, d->rope_short, sizeof d->rope_long);
         if (has_two) {
             set_factors(&t[1], theta, d->rope_long);
+            float far = (float)t[1].factor;
+            d->rope_attn_factor_long = differ(t) ? far : 0.0F;
         }
     }
 }
@@ -351,7 +362,7 @@ phi_status phi_onnx_rope_read(const char *dir, const char *label, const phi_onnx
     if (!status && decoder->has_two &&
         (t[0].half != t[1].half || decoder->n_ctx_original < 1 ||
          decoder->n_ctx_original > (int64_t)PHI_LIMIT_CONTEXT ||
-         fabs(t[0].factor - t[1].factor) > 2.0 * t[0].unit * t[0].factor)) {
+         (description->arch != PHI_ARCH_PHIMOE && differ(t)))) {
         status =
             phi_fail(err, PHI_E_UNSUPPORTED,
                      "%s: the tables for short and for long texts differ in size or factor", label);

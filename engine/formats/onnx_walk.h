@@ -1,6 +1,6 @@
 /*
  * Purpose: steps along an ONNX graph that onnx_decoder.c, onnx_norm.c, onnx_feed_forward.c,
- *          onnx_matrix.c and onnx_attention.c share. Not for other modules.
+ *          onnx_experts.c, onnx_matrix.c and onnx_attention.c share. Not for other modules.
  * Owns:    nothing.
  * Threads: as onnx_decoder.h.
  * Errors:  as onnx_decoder.h.
@@ -39,6 +39,7 @@ phi_status phi_onnx_refuse_source(const onnx_walk *w, const char *value,
 bool phi_onnx_is_product(const onnx_walk *w, const onnx_source *source);
 /* What a product is of that `value` is, with or without a bias; "" if it is none. */
 const char *phi_onnx_product_input(const onnx_walk *w, const char *value);
+bool phi_onnx_has_bias(const onnx_walk *w, const char *value);
 /* A vector of weights, input `index` of a node. */
 phi_status phi_onnx_read_vector(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
                                 phi_stored *out) PHI_MUST_CHECK;
@@ -63,8 +64,9 @@ typedef struct onnx_norm {
     const char *branch;
 } onnx_norm;
 
-/* The kind of norm that `value` is says which architecture the decoder may be. */
-phi_status phi_onnx_find_arch(const onnx_walk *w, const char *value) PHI_MUST_CHECK;
+/* The kind of norm that `value` is. */
+phi_status phi_onnx_find_norm(const onnx_walk *w, const char *value,
+                              phi_norm_kind *out_kind) PHI_MUST_CHECK;
 phi_status phi_onnx_read_norm(const onnx_walk *w, const char *value, phi_onnx_affine *out_norm,
                               onnx_norm *out) PHI_MUST_CHECK;
 /* The later norm's residual has to be the sum that the earlier one was of. */
@@ -74,5 +76,13 @@ phi_status phi_onnx_check_residual(const onnx_walk *w, const onnx_norm *later,
 /* onnx_feed_forward.c: what `branch` is, back to the norm that it is made of. */
 phi_status phi_onnx_read_feed_forward(const onnx_walk *w, const char *branch, phi_onnx_layer *layer,
                                       const char **out_input) PHI_MUST_CHECK;
+
+/* down (silu(gate x) * up x) */
+phi_status phi_onnx_read_swiglu(const onnx_walk *w, const char *branch, phi_onnx_ffn *ffn,
+                                const char **out_input) PHI_MUST_CHECK;
+
+/* onnx_experts.c: the same of a layer with a router and experts. */
+phi_status phi_onnx_read_experts(const onnx_walk *w, const char *branch, phi_onnx_layer *layer,
+                                 const char **out_input) PHI_MUST_CHECK;
 
 #endif

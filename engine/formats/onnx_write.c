@@ -43,9 +43,9 @@ bool phi_onnx_provider_parse(const char *name, phi_onnx_provider *out_provider)
     return false;
 }
 
-bool phi_onnx_has_graph(phi_arch arch)
+bool phi_onnx_has_graph(phi_arch arch, phi_onnx_provider provider)
 {
-    return arch != PHI_ARCH_PHIMOE;
+    return arch != PHI_ARCH_PHIMOE || provider == PHI_ONNX_CPU;
 }
 
 phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, const char *dir,
@@ -56,13 +56,14 @@ phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, 
                          .err = err,
                          .provider = provider,
                          .real = provider == PHI_ONNX_CUDA ? PHI_ONNX_FLOAT16 : PHI_ONNX_FLOAT};
-    if (!phi_onnx_has_graph(export->description->arch)) {
+    const phi_description *d = export->description;
+    if (!phi_onnx_has_graph(d->arch, provider)) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
-                        "onnx is written for phi3 and phi2 models only, and this is %s",
-                        phi_arch_name(export->description->arch));
+                        "onnx for %s is written for phi3 and phi2 models only, and this is %s",
+                        phi_onnx_provider_name(provider), phi_arch_name(d->arch));
     }
-    /* The feed-forward's first matrix is written as two. */
-    w.placed = phi_try_alloc_zero((size_t) export->count * 2 + 1, sizeof *w.placed);
+    /* The feed-forward's first matrix is written as two, those of experts one by one. */
+    w.placed = phi_try_alloc_zero((size_t) export->count * (d->n_expert + 2) + 1, sizeof *w.placed);
     /* It holds LongRoPE's tables: two of 25 MB for 131,072 positions. */
     phi_buf_init(&w.graph, PHI_ONNX_NODE_BYTES_MAX);
     phi_status status =

@@ -12,7 +12,8 @@
  * is computed is fp32, because onnxruntime's CPU kernels are: weights in fp16 are widened when the
  * model is loaded. For CUDA all is fp16, as its attention is: logits, caches, scales, norms and
  * rotary tables too, and matrices of 32 bits are rounded. Values lie in model.onnx.data, each at a
- * multiple of 4096, so that they can be mapped.
+ * multiple of 4096, so that they can be mapped. phimoe's experts are
+ * chosen and added up by ONNX's own operators.
  */
 #ifndef PHI_ENGINE_FORMATS_ONNX_WRITE_H
 #define PHI_ENGINE_FORMATS_ONNX_WRITE_H
@@ -32,8 +33,8 @@ const char *phi_onnx_provider_name(phi_onnx_provider provider); /* "cuda" */
 bool phi_onnx_provider_parse(const char *name, phi_onnx_provider *out_provider);
 
 /* Whether there is a graph for models of the architecture; of another phi_onnx_write makes no file.
- */
-bool phi_onnx_has_graph(phi_arch arch);
+ * phimoe has none for CUDA: its router would compute in fp16. */
+bool phi_onnx_has_graph(phi_arch arch, phi_onnx_provider provider);
 /* `dir` is made where there is none. */
 phi_status phi_onnx_write(const phi_export *export, phi_onnx_provider provider, const char *dir,
                           phi_err *err) PHI_MUST_CHECK;

@@ -13,12 +13,7 @@
 #include "engine/formats/onnx_writer.h"
 #include "engine/formats/protobuf_write.h"
 
-#define NAME_BYTES 192
-#define MICROSOFT "com.microsoft"
 #define MASK "/model/attn_mask_reformat/attn_mask_subgraph/"
-/* Activations rounded to 8 bits for products with 4-bit and 8-bit weights: what onnxruntime-genai's
- * builder asks for on CPUs, and what phid does itself. For CUDA it asks for nothing. */
-#define ACCURACY_LEVEL 4
 #define ROTARY_UNIT 16U
 
 static void add_transpose(phi_onnx_writer *w, const char *name, const char *input,
@@ -51,7 +46,7 @@ static void add_interface(phi_onnx_writer *w)
     for (uint32_t i = 0; i < d->n_layer; i++) {
         static const char *const sides[] = {"key", "value"};
         for (size_t side = 0; side < 2; side++) {
-            char name[NAME_BYTES];
+            char name[PHI_ONNX_NAME_BYTES];
             (void)snprintf(name, sizeof name, "past_key_values.%u.%s", i, sides[side]);
             phi_onnx_put_value(&w->graph, PHI_ONNX_GRAPH_INPUT, name, w->real, 4, past, cache_dims);
             (void)snprintf(name, sizeof name, "present.%u.%s", i, sides[side]);
@@ -86,142 +81,13 @@ static void add_lengths(phi_onnx_writer *w)
                       PHI_ONNX_INT32);
 }
 
-/* ---- matrices ---- */
-
-static const phi_export_tensor *find(const phi_onnx_writer *w, phi_part part, uint32_t layer)
-{
-    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
-    phi_part_name(part, PHI_NAMING_GGUF, layer, name, sizeof name);
-    for (uint32_t i = 0; i < w->export->count; i++) {
-        if (strcmp(w->export->tensors[i].name, name) == 0) {
-            return &w->export->tensors[i];
-        }
-    }
-    return NULL;
-}
-
-static phi_status fail_missing(const phi_onnx_writer *w, phi_part part, uint32_t layer)
-{
-    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
-    phi_part_name(part, PHI_NAMING_GGUF, layer, name, sizeof name);
-    return phi_fail(w->err, PHI_E_INTERNAL, "tensor \"%s\" is not among those to be written", name);
-}
-
-/* The inputs of a node that reads codes: codes, scales, zero points. */
-static void code_inputs(const phi_export_tensor *tensor, const char *weight, char *out,
-                        size_t out_bytes)
-{
-    (void)snprintf(out, out_bytes, "%s_Q%u %s_scales%s%s%s", weight, tensor->bits, weight,
-                   phi_onnx_has_zeros(tensor) ? " " : "", phi_onnx_has_zeros(tensor) ? weight : "",
-                   phi_onnx_has_zeros(tensor) ? "_zero_points" : "");
-}
-
-/* True for fp16 where fp32 is computed. */
-static bool is_widened(const phi_onnx_writer *w, const phi_export_tensor *tensor)
-{
-    return tensor->bits == 16 && w->real == PHI_ONNX_FLOAT;
-}
-
-/* y = W x with initializers that are there: MatMulNBits, or MatMul, which widens fp16. */
-static void add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *name,
-                           const char *weight, uint32_t rows, const char *input, const char *output)
-{
-    char inputs[5 * NAME_BYTES];
-    char wide[NAME_BYTES];
-    if (tensor->bits <= 8) {
-        char codes[4 * NAME_BYTES];
-        code_inputs(tensor, weight, codes, sizeof codes);
-        (void)snprintf(inputs, sizeof inputs, "%s %s", input, codes);
-        phi_buf node = phi_onnx_start_node("MatMulNBits", MICROSOFT, name, inputs, output);
-        phi_onnx_put_int(&node, "K", tensor->cols);
-        phi_onnx_put_int(&node, "N", rows);
-        phi_onnx_put_int(&node, "bits", tensor->bits);
-        phi_onnx_put_int(&node, "block_size", tensor->group);
-        if (w->provider == PHI_ONNX_CPU) {
-            phi_onnx_put_int(&node, "accuracy_level", ACCURACY_LEVEL);
-        }
-        phi_onnx_end_node(w, &node);
-        return;
-    }
-    (void)snprintf(wide, sizeof wide, "%s", weight);
-    if (is_widened(w, tensor)) {
-        char cast[NAME_BYTES];
-        (void)snprintf(cast, sizeof cast, "%.150s/Cast", name);
-        (void)snprintf(wide, sizeof wide, "%.150s/Cast/output_0", name);
-        phi_onnx_add_cast(w, cast, weight, wide, PHI_ONNX_FLOAT);
-    }
-    (void)snprintf(inputs, sizeof inputs, "%s %s", input, wide);
-    phi_onnx_add_node(w, "MatMul", name, inputs, output);
-}
-
-/* The same with rows of an export's tensor, whose initializers are added. `what` is the node's name
- * between "/model/layers.N/" and "/MatMul". */
-static phi_status add_product(phi_onnx_writer *w, const phi_export_tensor *tensor, uint32_t layer,
-                              const char *what, uint32_t first_row, uint32_t rows,
-                              const char *input, char *output)
-{
-    char name[NAME_BYTES];
-    char weight[NAME_BYTES];
-    (void)snprintf(name, sizeof name, "/model/layers.%u/%s/MatMul", layer, what);
-    (void)snprintf(weight, sizeof weight, "model.layers.%u.%s.MatMul.weight", layer, what);
-    for (char *p = weight; *p; p++) {
-        *p = *p == '/' ? '.' : *p;
-    }
-    (void)snprintf(output, NAME_BYTES, "/model/layers.%u/%s/MatMul/output_0", layer, what);
-    phi_status status = phi_onnx_place(w, tensor, weight, ONNX_COLUMNS, first_row, rows);
-    if (!status) {
-        add_product_of(w, tensor, name, weight, rows, input, output);
-    }
-    return status;
-}
-
-/* value + the bias of a part, whose initializer is added. */
-static phi_status add_bias(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *name,
-                           const char *value, const char *output)
-{
-    const phi_export_tensor *tensor = find(w, part, layer);
-    char bias[NAME_BYTES];
-    char inputs[2 * NAME_BYTES];
-    if (!tensor) {
-        return fail_missing(w, part, layer);
-    }
-    (void)snprintf(bias, sizeof bias, "%.150s.bias", name + 1);
-    for (char *p = bias; *p; p++) {
-        *p = *p == '/' ? '.' : *p;
-    }
-    (void)snprintf(inputs, sizeof inputs, "%s %s", value, bias);
-    phi_onnx_add_node(w, "Add", name, inputs, output);
-    return phi_onnx_place(w, tensor, bias, ONNX_ROWS, 0, 1);
-}
-
-/* y = W x + b with a layer's part, where the architecture has a bias there. */
-static phi_status add_affine(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *what,
-                             const char *input, char *output)
-{
-    const phi_export_tensor *tensor = find(w, part, layer);
-    phi_part bias = phi_part_bias(part);
-    if (!tensor) {
-        return fail_missing(w, part, layer);
-    }
-    phi_status status = add_product(w, tensor, layer, what, 0, tensor->rows, input, output);
-    if (!status && bias != PHI_PART_COUNT && phi_part_is_of(bias, w->export->description)) {
-        char name[NAME_BYTES];
-        char product[NAME_BYTES];
-        (void)snprintf(product, sizeof product, "%s", output);
-        (void)snprintf(name, sizeof name, "/model/layers.%u/%s/Add", layer, what);
-        (void)snprintf(output, NAME_BYTES, "/model/layers.%u/%s/Add/output_0", layer, what);
-        status = add_bias(w, bias, layer, name, product, output);
-    }
-    return status;
-}
-
 /* ---- parts ---- */
 
 /* What flows between the parts of a layer: names of values. */
 typedef struct stream {
-    char residual[NAME_BYTES];
-    char branch[NAME_BYTES]; /* "" before the first layer */
-    char normed[NAME_BYTES];
+    char residual[PHI_ONNX_NAME_BYTES];
+    char branch[PHI_ONNX_NAME_BYTES]; /* "" before the first layer */
+    char normed[PHI_ONNX_NAME_BYTES];
 } stream;
 
 /* The operator: RMS norms are called simplified. */
@@ -238,10 +104,10 @@ static phi_status add_norm_weights(phi_onnx_writer *w, phi_part part, uint32_t l
                                    const char *what, char *out, size_t out_bytes)
 {
     uint32_t index = part == PHI_PART_OUTPUT_NORM ? 0 : layer;
-    const phi_export_tensor *tensor = find(w, part, index);
-    char name[NAME_BYTES];
+    const phi_export_tensor *tensor = phi_onnx_find(w, part, index);
+    char name[PHI_ONNX_NAME_BYTES];
     if (!tensor) {
-        return fail_missing(w, part, index);
+        return phi_onnx_fail_missing(w, part, index);
     }
     (void)snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, what);
     (void)snprintf(out, out_bytes, "%s", name);
@@ -249,9 +115,9 @@ static phi_status add_norm_weights(phi_onnx_writer *w, phi_part part, uint32_t l
     if (status || w->export->description->norm != PHI_NORM_LAYER) {
         return status;
     }
-    tensor = find(w, phi_part_bias(part), index);
+    tensor = phi_onnx_find(w, phi_part_bias(part), index);
     if (!tensor) {
-        return fail_missing(w, phi_part_bias(part), index);
+        return phi_onnx_fail_missing(w, phi_part_bias(part), index);
     }
     (void)snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, what);
     (void)snprintf(out, out_bytes, "model.layers.%u.%s.weight %s", layer, what, name);
@@ -261,10 +127,10 @@ static phi_status add_norm_weights(phi_onnx_writer *w, phi_part part, uint32_t l
 static phi_status add_norm(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *what,
                            stream *s)
 {
-    char name[NAME_BYTES];
-    char weights[2 * NAME_BYTES];
-    char inputs[4 * NAME_BYTES];
-    char outputs[2 * NAME_BYTES + 8];
+    char name[PHI_ONNX_NAME_BYTES];
+    char weights[2 * PHI_ONNX_NAME_BYTES];
+    char inputs[4 * PHI_ONNX_NAME_BYTES];
+    char outputs[2 * PHI_ONNX_NAME_BYTES + 8];
     bool skips = *s->branch != '\0';
     phi_status status = add_norm_weights(w, part, layer, what, weights, sizeof weights);
     if (status) {
@@ -282,8 +148,8 @@ static phi_status add_norm(phi_onnx_writer *w, phi_part part, uint32_t layer, co
     } else {
         (void)snprintf(outputs, sizeof outputs, "%s", s->normed);
     }
-    phi_buf node =
-        phi_onnx_start_node(norm_op(w, skips), skips ? MICROSOFT : "", name, inputs, outputs);
+    phi_buf node = phi_onnx_start_node(norm_op(w, skips), skips ? PHI_ONNX_MICROSOFT : "", name,
+                                       inputs, outputs);
     phi_onnx_put_float(&node, "epsilon", w->export->description->norm_eps);
     if (!skips) {
         phi_onnx_put_int(&node, "axis", -1);
@@ -297,9 +163,9 @@ static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const 
                                       const char *output)
 {
     const phi_description *d = w->export->description;
-    char name[NAME_BYTES];
-    char inputs[6 * NAME_BYTES];
-    char outputs[3 * NAME_BYTES];
+    char name[PHI_ONNX_NAME_BYTES];
+    char inputs[6 * PHI_ONNX_NAME_BYTES];
+    char outputs[3 * PHI_ONNX_NAME_BYTES];
     (void)snprintf(name, sizeof name, "/model/layers.%u/attn/GroupQueryAttention", layer);
     (void)snprintf(inputs, sizeof inputs,
                    "%s - - past_key_values.%u.key past_key_values.%u.value " MASK
@@ -307,7 +173,8 @@ static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const 
                    qkv, layer, layer);
     (void)snprintf(outputs, sizeof outputs, "%s present.%u.key present.%u.value", output, layer,
                    layer);
-    phi_buf node = phi_onnx_start_node("GroupQueryAttention", MICROSOFT, name, inputs, outputs);
+    phi_buf node =
+        phi_onnx_start_node("GroupQueryAttention", PHI_ONNX_MICROSOFT, name, inputs, outputs);
     phi_onnx_put_int(&node, "num_heads", d->n_head);
     phi_onnx_put_int(&node, "kv_num_heads", d->n_head_kv);
     phi_onnx_put_float(&node, "scale", (float)(1.0 / sqrt((double)d->head_dim)));
@@ -320,68 +187,18 @@ static void add_group_query_attention(phi_onnx_writer *w, uint32_t layer, const 
 
 static phi_status add_attention(phi_onnx_writer *w, uint32_t layer, const char *input, char *output)
 {
-    char value[NAME_BYTES];
-    char attended[NAME_BYTES];
-    phi_status status = add_affine(w, PHI_PART_ATTN_QKV, layer, "attn/qkv_proj", input, value);
+    char value[PHI_ONNX_NAME_BYTES];
+    char attended[PHI_ONNX_NAME_BYTES];
+    phi_status status =
+        phi_onnx_add_affine(w, PHI_PART_ATTN_QKV, layer, "attn/qkv_proj", input, value);
     (void)snprintf(attended, sizeof attended, "/model/layers.%u/attn/GroupQueryAttention/output_0",
                    layer);
     if (!status) {
         add_group_query_attention(w, layer, value, attended);
-        status = add_affine(w, PHI_PART_ATTN_OUTPUT, layer, "attn/o_proj", attended, output);
+        status =
+            phi_onnx_add_affine(w, PHI_PART_ATTN_OUTPUT, layer, "attn/o_proj", attended, output);
     }
     return status;
-}
-
-/* down (silu(gate x) * up x) */
-static phi_status add_swiglu(phi_onnx_writer *w, uint32_t layer, const char *input, char *output)
-{
-    const phi_export_tensor *both = find(w, PHI_PART_FFN_UP, layer);
-    uint32_t n_ffn = w->export->description->n_ffn;
-    static const char *const steps[] = {"act_fn/Sigmoid", "act_fn/Mul", "Mul"};
-    char gate[NAME_BYTES];
-    char up[NAME_BYTES];
-    char outputs[3][NAME_BYTES];
-    if (!both) {
-        return fail_missing(w, PHI_PART_FFN_UP, layer);
-    }
-    phi_status status = add_product(w, both, layer, "mlp/gate_proj", 0, n_ffn, input, gate);
-    if (!status) {
-        status = add_product(w, both, layer, "mlp/up_proj", n_ffn, n_ffn, input, up);
-    }
-    for (size_t i = 0; i < 3 && !status; i++) {
-        char name[NAME_BYTES];
-        char inputs[2 * NAME_BYTES + 8];
-        (void)snprintf(name, sizeof name, "/model/layers.%u/mlp/%s", layer, steps[i]);
-        (void)snprintf(outputs[i], sizeof outputs[i], "/model/layers.%u/mlp/%s/output_0", layer,
-                       steps[i]);
-        (void)snprintf(inputs, sizeof inputs, "%s%s%s", i == 2 ? outputs[1] : gate,
-                       i == 0 ? "" : " ",
-                       i == 0   ? ""
-                       : i == 1 ? outputs[0]
-                                : up);
-        phi_onnx_add_node(w, i == 0 ? "Sigmoid" : "Mul", name, inputs, outputs[i]);
-    }
-    return status ? status
-                  : add_affine(w, PHI_PART_FFN_DOWN, layer, "mlp/down_proj", outputs[2], output);
-}
-
-/* fc2 gelu(fc1 x), in tanh's form; the builder calls the node by the older operator of that form.
- */
-static phi_status add_gelu(phi_onnx_writer *w, uint32_t layer, const char *input, char *output)
-{
-    char inner[NAME_BYTES];
-    char name[NAME_BYTES];
-    char curved[NAME_BYTES];
-    phi_status status = add_affine(w, PHI_PART_FFN_FC1, layer, "mlp/fc1", input, inner);
-    if (status) {
-        return status;
-    }
-    (void)snprintf(name, sizeof name, "/model/layers.%u/mlp/act_fn/FastGelu", layer);
-    (void)snprintf(curved, sizeof curved, "/model/layers.%u/mlp/act_fn/FastGelu/output_0", layer);
-    phi_buf node = phi_onnx_start_node("Gelu", "", name, inner, curved);
-    phi_onnx_put_string(&node, "approximate", "tanh");
-    phi_onnx_end_node(w, &node);
-    return add_affine(w, PHI_PART_FFN_DOWN, layer, "mlp/fc2", curved, output);
 }
 
 /* Attention, a norm, feed-forward. */
@@ -389,18 +206,18 @@ static phi_status add_serial(phi_onnx_writer *w, uint32_t layer, stream *s)
 {
     phi_status status = add_attention(w, layer, s->normed, s->branch);
     status = status ? status : add_norm(w, PHI_PART_FFN_NORM, layer, "post_attention_layernorm", s);
-    return status ? status : add_swiglu(w, layer, s->normed, s->branch);
+    return status ? status : phi_onnx_add_feed_forward(w, layer, s->normed, s->branch);
 }
 
 /* Attention and feed-forward of the same norm, added up. */
 static phi_status add_parallel(phi_onnx_writer *w, uint32_t layer, stream *s)
 {
-    char name[NAME_BYTES];
-    char attended[NAME_BYTES];
-    char fed[NAME_BYTES];
-    char inputs[2 * NAME_BYTES];
+    char name[PHI_ONNX_NAME_BYTES];
+    char attended[PHI_ONNX_NAME_BYTES];
+    char fed[PHI_ONNX_NAME_BYTES];
+    char inputs[2 * PHI_ONNX_NAME_BYTES];
     phi_status status = add_attention(w, layer, s->normed, attended);
-    status = status ? status : add_gelu(w, layer, s->normed, fed);
+    status = status ? status : phi_onnx_add_feed_forward(w, layer, s->normed, fed);
     if (status) {
         return status;
     }
@@ -418,8 +235,8 @@ static phi_status add_parallel(phi_onnx_writer *w, uint32_t layer, stream *s)
 static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *weight)
 {
     const int64_t shape[2] = {tensor->rows, (int64_t)tensor->cols * tensor->bits / 8};
-    char codes[NAME_BYTES];
-    char inputs[4 * NAME_BYTES];
+    char codes[PHI_ONNX_NAME_BYTES];
+    char inputs[4 * PHI_ONNX_NAME_BYTES];
     bool has_zeros = phi_onnx_has_zeros(tensor);
     phi_onnx_add_numbers(w, EMBEDDING "shape", 2, shape);
     (void)snprintf(codes, sizeof codes, "%s_Q%u " EMBEDDING "shape", weight, tensor->bits);
@@ -428,8 +245,8 @@ static void gather_codes(phi_onnx_writer *w, const phi_export_tensor *tensor, co
                    weight, has_zeros ? " " : "", has_zeros ? weight : "",
                    has_zeros ? "_zero_points" : "");
     phi_buf node =
-        phi_onnx_start_node("GatherBlockQuantized", MICROSOFT, EMBEDDING "GatherBlockQuantized",
-                            inputs, EMBEDDING "output_0");
+        phi_onnx_start_node("GatherBlockQuantized", PHI_ONNX_MICROSOFT,
+                            EMBEDDING "GatherBlockQuantized", inputs, EMBEDDING "output_0");
     phi_onnx_put_int(&node, "bits", tensor->bits);
     phi_onnx_put_int(&node, "block_size", tensor->group);
     phi_onnx_put_int(&node, "gather_axis", 0);
@@ -453,12 +270,12 @@ static phi_status check_gathered(const phi_onnx_writer *w, const phi_export_tens
 
 static phi_status add_embedding(phi_onnx_writer *w, stream *s)
 {
-    const phi_export_tensor *tensor = find(w, PHI_PART_TOKEN_EMBD, 0);
+    const phi_export_tensor *tensor = phi_onnx_find(w, PHI_PART_TOKEN_EMBD, 0);
     bool tied = w->export->description->tied_head;
     const char *weight = tied ? "lm_head.MatMul.weight" : "model.embed_tokens.weight";
-    char inputs[2 * NAME_BYTES];
+    char inputs[2 * PHI_ONNX_NAME_BYTES];
     if (!tensor) {
-        return fail_missing(w, PHI_PART_TOKEN_EMBD, 0);
+        return phi_onnx_fail_missing(w, PHI_PART_TOKEN_EMBD, 0);
     }
     *s->branch = '\0';
     (void)snprintf(s->residual, sizeof s->residual, EMBEDDING "output_0");
@@ -470,7 +287,7 @@ static phi_status add_embedding(phi_onnx_writer *w, stream *s)
         }
         return status;
     }
-    bool half = is_widened(w, tensor);
+    bool half = phi_onnx_is_widened(w, tensor);
     (void)snprintf(inputs, sizeof inputs, "%s input_ids", weight);
     phi_onnx_add_node(w, "Gather", EMBEDDING "Gather", inputs,
                       half ? EMBEDDING "Gather/output_0" : EMBEDDING "output_0");
@@ -486,12 +303,12 @@ static phi_status add_head(phi_onnx_writer *w, const stream *s)
     static const char weight[] = "lm_head.MatMul.weight";
     const phi_description *d = w->export->description;
     phi_part part = d->tied_head ? PHI_PART_TOKEN_EMBD : PHI_PART_OUTPUT;
-    const phi_export_tensor *tensor = find(w, part, 0);
+    const phi_export_tensor *tensor = phi_onnx_find(w, part, 0);
     const char *matrix = weight;
     const char *product = d->head_bias ? "/lm_head/MatMul/output_0" : "logits";
     phi_status status = PHI_OK;
     if (!tensor) {
-        return fail_missing(w, part, 0);
+        return phi_onnx_fail_missing(w, part, 0);
     }
     if (!d->tied_head) {
         status = phi_onnx_place(w, tensor, weight, ONNX_COLUMNS, 0, tensor->rows);
@@ -501,10 +318,11 @@ static phi_status add_head(phi_onnx_writer *w, const stream *s)
         add_transpose(w, "/lm_head/Transpose", weight, matrix);
     }
     if (!status) {
-        add_product_of(w, tensor, "/lm_head/MatMul", matrix, tensor->rows, s->normed, product);
+        phi_onnx_add_product_of(w, tensor, "/lm_head/MatMul", matrix, tensor->rows, s->normed,
+                                product);
     }
     if (!status && d->head_bias) {
-        status = add_bias(w, PHI_PART_OUTPUT_BIAS, 0, "/lm_head/Add", product, "logits");
+        status = phi_onnx_add_bias(w, PHI_PART_OUTPUT_BIAS, 0, "/lm_head/Add", product, "logits");
     }
     return status;
 }

@@ -8,8 +8,6 @@
 #include "engine/formats/protobuf_write.h"
 #include "engine/tensor/half.h"
 
-#define NAME_BYTES 192
-
 static phi_buf make_constant(const char *name, const char *output, phi_buf *tensor)
 {
     phi_buf node = phi_onnx_start_node("Constant", "", name, "", output);
@@ -27,6 +25,7 @@ void phi_onnx_rope_column(const phi_description *d, bool is_long, bool is_sin, u
     const float *factors = is_long ? d->rope_long : d->rope_short;
     bool stretched = d->rope == PHI_ROPE_LONG;
     float factor = stretched ? d->rope_attn_factor : 1.0F;
+    factor = is_long && d->rope_attn_factor_long != 0.0F ? d->rope_attn_factor_long : factor;
     float stretch = stretched ? factors[column] : 1.0F;
     float frequency = 1.0F / (stretch * powf(d->rope_theta, (float)(2 * column) / (float)d->n_rot));
     for (uint32_t p = 0; p < rows; p++) {
@@ -78,8 +77,8 @@ static phi_status put_branch(phi_onnx_writer *w, phi_buf *chooser, const char *b
     phi_status status = PHI_OK;
     phi_buf_init(&graph, PHI_ONNX_NODE_BYTES_MAX);
     for (size_t i = 0; i < 2 && !status; i++) {
-        char output[NAME_BYTES];
-        char name[NAME_BYTES];
+        char output[PHI_ONNX_NAME_BYTES];
+        char name[PHI_ONNX_NAME_BYTES];
         phi_buf tensor;
         phi_buf value;
         (void)snprintf(output, sizeof output, "%s_cache_%s", kinds[i], size);

@@ -1,9 +1,9 @@
 /*
  * Purpose: what the parts of the ONNX writer share: onnx_write.c leads, onnx_write_graph.c builds
- *          the graph with onnx_write_node.c and onnx_write_rope.c, onnx_write_data.c the values,
- *          onnx_write_config.c the files beside them. Not for other modules.
- * Owns:    phi_onnx_writer owns its buffers and its list, from phi_onnx_write's begin to its end.
- * Threads: as onnx_write.h.
+ *          the graph of what onnx_write_node.c, onnx_write_product.c, onnx_write_rope.c,
+ *          onnx_write_feed_forward.c and onnx_write_experts.c make, onnx_write_data.c the values,
+ * onnx_write_config.c the files beside them. Not for other modules. Owns:    phi_onnx_writer owns
+ * its buffers and its list, from phi_onnx_write's begin to its end. Threads: as onnx_write.h.
  * Errors:  as onnx_write.h.
  * Limits:  as onnx_write.h.
  *
@@ -16,6 +16,7 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "engine/formats/export.h"
+#include "engine/formats/hf_names.h"
 #include "engine/formats/onnx_graph.h"
 #include "engine/formats/onnx_write.h"
 
@@ -25,6 +26,9 @@
 
 #define PHI_ONNX_MODEL "model.onnx"
 #define PHI_ONNX_DATA "model.onnx.data"
+/* Of the names of nodes and values. */
+#define PHI_ONNX_NAME_BYTES 192
+#define PHI_ONNX_MICROSOFT "com.microsoft"
 
 typedef enum onnx_layout {
     ONNX_ROWS,    /* floats as the export gives them */
@@ -67,6 +71,48 @@ void phi_onnx_add_cast(phi_onnx_writer *w, const char *name, const char *input, 
 /* Count 0: one that stands alone. */
 void phi_onnx_add_numbers(phi_onnx_writer *w, const char *name, uint64_t count,
                           const int64_t *numbers);
+
+/* onnx_write_product.c: matrices and their products. */
+const phi_export_tensor *phi_onnx_find(const phi_onnx_writer *w, phi_part part, uint32_t layer);
+phi_status phi_onnx_fail_missing(const phi_onnx_writer *w, phi_part part,
+                                 uint32_t layer) PHI_MUST_CHECK;
+/* True for fp16 where fp32 is computed. */
+bool phi_onnx_is_widened(const phi_onnx_writer *w, const phi_export_tensor *tensor);
+/* y = W x with initializers that are there: MatMulNBits, or MatMul, which widens fp16. */
+void phi_onnx_add_product_of(phi_onnx_writer *w, const phi_export_tensor *tensor, const char *name,
+                             const char *weight, uint32_t rows, const char *input,
+                             const char *output);
+/* The same with rows of an export's tensor, whose initializers are added. `what` is the node's name
+ * between "/model/layers.N/" and "/MatMul"; `output` [PHI_ONNX_NAME_BYTES]. */
+phi_status phi_onnx_add_product(phi_onnx_writer *w, const phi_export_tensor *tensor, uint32_t layer,
+                                const char *what, uint32_t first_row, uint32_t rows,
+                                const char *input, char *output) PHI_MUST_CHECK;
+/* value + the bias of a part, whose initializer is added. */
+phi_status phi_onnx_add_bias(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *name,
+                             const char *value, const char *output) PHI_MUST_CHECK;
+/* y = W x + b with a layer's part, where the architecture has a bias there. */
+phi_status phi_onnx_add_affine(phi_onnx_writer *w, phi_part part, uint32_t layer, const char *what,
+                               const char *input, char *output) PHI_MUST_CHECK;
+
+/* onnx_write_feed_forward.c: a layer's feed-forward; `output` [PHI_ONNX_NAME_BYTES]. */
+phi_status phi_onnx_add_feed_forward(phi_onnx_writer *w, uint32_t layer, const char *input,
+                                     char *output) PHI_MUST_CHECK;
+
+/* Rows of an export's tensor. */
+typedef struct onnx_rows {
+    const phi_export_tensor *tensor;
+    uint32_t first;
+    uint32_t count;
+} onnx_rows;
+
+/* down (silu(gate x) * up x), of these three. `what` is "mlp", or an expert's place. */
+phi_status phi_onnx_add_swiglu(phi_onnx_writer *w, uint32_t layer, const char *what,
+                               const onnx_rows parts[3], const char *input,
+                               char *output) PHI_MUST_CHECK;
+
+/* onnx_write_experts.c */
+phi_status phi_onnx_add_experts(phi_onnx_writer *w, uint32_t layer, const char *input,
+                                char *output) PHI_MUST_CHECK;
 
 /* The value that says how many tokens the longest sequence has, with its past. */
 #define PHI_ONNX_TOTAL_LENGTH "/model/attn_mask_reformat/attn_mask_subgraph/Gather/output_0"

@@ -353,6 +353,9 @@ static phi_status plan_floats(conversion *c, const phi_tensor *tensor, bool keep
     bool is_bf16 = form->kind == PHI_WEIGHT_BF16 && is_hugging_face(c);
     bool is_16 = form->kind == PHI_WEIGHT_FP16 || form->kind == PHI_WEIGHT_BF16;
     out->bits = asked_16 || (keep && is_16) || is_cuda(c) ? 16 : 32;
+    if (is_router(tensor) && form->kind == PHI_WEIGHT_BF16 && !is_bf16) {
+        out->bits = 32; /* there fp16 would be no longer what it has */
+    }
     out->float_dtype = is_bf16 ? PHI_DTYPE_BF16 : PHI_DTYPE_F16;
     bool exact = out->bits == 32 || form->kind == PHI_WEIGHT_FP16 || is_bf16;
     c->report->exact += exact;
@@ -454,19 +457,21 @@ phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
     return PHI_OK;
 }
 
-/* Graphs are written for the architectures that the runtime has the operators for. */
-phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err)
+/* QNN's graphs, and those of ONNX Runtime for one provider or the other, are not written for all.
+ */
+phi_status phi_convert_takes(phi_convert_format format, phi_onnx_provider provider, phi_arch arch,
+                             phi_err *err)
 {
-    bool is_qnn = format == PHI_CONVERT_QNN;
-    bool has_onnx = phi_onnx_has_graph(arch);
-    if (is_qnn ? arch == PHI_ARCH_PHI3 : format != PHI_CONVERT_ONNX || has_onnx) {
+    bool is_onnx = format == PHI_CONVERT_ONNX;
+    if (is_onnx ? phi_onnx_has_graph(arch, provider)
+                : format != PHI_CONVERT_QNN || arch == PHI_ARCH_PHI3) {
         return PHI_OK;
     }
     return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
                           "%s is written for %s models only, and this is %s; it can be converted "
-                          "to gguf, safetensors, openvino, %smlx, gptq and compressed-tensors",
-                          phi_convert_format_name(format), is_qnn ? "phi3" : "phi3 and phi2",
-                          phi_arch_name(arch), has_onnx ? "onnx, " : "");
+                          "to gguf, safetensors, openvino, %s, mlx, gptq and compressed-tensors",
+                          is_onnx ? "onnx for cuda" : "qnn", is_onnx ? "phi3 and phi2" : "phi3",
+                          phi_arch_name(arch), is_onnx ? "onnx for cpu" : "onnx");
 }
 
 phi_status phi_convert_takes_context(phi_convert_format format, uint32_t context_length,
@@ -654,8 +659,8 @@ phi_status phi_convert(const phi_compute *compute, const phi_convert_options *op
     phi_status status = phi_convert_check_options(options, err);
     status = status ? status : phi_checkpoint_open(options->source, &c.checkpoint, err);
     if (!status) {
-        status =
-            phi_convert_takes(options->format, phi_checkpoint_description(c.checkpoint)->arch, err);
+        status = phi_convert_takes(options->format, options->provider,
+                                   phi_checkpoint_description(c.checkpoint)->arch, err);
     }
     if (!status && options->format == PHI_CONVERT_QNN) {
         status =

@@ -73,8 +73,10 @@ typedef struct phi_convert_report {
 /* Whether a model of one precision has a place in the format at all, and what has. */
 phi_status phi_convert_holds(phi_convert_format format, phi_precision precision,
                              phi_err *err) PHI_MUST_CHECK;
-/* Whether the format is written for models of the architecture, and what is. */
-phi_status phi_convert_takes(phi_convert_format format, phi_arch arch, phi_err *err) PHI_MUST_CHECK;
+/* Whether the format is written for models of the architecture, and what is; `provider` is ONNX's.
+ */
+phi_status phi_convert_takes(phi_convert_format format, phi_onnx_provider provider, phi_arch arch,
+                             phi_err *err) PHI_MUST_CHECK;
 /* Whether it can be made for context_length tokens, 0 for as many as it takes by itself, of a model
  * with a context of n_ctx (0: not known yet); the error names "context_length". */
 phi_status phi_convert_takes_context(phi_convert_format format, uint32_t context_length,

@@ -110,7 +110,7 @@ phi_status phi_export_check_model(const phi_export_request *request, const char 
     phi_arch arch = PHI_ARCH_PHI3;
     phi_status status = PHI_OK;
     if (!request->gguf && phi_arch_parse(architecture, &arch)) {
-        status = phi_convert_takes(request->format, arch, err);
+        status = phi_convert_takes(request->format, request->provider, arch, err);
     }
     if (!status && !request->gguf) {
         status = phi_convert_takes_context(request->format, request->context_length, n_ctx, err);

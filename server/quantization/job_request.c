@@ -278,7 +278,7 @@ phi_status phi_job_request_check_model(const phi_job_request *request, phi_arch 
 {
     for (size_t i = 0; i < request->n_formats; i++) {
         phi_convert_format format = request->formats[i];
-        phi_status status = phi_convert_takes(format, arch, err);
+        phi_status status = phi_convert_takes(format, request->provider, arch, err);
         bool is_asked = !status && request->context_length > 0;
         if (!status) {
             status = phi_convert_takes_context(format, request->context_length, n_ctx, err);

@@ -126,6 +126,46 @@ class Graph:
                          local_window_size=-1)
 
 
+    def number(self, name, kind, dims, raw):
+        self.out += data(5, tensor(name, kind, dims, raw, False))
+
+    def choice(self, which, pool):
+        """Of a router's scores: the best of `pool`, and the shares of those near it."""
+        n = which + "."
+        self.out += node("ReduceMax", n + "best", [pool, "last"], [n + "best"], keepdims=1)
+        self.out += node("ArgMax", n + "index", [pool], [n + "index"], axis=-1)
+        self.out += node("Equal", n + "chosen", ["experts", n + "index"], [n + "chosen"])
+        self.out += node("Sub", n + "below", [n + "best", "scores"], [n + "below"])
+        self.out += node("Max", n + "size", ["magnitude", n + "best"], [n + "size"])
+        self.out += node("Div", n + "ratio", [n + "below", n + "size"], [n + "ratio"])
+        self.out += node("Greater", n + "far", [n + "ratio", "limit"], [n + "far"])
+        self.out += node("Where", n + "near", [n + "far", "low", pool], [n + "near"])
+        self.out += node("Softmax", n + "shares", [n + "near"], [n + "shares"], axis=-1)
+
+    def expert(self, number):
+        n = f"{number}."
+        self.number(n + "n", 7, [], struct.pack("<q", number))
+        self.out += node("Gather", n + "share", ["shares", n + "n"], [n + "share"], axis=1)
+        self.out += node("NonZero", n + "found", [n + "share"], [n + "found"])
+        self.out += node("Transpose", n + "rows", [n + "found"], [n + "rows"])
+        self.out += node("GatherND", n + "x", ["tokens", n + "rows"], [n + "x"])
+        self.gated(n, n + "x")
+        self.out += node("GatherND", n + "taken", [n + "share", n + "rows"], [n + "taken"])
+        self.out += node("Unsqueeze", n + "column", [n + "taken", "one"], [n + "column"])
+        self.out += node("Mul", n + "weighed", [n + "down", n + "column"], [n + "weighed"])
+        self.out += node("ScatterND", n + "sum",
+                         [f"{number - 1}.sum" if number else "nothing", n + "rows", n + "weighed"],
+                         [n + "sum"], reduction=data(4, "add"))
+
+    def gated(self, n, source):
+        self.product(n + "gate", source, F, E)
+        self.product(n + "up", source, F, E)
+        self.out += node("Sigmoid", n + "sigmoid", [n + "gate"], [n + "sigmoid"])
+        self.out += node("Mul", n + "silu", [n + "gate", n + "sigmoid"], [n + "silu"])
+        self.out += node("Mul", n + "product", [n + "silu", n + "up"], [n + "product"])
+        self.product(n + "down", n + "product", E, F)
+
+
 def rope(graph, long_rope):
     if not long_rope:
         for name, raw in zip(("cos", "sin"), tables(CTX)):
@@ -198,12 +238,49 @@ def phi2(bits, external=False, fast=False):
     return number(1, 10) + data(7, g.out)
 
 
+def phimoe(bits, external=False):
+    g = Graph(bits, external, 0)
+    g.out += node("Shape", "shape", ["attention_mask"], ["total"])
+    rope(g, True)
+    for name, kind, dims, raw in (
+            ("experts", 7, [2], struct.pack("<2q", 0, 1)), ("flat", 7, [2], struct.pack("<2q", -1, E)),
+            ("last", 7, [1], struct.pack("<q", -1)), ("one", 7, [1], struct.pack("<q", 1)),
+            ("low", 1, [], struct.pack("<f", -math.inf)), ("zero", 1, [], struct.pack("<f", 0.0)),
+            ("limit", 1, [], struct.pack("<f", 0.02))):
+        g.number(name, kind, dims, raw)
+    g.floats("embed.w", V, E)
+    g.out += node("Gather", "embed", ["embed.w", "ids"], ["x"])
+    g.norm("n1", ["x"], ["n1"], layer=True)
+    g.product("q", "n1", (H + 2 * HKV) * D, E)
+    g.attention(["q", "", ""])
+    g.product("o", "a", E, H * D)
+    g.norm("n2", ["x", "o"], ["n2", "", "", "s"], layer=True)
+    g.out += node("Reshape", "tokens", ["n2", "flat"], ["tokens"])
+    g.product("scores", "tokens", 2, E)
+    g.out += node("Abs", "magnitude", ["scores"], ["magnitude"])
+    g.choice("first", "scores")
+    g.out += node("Where", "rest", ["first.chosen", "low", "scores"], ["rest"])
+    g.choice("second", "rest")
+    g.out += node("Where", "of", ["second.chosen", "second.shares", "zero"], ["of"])
+    g.out += node("Where", "shares", ["first.chosen", "first.shares", "of"], ["shares"])
+    g.out += node("Shape", "size", ["tokens"], ["size"])
+    g.out += node("ConstantOfShape", "nothing", ["size"], ["nothing"])
+    g.expert(0)
+    g.expert(1)
+    g.out += node("Shape", "like", ["n2"], ["like"])
+    g.out += node("Reshape", "back", ["1.sum", "like"], ["back"])
+    g.norm("n3", ["s", "back"], ["n3"], layer=True)
+    g.product("logits", "n3", V, E)
+    return number(1, 10) + data(7, g.out)
+
+
 os.makedirs(ROOT, exist_ok=True)
 seeds = {
     "fp32": model(32), "fp16": model(16, apart=True), "int8": model(8, fused=True),
     "int4": model(4, external=True), "int4-long": model(4, long_rope=True, tied=True),
     "int2": model(2, external=True, apart=True),
     "int4-qdq": model(4, qdq=1, external=True), "int8-qdq": model(8, qdq=2),
+    "phimoe-fp32": phimoe(32), "phimoe-int4": phimoe(4, external=True),
     "phi2-fp32": phi2(32), "phi2-int4": phi2(4, external=True, fast=True),
 }
 for seed, content in seeds.items():

@@ -357,10 +357,12 @@ def test_architecture_that_a_format_is_not_written_for(daemon, phimoe_dir):
                                           "precision": "int4", "formats": ["gguf", "qnn"]})
         assert says_ in error_of(refused, 400, "formats[1]")["message"]
     assert says_ in error_of(submit(daemon, "experts:int8", "qnn"), 400, "format")["message"]
-    refused = daemon.submit("experts", files, "int8", formats=["onnx"])
-    assert "onnx is written for phi3 and phi2 models only, and this is phimoe" in \
-        error_of(refused, 400, "formats[0]")["message"]
-    for form in ("compressed-tensors", "openvino"):
+    cuda = "onnx for cuda is written for phi3 and phi2 models only, and this is phimoe"
+    refused = daemon.submit("experts", files, "int8", formats=["mlx", "onnx"], provider="cuda")
+    assert cuda in error_of(refused, 400, "formats[1]")["message"]
+    refused = submit(daemon, "experts:int8", "onnx", provider="cuda")
+    assert cuda in error_of(refused, 400, "format")["message"]
+    for form in ("compressed-tensors", "openvino", "onnx"):
         answer = export(daemon, "experts:int8", form)
         assert answer["status"] == "succeeded", answer
         again = download(daemon, answer["artifacts"][0]).content

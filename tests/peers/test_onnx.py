@@ -14,7 +14,7 @@ import subprocess
 
 import pytest
 
-from conftest import make_phi2
+from conftest import make_phi2, make_phimoe
 
 og = pytest.importorskip("onnxruntime_genai")
 ort = pytest.importorskip("onnxruntime")
@@ -63,12 +63,14 @@ def folders(tmp_path_factory):
     return tmp_path_factory.mktemp("onnx")
 
 
-@pytest.fixture(scope="module", params=["phi3", "phi2"])
+@pytest.fixture(scope="module", params=["phi3", "phi2", "phimoe"])
 def source(request, tmp_path_factory):
-    """The sample model; and a random one of phi2 that does not end these answers."""
+    """The sample model; and a random one of each of the other architectures, that does not end these
+    answers, and whose routers come to no near tie over them in fp32."""
     if request.param == "phi3":
         return SAMPLE
-    return make_phi2(tmp_path_factory.mktemp("other") / "phi2", seed=4)
+    folder = tmp_path_factory.mktemp("other") / request.param
+    return make_phi2(folder, seed=4) if request.param == "phi2" else make_phimoe(folder, ffn=128, seed=4)
 
 
 def exported(folders, source, kind):
@@ -118,11 +120,12 @@ def logits(folder, tokens):
 
 def follows(folder, widened, head, ours, margin):
     """Whether the graph finds phid's tokens likeliest, but for steps where rounding activations
-    matters: by no more than it moves the graph's logits from those of the same values in fp32. Says
-    how many of phid's tokens are not the graph's, and how many of the graph's not those in fp32."""
+    matters: by no more than twice what it moves the graph's logits from those of the same values in
+    fp32, once in each engine. Says how many of phid's tokens are not the graph's, and how many of
+    the graph's not those in fp32."""
     rows = logits(folder, head + ours)[len(head) - 1:-1]
     exact = logits(widened, head + ours)[len(head) - 1:-1]
-    bound = min(np.abs(rows - exact).max(), margin)
+    bound = min(2 * np.abs(rows - exact).max(), margin)
     gaps = [row.max() - row[token] for row, token in zip(rows, ours)]
     assert max(gaps) <= bound, f"step {int(np.argmax(gaps))}: {max(gaps)} of {bound}"
     return sum(gap > 0 for gap in gaps), (rows.argmax(axis=1) != exact.argmax(axis=1)).sum()
@@ -147,7 +150,9 @@ def test_continues_as_phid_does(folders, source, kind):
         assert len(head) == end["prompt_tokens"], "the prompt's tokens differ"
         if is_coded:
             steps += len(ours)
-            here = follows(folder, widened, head, ours, MARGIN[precision])
+            # Whether an expert takes part is all or nothing, so there rounding may move logits far.
+            margin = np.inf if source.name == "phimoe" else MARGIN[precision]
+            here = follows(folder, widened, head, ours, margin)
             differing, turned = differing + here[0], turned + here[1]
             continue
         theirs = greedy(model, head, TOKENS)
@@ -163,6 +168,8 @@ def test_folder_for_cuda(folders, source, precision):
     """All floats are fp16; ONNX Runtime has kernels for that on the CPU too, and they follow phid's
     tokens, read from the same folder."""
     folder = folders / f"{source.name}-cuda-{precision}"
+    if source.name == "phimoe":
+        pytest.skip("phimoe has no folder for CUDA")
     done = subprocess.run([PHID, "convert", source, folder, "--format", "onnx", "--provider", "cuda",
                            "--precision", precision], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -182,7 +189,8 @@ def test_folder_for_cuda(folders, source, precision):
             assert gap <= CUDA_MARGIN[precision], f"{prompt!r}, step {step}: {token}: {gap}"
 
 
-@pytest.mark.parametrize("name", ["grouped", "longrope", "split", "tied", "window", "heads", "phi2"])
+@pytest.mark.parametrize("name", ["grouped", "longrope", "split", "tied", "window", "heads", "phi2",
+                                  "phimoe", "phimoe-close"])
 def test_golden(folders, name):
     folder = folders / f"golden-{name}"
     export(GOLDEN / name, folder, "32")

@@ -1,6 +1,6 @@
 /* Writes a checkpoint as a folder of ONNX Runtime GenAI, weights rounded to the nearest code, so
  * that tests can run it: onnx_export CHECKPOINT FOLDER BITS [GROUP [zeros]]. Bits are 32, 16, 8 or
- * 4; with "zeros" each group has a zero point of its own. */
+ * 4; with "zeros" each group has a zero point of its own. A router stays in 32 bits. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,12 +76,13 @@ static phi_status export_all(const phi_checkpoint *checkpoint, const char *folde
     phi_export_tensor *tensors = phi_alloc_zero(count, sizeof *tensors);
     for (size_t i = 0; i < count; i++) {
         const phi_tensor *source = phi_checkpoint_at(checkpoint, i);
+        bool is_router = phi_str_ends(source->name, ".ffn_gate_inp.weight");
         tensors[i] =
             (phi_export_tensor){.name = source->name,
                                 .n_dims = source->n_dims,
                                 .rows = source->rows,
                                 .cols = source->cols,
-                                .bits = source->n_dims == 1 ? 32 : bits,
+                                .bits = source->n_dims == 1 || is_router ? 32 : bits,
                                 .group = group,
                                 .zero_rule = has_zeros ? PHI_ZERO_INTEGER : PHI_ZERO_CENTRE,
                                 .scale_dtype = PHI_DTYPE_F32};

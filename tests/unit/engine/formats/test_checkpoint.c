@@ -687,6 +687,24 @@ static void test_gguf_phimoe(void **state)
     assert_non_null(strstr(err.message, "tensor \"blk.0.ffn_gate_exps.weight\" has shape "
                                         "[6, 8, 32]; [3, 16, 32] is right"));
     phi_free(path);
+    /* One by one, as files had them before they were stacked. */
+    enum { STACKED = sizeof parts / sizeof *parts - 1 };
+    shape apart[STACKED + 3];
+    memcpy(apart, parts, STACKED * sizeof *parts);
+    apart[STACKED] = (shape){"blk.0.ffn_down.0.weight", 32, 16};
+    apart[STACKED + 1] = (shape){"blk.0.ffn_down.1.weight", 32, 16};
+    apart[STACKED + 2] = (shape){"blk.0.ffn_down.2.weight", 32, 16};
+    checkpoint = open_gguf_of(&d, apart, STACKED + 3, d.n_expert);
+    down = phi_checkpoint_find(checkpoint, "blk.0.ffn_down_exps.weight");
+    assert_non_null(down);
+    assert_int_equal(down->rows, 96);
+    assert_int_equal(phi_checkpoint_read_rows(checkpoint, down, 63, 1, row, &err), PHI_OK);
+    assert_true(row[0] == 14.0F && row[15] == 14.0F);
+    phi_checkpoint_close(checkpoint);
+    path = write_gguf_of(&d, apart, STACKED + 2, d.n_expert);
+    assert_int_equal(phi_checkpoint_open(path, &checkpoint, &err), PHI_E_FORMAT);
+    assert_non_null(strstr(err.message, "tensor \"blk.0.ffn_down.2.weight\" is missing"));
+    phi_free(path);
 }
 
 static void test_out_of_memory(void **state)

@@ -28,7 +28,14 @@ foreach(part graph matrices refusals)
     phid_test(engine.formats.onnx_${part} ${TEST_DIR}/test_onnx_${part}.c
         LIBS test_formats_onnx_model ${FORMATS_TEST_LIBS} m)
 endforeach()
-phid_test(engine.formats.onnx_write ${TEST_DIR}/test_onnx_write.c LIBS ${FORMATS_TEST_LIBS})
+add_library(test_formats_onnx_exported STATIC ${TEST_DIR}/onnx_exported.c)
+target_link_libraries(test_formats_onnx_exported PUBLIC test_formats_fixture
+    PRIVATE phi_options PkgConfig::CMOCKA)
+target_compile_options(test_formats_onnx_exported PRIVATE -Wno-conversion -Wno-sign-conversion)
+foreach(part write experts)
+    phid_test(engine.formats.onnx_${part} ${TEST_DIR}/test_onnx_${part}.c
+        LIBS test_formats_onnx_exported ${FORMATS_TEST_LIBS})
+endforeach()
 phid_test(engine.formats.qnn_write ${TEST_DIR}/test_qnn_write.c LIBS ${FORMATS_TEST_LIBS} m)
 
 # Makes folders that tests/peers runs with ONNX Runtime GenAI.

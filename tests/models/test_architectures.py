@@ -73,6 +73,10 @@ def test_a_router_stays_as_it_is(phimoe_dir, tmp_path):
              for tensor in json.loads(phid("inspect", out, "--json"))["tensors"]}
     assert types["blk.0.ffn_gate_inp.weight"] == "F32"
     assert types["blk.0.ffn_up_exps.weight"] == "Q4_K"
+    for form in ("onnx", "openvino"):  # which have no bf16
+        said = json.loads(phid("convert", phimoe_dir, tmp_path / form, "--format", form, "--precision",
+                               "fp32", "--json"))
+        assert (said["exact"], said["matrices"]) == (14, 14)
 
 
 @pytest.mark.parametrize("form, options", [

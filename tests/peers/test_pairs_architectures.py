@@ -24,11 +24,13 @@ SOURCES = {
     "compressed-tensors": ("compressed-tensors", [*INT4, "32", "--asymmetric"]),
     "openvino": ("openvino", [*INT4, "64", "--asymmetric"]),
     "openvino-int8": ("openvino", ["--precision", "int8"]),
+    "onnx": ("onnx", [*INT4, "32", "--asymmetric"]),
+    "onnx-int8": ("onnx", ["--precision", "int8"]),
     "safetensors": ("safetensors", ["--precision", "fp16"]),
 }
 MATRICES = {"phi2": 4 * 2 + 2, "phimoe": 6 * 2 + 2}
 # Those that ONNX Runtime and QNN are not written for.
-WITHOUT = {"phi2": {"QNN"}, "phimoe": {"ONNX", "ONNX for CUDA", "QNN"}}
+WITHOUT = {"phi2": {"QNN"}, "phimoe": {"ONNX for CUDA", "QNN"}}
 
 pytestmark = pairs.pytestmark
 

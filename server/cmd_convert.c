@@ -69,9 +69,11 @@ static void help(void)
         "                    computed is fp16\n"
         "  --context-length N  qnn: tokens that its graphs are made for, a multiple of 64;\n"
         "                    default: the model's, 4096 at most\n"
-        "  --group-size N    INT4: weights that share a scale: 16, 32 (default), 64, 128\n"
-        "                    or 256; of gguf 32, 64 or 128\n"
-        "  --asymmetric      INT4: groups have a zero point: larger, more exact\n"
+        "  --group-size N    INT4, INT8: weights that share a scale: 16, 32 (default), 64,\n"
+        "                    128 or 256; mlx: 32 to 128; openvino, gptq and\n"
+        "                    compressed-tensors: also -1, the row; gguf: INT4 only, 32 to 128\n"
+        "  --asymmetric      INT4, INT8: groups have a zero point: larger, more exact;\n"
+        "                    gguf: INT4 only; mlx always has them\n"
         "  --threads N       compute threads; default: one for each core\n"
         "  --json            the report as JSON\n"
         "\n"
@@ -100,7 +102,7 @@ static bool on_gguf_progress(void *user, const phi_quantize_progress *progress)
     return show(user, progress->fraction);
 }
 
-static phi_status take_options(const arguments *args, uint64_t group, request *out, phi_err *err)
+static phi_status take_options(const arguments *args, uint32_t group, request *out, phi_err *err)
 {
     phi_precision precision = PHI_PRECISION_INT4;
     if (args->args.count != 2) {
@@ -135,22 +137,33 @@ static phi_status take_options(const arguments *args, uint64_t group, request *o
         return phi_fail(err, PHI_E_INVALID, "--type applies to --format gguf without --precision");
     }
     bool is_int4 = args->precision && precision == PHI_PRECISION_INT4;
-    if (!is_int4 && (args->group_size || args->asymmetric)) {
-        return phi_fail(err, PHI_E_INVALID, "%s applies to --precision int4 only",
-                        args->group_size ? "--group-size" : "--asymmetric");
+    bool is_int8 = args->precision && precision == PHI_PRECISION_INT8;
+    bool is_qnn = !out->is_gguf && out->folder.format == PHI_CONVERT_QNN;
+    if (!(is_int4 || (is_int8 && !out->is_gguf && !is_qnn)) &&
+        (args->group_size || args->asymmetric)) {
+        const char *flag = args->group_size ? "--group-size" : "--asymmetric";
+        return is_qnn ? phi_fail(err, PHI_E_INVALID,
+                                 "%s does not apply to --format qnn, which has one scale a row "
+                                 "and no zero points",
+                                 flag)
+                      : phi_fail(err, PHI_E_INVALID, "%s applies to --precision int4%s only", flag,
+                                 out->is_gguf ? "" : " and int8");
+    }
+    if (out->is_gguf && group == PHI_GROUP_ROW) {
+        return phi_fail(err, PHI_E_INVALID, "--group-size is -1; of gguf it must be 32, 64 or 128");
     }
     out->folder.source = args->args.items[0];
     out->folder.out_dir = args->args.items[1];
     out->folder.keep = !args->precision;
     out->folder.precision = precision;
-    out->folder.group_size = (uint32_t)group;
+    out->folder.group_size = group;
     out->folder.symmetric = !args->asymmetric;
     out->gguf = (phi_quantize_options){.source = args->args.items[0],
                                        .out_path = args->args.items[1],
                                        .keep = !args->precision && !args->type,
                                        .precision = precision,
                                        .type = args->type,
-                                       .group_size = (uint32_t)group,
+                                       .group_size = group,
                                        .symmetric = !args->asymmetric};
     return PHI_OK;
 }
@@ -173,8 +186,10 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
     uint64_t context = 0;
     phi_status status =
         phi_cli_parse(argc, argv, flags, sizeof flags / sizeof *flags, &out->args, err);
-    status =
-        status ? status : phi_cli_number("--group-size", out->group_size, 16, 256, &group, err);
+    const bool is_row = out->group_size && strcmp(out->group_size, "-1") == 0;
+    status = status || is_row
+                 ? status
+                 : phi_cli_number("--group-size", out->group_size, 16, 256, &group, err);
     status = status ? status
                     : phi_cli_number("--context-length", out->context_length, 1, UINT32_MAX,
                                      &context, err);
@@ -182,7 +197,8 @@ static phi_status parse(int argc, char *const *argv, arguments *out, uint64_t *t
     status =
         status ? status
                : phi_cli_number("--threads", out->threads, 1, PHI_LIMIT_TEAM_THREADS, threads, err);
-    return status ? status : take_options(out, group, wanted, err);
+    return status ? status
+                  : take_options(out, is_row ? PHI_GROUP_ROW : (uint32_t)group, wanted, err);
 }
 
 static const char *format_of(const request *wanted)

@@ -87,14 +87,28 @@ static void add_ignored(json_t *to, const char *path)
     (void)json_array_append_new(to, json_string(path));
 }
 
+/* Whether every matrix of codes has one scale a row, which is no number of columns that all share.
+ */
+static bool is_by_row(const phi_export *export)
+{
+    for (uint32_t i = 0; i < export->count; i++) {
+        const phi_export_tensor *tensor = &export->tensors[i];
+        if (tensor->n_dims == 2 && tensor->bits <= 8 && tensor->group != tensor->cols) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* "gptq" cannot hold a zero point of 0; "gptq_v2" holds each as it is. */
 static json_t *gptq_section(const phi_hf_writing *w, const phi_export_tensor *usual)
 {
     bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
+    int group = is_by_row(w->export) ? -1 : (int)usual->group;
     json_t *section =
         json_pack("{s:s, s:i, s:i, s:b, s:b, s:s, s:b}", "quant_method", "gptq", "bits",
-                  (int)usual->bits, "group_size", (int)usual->group, "sym", centred ? 1 : 0,
-                  "desc_act", 0, "checkpoint_format", centred ? "gptq" : "gptq_v2", "lm_head", 0);
+                  (int)usual->bits, "group_size", group, "sym", centred ? 1 : 0, "desc_act", 0,
+                  "checkpoint_format", centred ? "gptq" : "gptq_v2", "lm_head", 0);
     json_t *dynamic = json_object();
     each_float(w, add_dynamic, dynamic);
     if (json_object_size(dynamic) > 0) {
@@ -109,9 +123,11 @@ static json_t *compressed_section(const phi_hf_writing *w, const phi_export_tens
     bool centred = usual->zero_rule == PHI_ZERO_CENTRE;
     json_t *ignored = json_pack("[s]", "lm_head");
     each_float(w, add_ignored, ignored);
-    json_t *weights = json_pack("{s:i, s:s, s:b, s:s, s:i, s:b}", "num_bits", (int)usual->bits,
-                                "type", "int", "symmetric", centred ? 1 : 0, "strategy", "group",
-                                "group_size", (int)usual->group, "dynamic", 0);
+    bool by_row = is_by_row(w->export);
+    json_t *weights =
+        json_pack("{s:i, s:s, s:b, s:s, s:o, s:b}", "num_bits", (int)usual->bits, "type", "int",
+                  "symmetric", centred ? 1 : 0, "strategy", by_row ? "channel" : "group",
+                  "group_size", by_row ? json_null() : json_integer(usual->group), "dynamic", 0);
     return json_pack("{s:s, s:s, s:s, s:{s:{s:[s], s:o}}, s:o}", "quant_method",
                      "compressed-tensors", "format", "pack-quantized", "quantization_status",
                      "compressed", "config_groups", "group_0", "targets", "Linear", "weights",
@@ -152,17 +168,20 @@ static json_t *changes_of(const phi_hf_writing *w)
 
 /* ---- model.safetensors ---- */
 
-/* GPTQ and compressed-tensors state one width, one group and one kind of zero point for all. */
+/* GPTQ and compressed-tensors state one width, one group, or the row, and one kind of zero point
+ * for all. */
 static phi_status check_uniform(const phi_hf_writing *w)
 {
     const phi_export_tensor *usual = typical(w->export);
     if (!usual || w->method == PHI_HF_MLX) {
         return PHI_OK;
     }
+    const bool by_row = is_by_row(w->export);
     for (uint32_t i = 0; i < w->export->count; i++) {
         const phi_export_tensor *tensor = &w->export->tensors[i];
-        if (tensor->bits <= 8 && (tensor->bits != usual->bits || tensor->group != usual->group ||
-                                  tensor->zero_rule != usual->zero_rule)) {
+        if (tensor->bits <= 8 &&
+            (tensor->bits != usual->bits || (tensor->group != usual->group && !by_row) ||
+             tensor->zero_rule != usual->zero_rule)) {
             return phi_fail(
                 w->err, PHI_E_UNSUPPORTED,
                 "tensor '%s' has %u bits by %u and '%s' %u by %u; %s has one coding for "

@@ -1,4 +1,4 @@
-#include "engine/quant/convert.h"
+#include "engine/quant/convert_internal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -18,43 +18,8 @@
 #include "engine/quant/recode.h"
 #include "engine/tokenizer/tokenizer.h"
 
-/* Of the embedding, the head and INT8. */
-#define GROUP_INT8 32U
-/* MatMulNBits takes powers of two from and up to these, ... */
-#define GROUP_MIN 16U
-#define ONNX_GROUP_MAX 256U
-/* ... and its kernel for one token on CUDA up to that. */
-#define CUDA_GROUP_MAX 128U
-/* What mlx.core.quantize takes. */
-#define MLX_GROUP_MIN 32U
-#define MLX_GROUP_MAX 128U
-
-static const char *const FORMAT_NAMES[PHI_CONVERT_FORMAT_COUNT] = {
-    [PHI_CONVERT_ONNX] = "onnx",
-    [PHI_CONVERT_OPENVINO] = "openvino",
-    [PHI_CONVERT_QNN] = "qnn",
-    [PHI_CONVERT_SAFETENSORS] = "safetensors",
-    [PHI_CONVERT_MLX] = "mlx",
-    [PHI_CONVERT_GPTQ] = "gptq",
-    [PHI_CONVERT_COMPRESSED] = "compressed-tensors",
-};
-
-const char *phi_convert_format_name(phi_convert_format format)
-{
-    PHI_ASSERT(format < PHI_CONVERT_FORMAT_COUNT);
-    return FORMAT_NAMES[format];
-}
-
-bool phi_convert_format_parse(const char *name, phi_convert_format *out_format)
-{
-    for (int i = 0; i < PHI_CONVERT_FORMAT_COUNT; i++) {
-        if (strcmp(name, FORMAT_NAMES[i]) == 0) {
-            *out_format = (phi_convert_format)i;
-            return true;
-        }
-    }
-    return false;
-}
+/* Of the embedding and the head beside layers in INT4. */
+#define GROUP_BESIDE 32U
 
 /* A call: tensors[i] is made from recodes[i], whose matrix is like scans[i]. */
 typedef struct conversion {
@@ -78,11 +43,6 @@ static uint32_t power_group(uint32_t group, uint32_t most)
         power *= 2;
     }
     return power;
-}
-
-static bool holds_one_coding(phi_convert_format format)
-{
-    return format == PHI_CONVERT_GPTQ || format == PHI_CONVERT_COMPRESSED;
 }
 
 static bool is_layer_matrix(const phi_tensor *tensor)
@@ -126,10 +86,10 @@ static uint32_t fitting_group(const conversion *c, uint32_t group)
 {
     switch (c->options->format) {
     case PHI_CONVERT_ONNX:
-        return power_group(group, is_cuda(c) ? CUDA_GROUP_MAX : ONNX_GROUP_MAX);
+        return power_group(group, is_cuda(c) ? PHI_CUDA_GROUP_MAX : PHI_ONNX_GROUP_MAX);
     case PHI_CONVERT_MLX:
-        group = power_group(group, MLX_GROUP_MAX);
-        return group < MLX_GROUP_MIN ? MLX_GROUP_MIN : group;
+        group = power_group(group, PHI_MLX_GROUP_MAX);
+        return group < PHI_MLX_GROUP_MIN ? PHI_MLX_GROUP_MIN : group;
     default:
         return group;
     }
@@ -163,11 +123,14 @@ static phi_code_target asked_target(const conversion *c, const phi_tensor *tenso
 {
     const phi_convert_options *options = c->options;
     const phi_recode_scan halves = {.halves = true, .half_offsets = true};
-    bool is_int4 = asked_bits(c, tensor) == 4;
+    uint32_t bits = asked_bits(c, tensor);
+    bool is_beside = options->precision == PHI_PRECISION_INT4 && bits == 8;
     phi_code_target target = {
-        .bits = is_int4 ? 4 : 8,
-        .group = is_int4 ? options->group_size : GROUP_INT8,
-        .zero_rule = zero_rule(c, !is_int4 || options->symmetric),
+        .bits = bits,
+        .group = options->group_size == PHI_GROUP_ROW ? tensor->cols
+                 : is_beside                          ? GROUP_BESIDE
+                                                      : options->group_size,
+        .zero_rule = zero_rule(c, is_beside || options->symmetric),
         .scale_dtype = scale_dtype(c, &halves),
     };
     phi_code_target wide = target;
@@ -231,18 +194,21 @@ static uint32_t usual_bits(const conversion *c, size_t count)
 
 /*
  * GPTQ and compressed-tensors state one coding for all matrices. A file that mixes several gets the
- * width that most of its weights have, the largest groups that all of these are made of, and zero
- * points where any has them; matrices that this cannot hold are coded anew.
+ * width that most of its weights have, rows if all of these are by row, else the largest groups
+ * that they are made of, and zero points where any has them; matrices that this cannot hold are
+ * coded anew.
  */
 static void unify(conversion *c, size_t count)
 {
     uint32_t bits = usual_bits(c, count);
     uint32_t group = 0;
+    bool by_row = true;
     phi_zero_rule zero_rule = PHI_ZERO_CENTRE;
     for (size_t i = 0; i < count; i++) {
         const phi_code_target *target = &c->recodes[i].target;
         if (c->tensors[i].bits <= 8) {
             bool kept = target->bits <= bits;
+            by_row = by_row && (!kept || target->group == c->tensors[i].cols);
             group = common_divisor(kept ? target->group : c->tensors[i].cols, group);
             zero_rule = target->zero_rule == PHI_ZERO_CENTRE ? zero_rule : target->zero_rule;
         }
@@ -250,7 +216,7 @@ static void unify(conversion *c, size_t count)
     for (size_t i = 0; i < count; i++) {
         if (c->tensors[i].bits <= 8) {
             c->recodes[i].target.bits = bits;
-            c->recodes[i].target.group = group;
+            c->recodes[i].target.group = by_row ? c->tensors[i].cols : group;
             c->recodes[i].target.zero_rule = zero_rule;
         }
     }
@@ -289,7 +255,7 @@ static phi_status compare(conversion *c, size_t index, phi_err *err)
 /* The writer's side of the targets, and what is exact about them. */
 static phi_status settle(conversion *c, size_t count, phi_err *err)
 {
-    if (c->options->keep && holds_one_coding(c->options->format)) {
+    if (c->options->keep && phi_convert_has_one_coding(c->options->format)) {
         unify(c, count);
     }
     for (size_t i = 0; i < count; i++) {
@@ -444,109 +410,6 @@ static void sum_errors(conversion *c, size_t count)
         }
     }
     report->weight_rmse = weight > 0.0 ? sqrt(error / weight) : 0.0;
-}
-
-phi_status phi_convert_holds(phi_convert_format format, phi_precision precision, phi_err *err)
-{
-    bool is_float = precision == PHI_PRECISION_FP16 || precision == PHI_PRECISION_FP32;
-    if (is_float && holds_one_coding(format)) {
-        return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
-                              "%s holds int4 and int8, not %s; safetensors does",
-                              phi_convert_format_name(format), phi_precision_name(precision));
-    }
-    return PHI_OK;
-}
-
-/* QNN's graphs, and those of ONNX Runtime for one provider or the other, are not written for all.
- */
-phi_status phi_convert_takes(phi_convert_format format, phi_onnx_provider provider, phi_arch arch,
-                             phi_err *err)
-{
-    bool is_onnx = format == PHI_CONVERT_ONNX;
-    if (is_onnx ? phi_onnx_has_graph(arch, provider)
-                : format != PHI_CONVERT_QNN || arch == PHI_ARCH_PHI3) {
-        return PHI_OK;
-    }
-    return phi_fail_param(err, PHI_E_UNSUPPORTED, "format",
-                          "%s is written for %s models only, and this is %s; it can be converted "
-                          "to gguf, safetensors, openvino, %s, mlx, gptq and compressed-tensors",
-                          is_onnx ? "onnx for cuda" : "qnn", is_onnx ? "phi3 and phi2" : "phi3",
-                          phi_arch_name(arch), is_onnx ? "onnx for cpu" : "onnx");
-}
-
-phi_status phi_convert_takes_context(phi_convert_format format, uint32_t context_length,
-                                     uint32_t n_ctx, phi_err *err)
-{
-    return format == PHI_CONVERT_QNN ? phi_qnn_check_context(n_ctx, context_length, err) : PHI_OK;
-}
-
-static phi_status check_group(const phi_convert_options *options, phi_err *err)
-{
-    uint32_t group = options->group_size;
-    bool is_mlx = options->format == PHI_CONVERT_MLX;
-    uint32_t least = is_mlx ? MLX_GROUP_MIN : GROUP_MIN;
-    uint32_t most = is_mlx ? MLX_GROUP_MAX : ONNX_GROUP_MAX;
-    if (group < least || group > most || (group & (group - 1)) != 0) {
-        return phi_fail_param(err, PHI_E_INVALID, "group_size", "the group size is %u; %s", group,
-                              is_mlx ? "for mlx it must be 32, 64 or 128"
-                                     : "it must be 16, 32, 64, 128 or 256");
-    }
-    return PHI_OK;
-}
-
-static phi_status check_provider(const phi_convert_options *options, phi_err *err)
-{
-    uint32_t group = options->group_size;
-    bool is_int4 = !options->keep && options->precision == PHI_PRECISION_INT4;
-    if (options->provider != PHI_ONNX_CPU && options->format != PHI_CONVERT_ONNX) {
-        return phi_fail_param(err, PHI_E_INVALID, "provider",
-                              "a provider is ONNX Runtime's; %s has none",
-                              phi_convert_format_name(options->format));
-    }
-    if (is_int4 && options->provider == PHI_ONNX_CUDA && group > CUDA_GROUP_MAX) {
-        return phi_fail_param(err, PHI_E_INVALID, "group_size",
-                              "the group size is %u; ONNX Runtime on CUDA takes up to %u", group,
-                              CUDA_GROUP_MAX);
-    }
-    if (options->provider == PHI_ONNX_CUDA && !options->keep &&
-        options->precision == PHI_PRECISION_FP32) {
-        return phi_fail_param(err, PHI_E_INVALID, "precision",
-                              "ONNX Runtime's attention on CUDA computes in fp16; the precision "
-                              "must be int4, int8 or fp16");
-    }
-    return PHI_OK;
-}
-
-phi_status phi_convert_check_options(const phi_convert_options *options, phi_err *err)
-{
-    phi_status status = check_provider(options, err);
-    if (!status && options->context_length > 0 && options->format != PHI_CONVERT_QNN) {
-        status = phi_fail_param(err, PHI_E_INVALID, "context_length",
-                                "a context length is for qnn, whose graphs are made for one; %s "
-                                "takes any",
-                                phi_convert_format_name(options->format));
-    }
-    status = status ? status
-                    : phi_convert_takes_context(options->format, options->context_length, 0, err);
-    if (status || options->keep) {
-        return status;
-    }
-    bool is_int4 = options->precision == PHI_PRECISION_INT4;
-    if (options->format == PHI_CONVERT_QNN && options->precision != PHI_PRECISION_INT8) {
-        return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
-                              "qnn holds int8, one scale a row, not %s; without a precision it is "
-                              "int8 too",
-                              phi_precision_name(options->precision));
-    }
-    if (options->format == PHI_CONVERT_SAFETENSORS &&
-        (is_int4 || options->precision == PHI_PRECISION_INT8)) {
-        return phi_fail_param(err, PHI_E_UNSUPPORTED, "precision",
-                              "safetensors holds floats: the precision must be fp16 or fp32, not "
-                              "%s; mlx, gptq and compressed-tensors hold codes",
-                              phi_precision_name(options->precision));
-    }
-    status = is_int4 ? check_group(options, err) : PHI_OK;
-    return status ? status : phi_convert_holds(options->format, options->precision, err);
 }
 
 /* ---- QNN ---- */

@@ -28,6 +28,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A group is a row, as -1 says in the files of these ecosystems. */
+#define PHI_GROUP_ROW UINT32_MAX
+
 typedef enum phi_convert_format {
     PHI_CONVERT_ONNX,
     PHI_CONVERT_OPENVINO,
@@ -48,9 +51,9 @@ typedef struct phi_convert_options {
     phi_convert_format format;
     phi_onnx_provider provider; /* ONNX: who runs it; CUDA computes in fp16 */
     bool keep;                  /* each matrix's own precision; else: */
-    phi_precision precision;    /* INT4: embedding and head get 8 bits */
-    uint32_t group_size;        /* INT4: 16 to 256, a power of two; others ignore it (INT8 is 32) */
-    bool symmetric;             /* INT4: without zero points */
+    phi_precision precision;    /* INT4: embedding and head get 8 bits by 32, or by row */
+    uint32_t group_size;        /* INT4, INT8: 16 to 256, a power of two; or PHI_GROUP_ROW */
+    bool symmetric;             /* INT4, INT8: without zero points */
     uint32_t context_length;    /* QNN: tokens that the graphs are made for; 0: up to 4096 */
     bool lossless;              /* fail rather than code a matrix anew or round it */
     bool (*progress)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */

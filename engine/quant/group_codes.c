@@ -202,8 +202,8 @@ static bool is_tiny(const trial *t)
 bool phi_group_encode(const phi_code_target *target, const float *x, size_t n, uint8_t *codes,
                       float *scale, float *zero)
 {
-    bool thorough = target->bits == 4 && n <= PHI_GROUP_MAX;
-    bool searched = thorough && n % PHI_BLOCK_ELEMENTS == 0;
+    bool thorough = target->bits == 4;
+    bool searched = thorough && n <= PHI_GROUP_MAX && n % PHI_BLOCK_ELEMENTS == 0;
     phi_group_fit fit;
     for (size_t i = 0; i < n; i++) {
         if (!(fabsf(x[i]) < FLT_MAX / 4)) {

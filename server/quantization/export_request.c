@@ -59,11 +59,23 @@ static phi_status parse_precision(const json_t *body, phi_export_request *reques
     return PHI_OK;
 }
 
+static bool writes(const phi_export_request *request, phi_convert_format format)
+{
+    return !request->gguf && request->format == format;
+}
+
+/* Whether it asks for codes, whose groups may be chosen. */
+static bool has_groups(const phi_export_request *request)
+{
+    return !request->keep && !writes(request, PHI_CONVERT_QNN) &&
+           (request->precision == PHI_PRECISION_INT4 || request->precision == PHI_PRECISION_INT8);
+}
+
 static phi_status parse_grouping(const json_t *body, phi_export_request *request, phi_err *err)
 {
     bool present = false;
     int64_t size = GROUP_DEFAULT;
-    phi_status status = phi_field_integer(body, "group_size", 1, 4096, &present, &size, err);
+    phi_status status = phi_field_integer(body, "group_size", -1, 4096, &present, &size, err);
     if (status) {
         return status;
     }
@@ -72,20 +84,20 @@ static phi_status parse_grouping(const json_t *body, phi_export_request *request
     if (status) {
         return status;
     }
-    bool is_int4 = !request->keep && request->precision == PHI_PRECISION_INT4;
-    if (!is_int4 && (present || phi_field(body, "symmetric"))) {
-        return phi_fail_param(err, PHI_E_INVALID, present ? "group_size" : "symmetric",
-                              "'%s' goes with \"precision\": \"int4\" only; without it the "
-                              "model's own codes are taken",
-                              present ? "group_size" : "symmetric");
+    if (!has_groups(request) && (present || phi_field(body, "symmetric"))) {
+        const char *name = present ? "group_size" : "symmetric";
+        return writes(request, PHI_CONVERT_QNN)
+                   ? phi_fail_param(err, PHI_E_INVALID, name,
+                                    "'%s' does not go with 'qnn', which has one scale a row and "
+                                    "no zero points",
+                                    name)
+                   : phi_fail_param(err, PHI_E_INVALID, name,
+                                    "'%s' goes with \"precision\": \"int4\" and \"int8\" only; "
+                                    "without them the model's own codes are taken",
+                                    name);
     }
-    request->group_size = (uint32_t)size;
+    request->group_size = size < 0 ? PHI_GROUP_ROW : (uint32_t)size;
     return PHI_OK;
-}
-
-static bool writes(const phi_export_request *request, phi_convert_format format)
-{
-    return !request->gguf && request->format == format;
 }
 
 static phi_status check_together(const phi_export_request *request, phi_err *err)
@@ -134,7 +146,9 @@ const char *phi_export_format_name(const phi_export_request *request)
 
 static json_t *normalize(const json_t *body, const phi_export_request *request, const char *model)
 {
-    bool is_int4 = !request->keep && request->precision == PHI_PRECISION_INT4;
+    const bool grouped = has_groups(request);
+    const json_int_t group =
+        request->group_size == PHI_GROUP_ROW ? -1 : (json_int_t)request->group_size;
     const char *precision = request->keep ? NULL : phi_precision_name(request->precision);
     const char *provider =
         writes(request, PHI_CONVERT_ONNX) ? phi_onnx_provider_name(request->provider) : NULL;
@@ -143,9 +157,9 @@ static json_t *normalize(const json_t *body, const phi_export_request *request, 
     return json_pack("{s:s, s:s, s:s?, s:s?, s:o, s:o, s:o, s:b, s:o}", "model", model, "format",
                      phi_export_format_name(request), "precision", precision, "provider", provider,
                      "context_length", length > 0 ? json_integer(length) : json_null(),
-                     "group_size", is_int4 ? json_integer(request->group_size) : json_null(),
-                     "symmetric", is_int4 ? json_boolean(request->symmetric) : json_null(),
-                     "lossless", request->lossless ? 1 : 0, "metadata",
+                     "group_size", grouped ? json_integer(group) : json_null(), "symmetric",
+                     grouped ? json_boolean(request->symmetric) : json_null(), "lossless",
+                     request->lossless ? 1 : 0, "metadata",
                      metadata ? json_incref(metadata) : json_object());
 }
 

@@ -241,6 +241,9 @@ def test_export_at_another_precision(daemon, job):
     made = export(daemon, "away:int4", "gptq", precision="int4", group_size=64, symmetric=False)
     assert made["status"] == "succeeded", made
     assert (made["precision"], made["group_size"], made["symmetric"]) == ("int4", 64, False)
+    made = export(daemon, "away:int4", "openvino", precision="int8", group_size=-1, symmetric=False)
+    assert made["status"] == "succeeded", made
+    assert (made["precision"], made["group_size"], made["symmetric"]) == ("int8", -1, False)
     made = export(daemon, "away:int4", "safetensors", precision="fp16")
     assert made["status"] == "succeeded" and made["group_size"] is None, made
 
@@ -284,13 +287,17 @@ def test_onnx_for_cuda(daemon, tiny_files, said):
     ({"format": "mlx", "precision": "int4", "group_size": 16}, 400, "group_size", "32, 64 or 128"),
     ({"format": "onnx", "precision": "int4", "group_size": 48}, 400, "group_size", "16, 32"),
     ({"format": "onnx", "group_size": 32}, 400, "group_size", "own codes"),
-    ({"format": "onnx", "precision": "int8", "symmetric": True}, 400, "symmetric", "int4"),
+    ({"format": "onnx", "precision": "int8", "group_size": -1}, 400, "group_size", "the row"),
+    ({"format": "openvino", "precision": "int8", "group_size": -2}, 400, "group_size", "-1"),
+    ({"format": "openvino", "precision": "int8", "group_size": 0}, 400, "group_size", "or -1"),
+    ({"format": "qnn", "precision": "int8", "group_size": 32}, 400, "group_size", "one scale a row"),
+    ({"format": "onnx", "precision": "fp16", "symmetric": True}, 400, "symmetric", "int4"),
     ({"format": "onnx", "provider": "rocm"}, 400, "provider", "'cpu' or 'cuda'"),
     ({"format": "openvino", "provider": "cuda"}, 400, "provider", "'onnx' folder"),
     ({"format": "gguf", "provider": "cpu"}, 400, "provider", "'onnx' folder"),
     ({"format": "onnx", "provider": "cuda", "precision": "fp32"}, 400, "precision", "fp16"),
     ({"format": "onnx", "provider": "cuda", "precision": "int4", "group_size": 256}, 400,
-     "group_size", "up to 128"),
+     "group_size", "64 or 128"),
     ({"format": "onnx", "context_length": 128}, 400, "context_length", "'qnn' folder"),
     ({"format": "gguf", "context_length": 128}, 400, "context_length", "'qnn' folder"),
     ({"format": "qnn", "context_length": 100}, 400, "context_length", "multiple of 64"),

@@ -27,15 +27,18 @@ GGUFS = {
 # What a folder of each may hold, that it hands over whole.
 HUGGING_FACE = {
     "safetensors": ["fp16", "fp32"],
-    "mlx": ["int4", "int4-offset", "int4-128", "int8", "fp16"],
-    "gptq": ["int4", "int4-offset", "int4-128", "int8"],
-    "compressed-tensors": ["int4", "int4-offset", "int4-128", "int8"],
+    "mlx": ["int4", "int4-offset", "int4-128", "int8", "int8-offset", "fp16"],
+    "gptq": ["int4", "int4-offset", "int4-128", "int4-row", "int8", "int8-offset", "int8-row"],
+    "compressed-tensors": ["int4", "int4-offset", "int4-128", "int4-row", "int8", "int8-offset", "int8-row"],
 }
 CODINGS = {
     "int4": ["--precision", "int4"],
     "int4-offset": ["--precision", "int4", "--asymmetric", "--group-size", "64"],
     "int4-128": ["--precision", "int4", "--group-size", "128"],
+    "int4-row": ["--precision", "int4", "--group-size", "-1"],
     "int8": ["--precision", "int8"],
+    "int8-offset": ["--precision", "int8", "--asymmetric", "--group-size", "128"],
+    "int8-row": ["--precision", "int8", "--group-size", "-1"],
     "fp16": ["--precision", "fp16"],
     "fp32": ["--precision", "fp32"],
 }
@@ -61,8 +64,8 @@ def values(folder, out):
     return out.read_bytes()[-sum(tensor["bytes"] for tensor in inspected(out)):]
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form, coding", [(form, coding) for form in FORMATS for coding in CODINGS
+                                          if form != "onnx" or "row" not in coding])
 def test_there_and_onward(form, coding, tmp_path):
     first = convert(SAMPLE, tmp_path / "first", form, *CODINGS[coding])
     assert first["matrices"] == 18
@@ -106,6 +109,34 @@ def test_codes_go_over(form, coding, source, tmp_path):
     assert back["requantized"] == 0
     assert values(tmp_path / "back", tmp_path / "back.gguf") == \
         values(tmp_path / "source", tmp_path / "source.gguf")
+
+
+@pytest.mark.parametrize("precision, bits", [("int4", 4), ("int8", 8)])
+def test_one_scale_a_row(precision, bits, tmp_path):
+    """Whatever the width of the matrix: config.json says so as the loaders know it."""
+    for form in ("gptq", "compressed-tensors"):
+        convert(SAMPLE, tmp_path / form, form, "--precision", precision, "--group-size", "-1")
+    section = quantization(tmp_path / "gptq")
+    assert (section["bits"], section["group_size"]) == (bits, -1)
+    weights = quantization(tmp_path / "compressed-tensors")["config_groups"]["group_0"]["weights"]
+    assert (weights["num_bits"], weights["strategy"], weights["group_size"]) == (bits, "channel", None)
+    before = values(tmp_path / "gptq", tmp_path / "gptq.gguf")
+    again = convert(tmp_path / "gptq", tmp_path / "again", "gptq")
+    assert again["exact"] == 18 and quantization(tmp_path / "again")["group_size"] == -1
+    then = convert(tmp_path / "gptq", tmp_path / "openvino", "openvino")
+    assert then["exact"] == 18
+    assert values(tmp_path / "openvino", tmp_path / "openvino.gguf") == before
+
+
+def quantization(folder):
+    return json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
+def test_zero_points_and_small_groups_help_int8(tmp_path):
+    errors = [convert(SAMPLE, tmp_path / str(i), "openvino", "--precision", "int8", *options)["weight_rmse"]
+              for i, options in enumerate([["--group-size", "-1"], ["--group-size", "128"],
+                                           ["--group-size", "128", "--asymmetric"], ["--group-size", "16"]])]
+    assert errors == sorted(errors, reverse=True) and errors[0] < 0.01
 
 
 def bytes_of(folder):
@@ -177,7 +208,14 @@ def test_more_bits_cost_less(tmp_path):
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int5"], "it must be int4, int8, fp16 or fp32"),
     ([SAMPLE, "out", "--format", "onnx", "--precision", "int4", "--group-size", "48"],
      "must be 16, 32, 64, 128 or 256"),
-    ([SAMPLE, "out", "--format", "onnx", "--precision", "int8", "--asymmetric"], "int4 only"),
+    ([SAMPLE, "out", "--format", "onnx", "--precision", "int8", "--group-size", "-1"],
+     "the group size is -1, the row; for onnx it must be 16"),
+    ([SAMPLE, "out", "--format", "mlx", "--precision", "int8", "--group-size", "256"], "32, 64 or 128"),
+    ([SAMPLE, "out", "--format", "onnx", "--precision", "fp16", "--asymmetric"], "int4 and int8 only"),
+    ([SAMPLE, "out", "--format", "onnx", "--group-size", "64"], "int4 and int8 only"),
+    ([SAMPLE, "out", "--format", "gguf", "--precision", "int8", "--asymmetric"], "int4 only"),
+    ([SAMPLE, "out", "--format", "gguf", "--precision", "int4", "--group-size", "-1"], "32, 64 or 128"),
+    ([SAMPLE, "out", "--format", "qnn", "--precision", "int8", "--group-size", "64"], "one scale a row"),
     ([SAMPLE, "out", "--format", "onnx", "--type", "q4_k_m"], "--type applies to --format gguf"),
     ([SAMPLE, "out", "--format", "gguf", "--type", "q4_k_m", "--precision", "int4"], "--type applies to"),
     ([SAMPLE, "out", "--format", "gguf", "--type", "q4_9"], "it must be"),
@@ -188,7 +226,7 @@ def test_more_bits_cost_less(tmp_path):
     ([SAMPLE, "out", "--format", "onnx", "--provider", "cuda", "--precision", "fp32"],
      "must be int4, int8 or fp16"),
     ([SAMPLE, "out", "--format", "onnx", "--provider", "cuda", "--precision", "int4", "--group-size",
-      "256"], "CUDA takes up to 128"),
+      "256"], "on CUDA it must be 16, 32, 64 or 128"),
     (["/nowhere", "out", "--format", "onnx"], "nowhere"),
     ([SAMPLE, "out", "--format", "qnn", "--precision", "int4"], "qnn holds int8"),
     ([SAMPLE, "out", "--format", "qnn", "--context-length", "100"], "must be a multiple of 64"),

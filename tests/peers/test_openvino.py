@@ -191,6 +191,17 @@ def test_phid_says_what_openvino_says(folder, kind, group):
 
 
 @pytest.mark.parametrize("precision,options", [
+    ("int8", ["--group-size", "-1"]), ("int8", ["--group-size", "-1", "--asymmetric"]),
+    ("int8", ["--group-size", "64", "--asymmetric"]), ("int4", ["--group-size", "-1"]),
+])
+def test_codes_as_asked_for(folder, converted, precision, options):
+    """The codings of optimum-intel that phid does not choose by itself."""
+    path = converted(SAMPLE, "--precision", precision, *options)
+    compare_values(folder, path)
+    compare_codes(path, MARGIN[precision])
+
+
+@pytest.mark.parametrize("precision,options", [
     ("int8", []), ("int4", ["--asymmetric", "--group-size", "32"]), ("int4", ["--group-size", "64"]),
 ])
 def test_codes_of_other_architectures(folder, converted, other, precision, options):

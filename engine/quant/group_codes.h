@@ -6,9 +6,9 @@
  * Errors:  false where a value is not finite or the scale is beyond its type.
  * Limits:  groups of any size that are a multiple of PHI_BLOCK_ELEMENTS, or of 16.
  *
- * 4 bits: least squared error (scale_search.h; in groups of more than PHI_GROUP_MAX columns, and with
- * integer zero points, a grid over scales and zero points, each scored with the scale fitted to its
- * codes). 8 bits: plain rounding, symmetric by the peak, else between the extremes.
+ * 4 bits: least squared error (scale_search.h; in groups of more than PHI_GROUP_MAX columns, and
+ * with integer zero points, a grid over scales and zero points, each scored with the scale fitted
+ * to its codes). 8 bits: plain rounding, symmetric by the peak, else between the extremes.
  */
 #ifndef PHI_ENGINE_QUANT_GROUP_CODES_H
 #define PHI_ENGINE_QUANT_GROUP_CODES_H

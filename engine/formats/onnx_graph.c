@@ -381,6 +381,9 @@ phi_status phi_onnx_model_open(const char *dir, const char *filename, phi_onnx_m
 {
     *model = (phi_onnx_model){.dir = phi_strdup(dir)};
     phi_arena_init(&model->arena, PHI_LIMIT_ONNX_METADATA_BYTES);
+    phi_buf_init(&model->numbers, PHI_LIMIT_ONNX_METADATA_BYTES);
+    model->numbers_file = phi_alloc_zero(1, sizeof *model->numbers_file);
+    model->numbers_file->fd = -1;
     char *path = phi_strfmt("%s/%s", dir, filename);
     phi_file *file = phi_alloc_zero(1, sizeof *file);
     phi_status status = phi_file_open(path, file, err);
@@ -396,6 +399,11 @@ phi_status phi_onnx_model_open(const char *dir, const char *filename, phi_onnx_m
     const onnx_parse p = {.model = model, .err = err};
     status = read_model(&p, &message);
     phi_free(window);
+    if (!status) {
+        status = phi_file_of_bytes(model->label, model->numbers.data, model->numbers.length_bytes,
+                                   model->numbers_file, err);
+    }
+    phi_buf_done(&model->numbers);
     return status ? status : build_index(&p);
 }
 
@@ -405,6 +413,11 @@ void phi_onnx_model_done(phi_onnx_model *model)
         for (uint32_t i = 0; i < model->n_files; i++) {
             phi_file_close(model->files[i]);
             phi_free(model->files[i]);
+        }
+        phi_buf_done(&model->numbers);
+        if (model->numbers_file) {
+            phi_file_close(model->numbers_file);
+            phi_free(model->numbers_file);
         }
         phi_arena_done(&model->arena);
         phi_strmap_destroy(model->by_name);

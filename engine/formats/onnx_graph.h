@@ -10,11 +10,13 @@
  *          PHI_LIMIT_ONNX_METADATA_BYTES, PHI_LIMIT_PROTOBUF_DEPTH.
  *
  * Layout: onnx/onnx.proto of the ONNX project. Values of initializers are never read here but for
- * whole numbers that stand alone; they are ranges of files.
+ * whole numbers that stand alone, and numbers of 8 bits that are not kept as bytes; they are ranges
+ * of files.
  */
 #ifndef PHI_ENGINE_FORMATS_ONNX_GRAPH_H
 #define PHI_ENGINE_FORMATS_ONNX_GRAPH_H
 
+#include "base/buf.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "base/strmap.h"
@@ -54,7 +56,6 @@ typedef struct phi_onnx_tensor {
     uint64_t dims[PHI_LIMIT_TENSOR_DIMS];
     phi_array data;  /* file NULL: values that are not kept as plain bytes */
     bool has_number; /* one whole number */
-    bool is_uniform; /* 8-bit numbers that are not kept as bytes, all of them this one */
     int64_t number;
 } phi_onnx_tensor;
 
@@ -106,7 +107,9 @@ typedef struct phi_onnx_model {
     const char *label;                 /* of the model's file, in messages */
     phi_file *files[PHI_LIMIT_SHARDS]; /* the model, then its external files */
     uint32_t n_files;
-    uint32_t n_nodes; /* of all graphs, as the next */
+    phi_buf numbers; /* of 8 bits, that the graph lists one by one: bytes while it is read, ... */
+    phi_file *numbers_file; /* ... then this file in memory */
+    uint32_t n_nodes;       /* of all graphs, as the next */
     uint32_t n_tensors;
     phi_onnx_graph *graph;
     phi_onnx_value *values;

@@ -252,15 +252,12 @@ static phi_status set_row_scales(const onnx_walk *w, const phi_onnx_node *node, 
 static phi_status set_row_zeros(const onnx_walk *w, const phi_onnx_node *node, uint32_t index,
                                 uint32_t code_type, phi_coded *coded)
 {
-    const phi_onnx_tensor *tensor = phi_onnx_source(w, phi_onnx_input(node, index)).tensor;
+    const phi_onnx_tensor *tensor = NULL;
     uint8_t byte = 0;
-    phi_status status = PHI_OK;
     if (!*phi_onnx_input(node, index)) {
         return PHI_OK;
     }
-    if (!tensor || !tensor->is_uniform) {
-        status = get_tensor(w, node, index, &tensor);
-    }
+    phi_status status = get_tensor(w, node, index, &tensor);
     if (status || !tensor) {
         return status;
     }
@@ -270,15 +267,6 @@ static phi_status set_row_zeros(const onnx_walk *w, const phi_onnx_node *node, u
                                "has %llu zero points of type %u for a matrix with %u outputs and "
                                "codes of type %u",
                                (unsigned long long)count, tensor->type, coded->rows, code_type);
-    }
-    if (tensor->is_uniform) {
-        int64_t least = coded->is_signed ? -128 : 0;
-        if (tensor->number < least || tensor->number > least + 255) {
-            return phi_onnx_refuse(w, node, "has zero point %lld, which 8 bits do not hold",
-                                   (long long)tensor->number);
-        }
-        coded->zero = (int32_t)tensor->number;
-        return PHI_OK;
     }
     if (count != 1) {
         coded->zeros = tensor->data;

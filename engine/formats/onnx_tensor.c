@@ -18,9 +18,10 @@ typedef struct partial {
     phi_proto_field raw;
     bool has_floats;
     phi_proto_field floats;
-    uint64_t n_listed; /* numbers in int32_data or int64_data, up to one that is another */
-    bool listed_vary;
-    int64_t listed; /* the last of them */
+    uint64_t n_listed; /* numbers in int32_data or int64_data, up to the second */
+    int64_t listed;    /* the last of them */
+    bool has_ints;
+    phi_proto_field ints; /* int32_data, packed */
     const char *location;
     const char *offset;
     const char *length;
@@ -56,7 +57,6 @@ static phi_status add_dim(const onnx_parse *p, partial *t, uint64_t dim)
 
 static void add_listed(partial *t, uint64_t number)
 {
-    t->listed_vary = t->listed_vary || (t->n_listed > 0 && t->listed != (int64_t)number);
     t->listed = (int64_t)number;
     t->n_listed++;
 }
@@ -76,8 +76,12 @@ static phi_status read_numbers(const onnx_parse *p, const phi_proto *message,
         return PHI_OK;
     }
     phi_status status = phi_proto_enter(message, field, &list, p->err);
-    /* Of a list of values no more is wanted than one and whether the others are the same. */
-    while (!status && list.at < list.end && (are_dims || !t->listed_vary)) {
+    if (field->number == INT32S) {
+        t->has_ints = true;
+        t->ints = *field;
+    }
+    /* Of a list of values no more is wanted here than one and whether there are others. */
+    while (!status && list.at < list.end && (are_dims || t->n_listed < 2)) {
         status = phi_proto_varint(&list, &number, p->err);
         if (!status && are_dims) {
             status = add_dim(p, t, number);
@@ -208,6 +212,35 @@ static phi_status find_values(const onnx_parse *p, const partial *t, const phi_f
     return PHI_OK;
 }
 
+/* Numbers of 8 bits that are listed as int32_data: zero points, as onnx.helper writes them. They
+ * become bytes of the model's own file of such. */
+static phi_status keep_listed(const onnx_parse *p, const partial *t, const phi_proto *message,
+                              uint64_t elements)
+{
+    phi_buf *numbers = &p->model->numbers;
+    const int64_t least = t->tensor->type == PHI_ONNX_INT8 ? -128 : 0;
+    const uint64_t begin = numbers->length_bytes;
+    phi_proto list;
+    phi_status status = phi_proto_enter(message, &t->ints, &list, p->err);
+    while (!status && list.at < list.end) {
+        uint64_t number = 0;
+        status = phi_proto_varint(&list, &number, p->err);
+        int64_t value = (int64_t)number;
+        if (!status && (value < least || value > least + 255)) {
+            return fail(p, t, PHI_E_FORMAT, "lists a number that 8 bits do not hold");
+        }
+        if (!status && phi_buf_append_char(numbers, (char)value)) {
+            return fail(p, t, numbers->failed, "lists more numbers than are kept in memory");
+        }
+    }
+    if (!status && numbers->length_bytes - begin != elements) {
+        return fail(p, t, PHI_E_FORMAT, "does not list as many numbers as its shape has");
+    }
+    t->tensor->data =
+        (phi_array){.file = p->model->numbers_file, .offset = begin, .bytes = elements};
+    return status;
+}
+
 /* A whole number that stands alone: a threshold, an axis. */
 static phi_status find_number(const onnx_parse *p, const partial *t, const phi_proto *message)
 {
@@ -263,9 +296,8 @@ phi_status phi_onnx_read_tensor(const onnx_parse *p, const phi_proto *parent,
         status = find_number(p, &t, &message);
     }
     bool is_byte = t.tensor->type == PHI_ONNX_INT8 || t.tensor->type == PHI_ONNX_UINT8;
-    if (!status && is_byte && !t.tensor->data.file && t.n_listed == elements && elements > 0) {
-        t.tensor->is_uniform = !t.listed_vary;
-        t.tensor->number = t.listed;
+    if (!status && is_byte && t.has_ints && !t.tensor->data.file) {
+        status = keep_listed(p, &t, &message, elements);
     }
     *out_tensor = t.tensor;
     return status;

@@ -82,7 +82,8 @@ PLACES = [
     (r"(?:self_)?attn\.(?:qkv_proj|q_proj)", "qkv", 0), (r"(?:self_)?attn\.k_proj", "qkv", 1),
     (r"(?:self_)?attn\.v_proj", "qkv", 2), (r"(?:self_)?attn\.(?:o_proj|dense)", "out", 0),
     (r"mlp\.(?:gate_up_proj|gate_proj|fc1)", "up", 0), (r"mlp\.up_proj", "up", 1),
-    (r"mlp\.(?:down_proj|fc2)", "down", 0), (r"(?:block_sparse_moe\.gate|(?:mlp|moe)\.router)", "router", 0),
+    (r"mlp\.(?:down_proj|fc2)", "down", 0),
+    (r"(?:block_sparse_moe\.gate|(?:mlp|moe)\.router)", "router", 0),
     (r"experts\.(\d+)\.(?:w1|gate_proj)", "gate_exps", "N"),
     (r"experts\.(\d+)\.(?:w2|down_proj)", "down_exps", "N"),
     (r"experts\.(\d+)\.(?:w3|up_proj)", "up_exps", "N"),
@@ -340,6 +341,20 @@ def onnx_codes(data, scales, zeros, bits, shape):
     return zeros_or_centre(bits, apart(data).astype(np.int64).reshape(rows, cols), scales, zeros)
 
 
+QUANTIZED = "_quantized"  # onnxruntime's quantize_dynamic names its tensors so
+
+
+def dynamic_matrix(name, arrays, turned):
+    """One scale and zero point for all of it or for each output; MatMulInteger has outputs last."""
+    stem = name.removesuffix(QUANTIZED)
+    codes = arrays[name].T if turned else arrays[name]
+    scales, zeros = (arrays[stem + end].reshape(-1, 1) for end in ("_scale", "_zero_point"))
+    whole = np.ones((len(codes), 1), np.int64)
+    matrix = coded(8, codes, scales * whole, zeros * whole if zeros.any() else None)
+    return matrix if len(scales) > 1 else dataclasses.replace(
+        matrix, coding=matrix.coding.replace("by row", "by matrix"))
+
+
 def onnx_matrix(node, arrays):
     """Of a node that multiplies with a matrix or takes rows of one; else None."""
     inputs = [arrays.get(name) for name in node.input]
@@ -351,6 +366,10 @@ def onnx_matrix(node, arrays):
         rows, groups = inputs[2].shape
         return onnx_codes(inputs[0], inputs[2], inputs[3] if len(inputs) > 3 else None,
                           attributes["bits"], (rows, groups * attributes["block_size"]))
+    if node.op_type == "MatMulInteger":
+        return dynamic_matrix(node.input[1], arrays, True)
+    if node.op_type == "Gather" and node.input[0].endswith(QUANTIZED):
+        return dynamic_matrix(node.input[0], arrays, False)
     if node.op_type == "MatMul" and inputs[1] is not None:
         return floats(inputs[1].T, ONNX_FLOATS[inputs[1].dtype.name])
     if node.op_type == "Gather" and inputs[0] is not None and inputs[0].ndim == 2:

@@ -24,7 +24,9 @@ import pytest
 
 np = pytest.importorskip("numpy")
 mx = pytest.importorskip("mlx.core")
-for package in ("onnx", "openvino", "llama_cpp"):
+onnx = pytest.importorskip("onnx")
+quantization = pytest.importorskip("onnxruntime.quantization")
+for package in ("openvino", "llama_cpp"):
     pytest.importorskip(package)
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -102,6 +104,18 @@ def by_way_of(floats, form):
         folder = out.with_name("floats")
         floats(plain, folder)
         run(PHID, "convert", folder, out, "--format", form)
+    return make
+
+
+def dynamic(**options):
+    """By onnxruntime's quantize_dynamic, of the graph in fp32."""
+    def make(plain, out):
+        whole = out.with_name("floats")
+        run(PHID, "convert", plain, whole, "--format", "onnx", "--precision", "fp32")
+        shutil.copytree(whole, out, ignore=shutil.ignore_patterns("model.onnx*"))
+        # Shapes behind Microsoft's operators are not inferred.
+        quantization.quantize_dynamic(whole / "model.onnx", out / "model.onnx", **options,
+                                      extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})
     return make
 
 
@@ -189,6 +203,11 @@ SOURCES = [
     ("onnx", "int4-128-zeros", by_program("onnx_export", "4", "128", "zeros")),
     ("onnx", "int8-32", converted("onnx", *INT8)),
     ("onnx", "int8-64-zeros", by_program("onnx_export", "8", "64", "zeros")),
+    ("onnx", "dynamic", dynamic()),
+    ("onnx", "dynamic-unsigned", dynamic(weight_type=quantization.QuantType.QUInt8)),
+    ("onnx", "dynamic-rows", dynamic(per_channel=True)),
+    ("onnx", "dynamic-rows-unsigned", dynamic(per_channel=True,
+                                              weight_type=quantization.QuantType.QUInt8)),
     ("onnx", "cuda", converted("onnx", *INT4, "32", "--asymmetric", "--provider", "cuda")),
     ("openvino", "fp16", converted("openvino", "--precision", "fp16")),
     ("openvino", "int8", by_program("openvino_folder", "int8", first=["write"])),

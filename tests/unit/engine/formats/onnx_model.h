@@ -37,7 +37,7 @@ typedef struct onnx_spec {
     bool joint;    /* long_rope: both tables in one, without an If */
     bool zeros;    /* zero points */
     bool real;     /* that are no codes, of MatMulNBits */
-    bool listed;   /* all 3, and not kept as bytes */
+    bool listed;   /* one by one, not kept as bytes */
     bool inside;   /* values in the model's own file */
     bool phi2;     /* not phi3; where `apart`: FastGelu, and biases first */
     bool own_bias; /* phi2: of MatMulNBits; and feed-forward before attention */

@@ -172,7 +172,7 @@ static float scale_of(const char *name, uint64_t index)
 
 static uint8_t zero_of(const char *name, uint64_t index, uint32_t bits)
 {
-    return now.spec.listed ? 3 : code_of(name, index + 77777, bits);
+    return code_of(name, index + 77777, bits);
 }
 
 static float real_zero_of(const char *name, uint64_t index)
@@ -299,8 +299,8 @@ void add_node(const char *op, const char *name, const char *inputs, const char *
     end_node(&node);
 }
 
-/* 8-bit numbers, all of them 3, that protobuf lists one by one. */
-static void add_listed(const char *name, uint32_t type, uint64_t count)
+/* 8-bit numbers that protobuf lists one by one, most of them in two bytes. */
+static void add_listed(const char *name, uint32_t type, const uint8_t *numbers, uint64_t count)
 {
     phi_buf tensor = fresh();
     phi_buf list = fresh();
@@ -309,10 +309,8 @@ static void add_listed(const char *name, uint32_t type, uint64_t count)
     }
     put_number(&tensor, 2, type);
     put_text(&tensor, 8, name);
-    for (uint64_t i = 0; i < count; i++) {
-        put_varint(&list, lies("another zero point") && i == 1 ? 4
-                          : lies("a large zero point")         ? 300
-                                                               : 3);
+    for (uint64_t i = lies("a zero point too few") ? 1 : 0; i < count; i++) {
+        put_varint(&list, lies("a large zero point") ? 300 : numbers[i]);
     }
     put_message(&tensor, 5, &list);
     put_message(&now.graph, 5, &tensor);
@@ -351,7 +349,7 @@ void add_typed_codes(const char *name, uint64_t rows, uint64_t cols, bool lines)
     add_tensor(full[1], FLOAT, first, lies("a scale too many") ? second + 1 : second, scales,
                (size_t)(params + (lies("a scale too many") ? 1 : 0)) * sizeof *scales);
     if (now.spec.listed) {
-        add_listed(full[2], type, params);
+        add_listed(full[2], type, zeros, params);
     } else if (now.spec.zeros) {
         add_tensor(full[2], type, first, second, zeros, (size_t)(params * now.spec.bits + 7) / 8);
     }

@@ -388,8 +388,8 @@ static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor
         return status;
     }
     /* The name that files of the kind have most often comes first. */
-    bool is_whole = *whole_name && (!phi_part_is_stacked(part) || !*first_name ||
-                                    l->naming == PHI_NAMING_GGUF);
+    bool is_whole =
+        *whole_name && (!phi_part_is_stacked(part) || !*first_name || l->naming == PHI_NAMING_GGUF);
     return is_whole ? fail_missing(l, whole_name, first_name)
                     : fail_missing(l, first_name, whole_name);
 }

@@ -9,6 +9,7 @@ import sys
 
 ROOT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "corpus", "onnx")
 
+DYNAMIC = 3  # in place of a form of DequantizeLinear
 E, H, HKV, D, F, V, CTX, GROUP = 32, 4, 2, 8, 32, 40, 4, 16
 
 
@@ -85,7 +86,25 @@ class Graph:
             self.out += node("Transpose", name + ".t", [out], [name + ".w"])
         self.out += node("MatMul", name, [name + ".in", name + ".w"], [name])
 
+    def dynamic(self, name, source, rows, cols):
+        """As quantize_dynamic has it: unsigned codes [cols][rows], zero points of rows in a list."""
+        made = [name + ".r", name + ".rs", name + ".rz"]
+        codes = bytes(i * 7 & 255 for i in range(rows * cols))
+        listed = b"".join(varint(i * 5 & 255) for i in range(rows))
+        self.out += data(5, tensor(name + ".q", 2, [cols, rows], codes, self.external))
+        self.out += data(5, number(1, rows) + number(2, 2) + data(8, name + ".z") + data(5, listed))
+        bits, self.bits = self.bits, 32
+        self.floats(name + ".s", rows)
+        self.bits = bits
+        self.out += node("DynamicQuantizeLinear", name + ".dql", [source], made)
+        self.out += node("MatMulInteger", name + ".i", [made[0], name + ".q", made[2], name + ".z"], [name + ".i"])
+        self.out += node("Cast", name + ".c", [name + ".i"], [name + ".c"], to=1)
+        self.out += node("Mul", name + ".ss", [made[1], name + ".s"], [name + ".ss"])
+        self.out += node("Mul", name, [name + ".c", name + ".ss"], [name])
+
     def product(self, name, source, rows, cols):
+        if self.qdq == DYNAMIC:
+            return self.dynamic(name, source, rows, cols)
         if self.qdq:
             self.out += node("Identity", name + ".id", [source], [name + ".in"])
             return self.dequantized(name, rows, cols)
@@ -280,6 +299,7 @@ seeds = {
     "int4": model(4, external=True), "int4-long": model(4, long_rope=True, tied=True),
     "int2": model(2, external=True, apart=True),
     "int4-qdq": model(4, qdq=1, external=True), "int8-qdq": model(8, qdq=2),
+    "int8-dynamic": model(8, qdq=DYNAMIC),
     "phimoe-fp32": phimoe(32), "phimoe-int4": phimoe(4, external=True),
     "phi2-fp32": phi2(32), "phi2-int4": phi2(4, external=True, fast=True),
 }

@@ -36,6 +36,7 @@ typedef struct phi_export_tensor {
     uint32_t bits;  /* 4 or 8: codes; 16 or 32: floats */
     uint32_t group; /* codes: columns that share a scale; cols for one a row */
     phi_zero_rule zero_rule;
+    bool is_mx;            /* 4 bits: codes are MXFP4's, see read_codes */
     phi_dtype scale_dtype; /* what scales are exact in: F16, BF16 or F32 */
     phi_dtype float_dtype; /* 16 bits: F16 or BF16, which the source has; vectors: what is exact */
 } phi_export_tensor;
@@ -48,7 +49,9 @@ typedef struct phi_export {
     void *user;
     /* Rows [row, row + count) as unsigned codes [count][cols] (8 bits: 0..255) with scales [count]
      * [cols / group] and zeros [count][cols / group]: w = scale * (q - zero), or, PHI_ZERO_REAL,
-     * w = scale * q + zero. With PHI_ZERO_CENTRE zeros are not filled and may be NULL. */
+     * w = scale * q + zero. With PHI_ZERO_CENTRE zeros are not filled and may be NULL. MXFP4's
+     * codes are E2M1 floats and its scales powers of two (coded.h); scales are half of them, so
+     * that none is beyond fp32: w = 2 * scale * e2m1(q). */
     phi_status (*read_codes)(void *user, const phi_export_tensor *tensor, uint32_t row,
                              uint32_t count, uint8_t *codes, float *scales, float *zeros,
                              phi_err *err);

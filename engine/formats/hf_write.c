@@ -37,13 +37,28 @@ static void path_of(const phi_hf_item *item, char out[PHI_LIMIT_TENSOR_NAME_BYTE
     out[strlen(out) - strlen(".weight")] = '\0';
 }
 
+static bool is_alike(const phi_export_tensor *a, const phi_export_tensor *b)
+{
+    return a->bits == b->bits && a->group == b->group && a->is_mx == b->is_mx;
+}
+
+/* Of a layer whose coding is another one. Where the section says no mode, MLX takes "affine", and
+ * versions that know only that take none. */
+static json_t *mlx_coding(const phi_export_tensor *tensor, bool has_mode)
+{
+    json_t *own = coding(tensor);
+    if (has_mode) {
+        (void)json_object_set_new(own, "mode", json_string(tensor->is_mx ? "mxfp4" : "affine"));
+    }
+    return own;
+}
+
 /* Layers whose coding is another one are named by their path. */
 static json_t *mlx_section(const phi_hf_writing *w)
 {
     const phi_export_tensor *usual = typical(w->export);
     PHI_ASSERT(usual);
-    json_t *section = coding(usual);
-    (void)json_object_set_new(section, "mode", json_string("affine"));
+    json_t *section = mlx_coding(usual, true);
     for (uint32_t i = 0; i < w->n_items; i++) {
         const phi_export_tensor *tensor = w->items[i].tensor;
         char path[PHI_LIMIT_TENSOR_NAME_BYTES];
@@ -51,8 +66,9 @@ static json_t *mlx_section(const phi_hf_writing *w)
             continue;
         }
         path_of(&w->items[i], path);
-        if (tensor->bits <= 8 && (tensor->bits != usual->bits || tensor->group != usual->group)) {
-            (void)json_object_set_new(section, path, coding(tensor));
+        if (tensor->bits <= 8 && !is_alike(tensor, usual)) {
+            (void)json_object_set_new(section, path,
+                                      mlx_coding(tensor, tensor->is_mx || usual->is_mx));
         } else if (tensor->bits > 8) {
             (void)json_object_set_new(section, path, json_false());
         }

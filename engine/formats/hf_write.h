@@ -5,11 +5,12 @@
  * Threads: one at a time for a folder.
  * Errors:  the tensor is named that the layout cannot hold as it is asked for. Files appear whole
  *          or not at all.
- * Limits:  memory for some rows of a matrix; GPTQ, which stores columns: for one matrix's codes.
+ * Limits:  memory for some rows of a matrix.
  *
  * What each can hold:
  *   plain               16 and 32 bits
- *   MLX                 those, and 4 and 8 bits by 32, 64 or 128 with offsets (PHI_ZERO_REAL)
+ *   MLX                 those, and 4 and 8 bits by 32, 64 or 128 with offsets (PHI_ZERO_REAL), or
+ *                       MXFP4 (mode "mxfp4": bytes of exponents in the place of scales, no offsets)
  *   GPTQ                those, and 4 and 8 bits of the layers' matrices, with zero points that are
  *                       codes ("gptq_v2") or the middle ("gptq"), scales in fp16
  *   compressed-tensors  those, and 4 and 8 bits of the layers' matrices, with zero points or

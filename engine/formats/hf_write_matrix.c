@@ -100,10 +100,15 @@ static phi_status plan_mlx(const phi_hf_writing *w, const char *stem, phi_hf_ite
     if (t->group != 32 && t->group != 64 && t->group != 128) {
         return refuse(w, t, "groups other than 32, 64 and 128");
     }
-    if (t->zero_rule != PHI_ZERO_REAL) {
+    if (t->zero_rule != PHI_ZERO_REAL && !t->is_mx) {
         return refuse(w, t, "zero points, only offsets");
     }
     add(out, stem, "weight", "U32", item->rows, (uint64_t)t->cols * t->bits / 32, 4);
+    if (t->is_mx) {
+        PHI_ASSERT(t->bits == 4 && t->group == 32);
+        add(out, stem, "scales", "U8", item->rows, groups, 1);
+        return PHI_OK;
+    }
     add(out, stem, "scales", name_of(t->scale_dtype), item->rows, groups, size_of(t->scale_dtype));
     add(out, stem, "biases", name_of(t->scale_dtype), item->rows, groups, size_of(t->scale_dtype));
     return PHI_OK;
@@ -230,6 +235,17 @@ static phi_status check_range(phi_hf_writing *w, const phi_hf_item *item, uint32
     return PHI_OK;
 }
 
+/* Powers of two, given as half of what they are, as E8M0 bytes, in place. */
+static void narrow_exponents(float *values, size_t count)
+{
+    uint8_t *to = (uint8_t *)values;
+    for (size_t i = 0; i < count; i++) {
+        const int exponent = ilogbf(values[i]) + 128;
+        PHI_ASSERT(exponent >= 0 && exponent <= 255);
+        to[i] = (uint8_t)exponent;
+    }
+}
+
 static phi_dtype dtype_of(const phi_hf_array *array)
 {
     return strcmp(array->dtype, "F16") == 0    ? PHI_DTYPE_F16
@@ -352,7 +368,7 @@ static phi_status fill_rows(phi_hf_writing *w, const phi_hf_item *item, chunk *i
     uint64_t groups = t->cols / t->group;
     uint32_t per_word = 32 / t->bits;
     uint64_t row_words = t->cols / per_word;
-    uint64_t scale_bytes = groups * size_of(t->scale_dtype);
+    uint64_t scale_bytes = groups * (t->is_mx ? 1 : size_of(t->scale_dtype));
     phi_status status = PHI_OK;
     for (uint32_t row = 0; row < item->rows && !status; row += step) {
         uint32_t count = item->rows - row < step ? item->rows - row : step;
@@ -365,7 +381,11 @@ static phi_status fill_rows(phi_hf_writing *w, const phi_hf_item *item, chunk *i
             status =
                 put(w, &arrays->at[CODES], row * row_words * 4, it->words, count * row_words * 4);
         }
-        narrow(t->scale_dtype, it->scales, count * groups);
+        if (!status && t->is_mx) {
+            narrow_exponents(it->scales, count * groups);
+        } else if (!status) {
+            narrow(t->scale_dtype, it->scales, count * groups);
+        }
         if (!status) {
             status =
                 put(w, &arrays->at[SCALES], row * scale_bytes, it->scales, count * scale_bytes);

@@ -82,6 +82,19 @@ phi_form phi_tensor_form(const phi_tensor *tensor)
     return form;
 }
 
+bool phi_tensor_is_mx(const phi_tensor *tensor)
+{
+    for (uint32_t i = 0; i < tensor->n_pieces; i++) {
+        phi_row_run run = run_of(tensor, i);
+        bool is_mx =
+            run.coded ? run.coded->is_mx && run.coded->group == 32 : run.dtype == PHI_DTYPE_MXFP4;
+        if (!is_mx) {
+            return false;
+        }
+    }
+    return tensor->n_dims > 1;
+}
+
 uint64_t phi_tensor_rows_bytes(const phi_tensor *tensor, uint32_t row, uint32_t count)
 {
     uint64_t bytes = 0;

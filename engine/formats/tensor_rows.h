@@ -33,6 +33,8 @@ phi_row_run phi_tensor_run(const phi_tensor *tensor, uint32_t row);
 bool phi_tensor_is_mixed(const phi_tensor *tensor);
 /* The form that holds all of its rows without loss. */
 phi_form phi_tensor_form(const phi_tensor *tensor);
+/* Whether all of its rows are MXFP4's by 32, as coded.h or GGUF's blocks have them. */
+bool phi_tensor_is_mx(const phi_tensor *tensor);
 /* Bytes of rows [row, row + count) as stored, and of the longest row. */
 uint64_t phi_tensor_rows_bytes(const phi_tensor *tensor, uint32_t row, uint32_t count);
 uint64_t phi_tensor_row_bytes_max(const phi_tensor *tensor);

@@ -148,11 +148,26 @@ static phi_code_target row_target(const phi_tensor *tensor)
                              .scale_dtype = PHI_DTYPE_F32};
 }
 
+/* MLX has MXFP4 too: the same codes and scales. */
+static bool keeps_mx(const conversion *c, const phi_tensor *tensor)
+{
+    return c->options->format == PHI_CONVERT_MLX && c->options->keep && phi_tensor_is_mx(tensor);
+}
+
 static phi_status plan_codes(conversion *c, size_t index, phi_err *err)
 {
     phi_recode *recode = &c->recodes[index];
     const phi_tensor *tensor = recode->tensor;
     phi_form form = phi_tensor_form(tensor);
+    if (keeps_mx(c, tensor)) {
+        recode->target = (phi_code_target){.bits = 4,
+                                           .group = form.group,
+                                           .zero_rule = PHI_ZERO_CENTRE,
+                                           .is_mx = true,
+                                           .scale_dtype = PHI_DTYPE_F32};
+        c->tensors[index].bits = 4;
+        return PHI_OK;
+    }
     phi_recode_scan *scan = &c->scans[index];
     bool is_real = zero_rule(c, true) == PHI_ZERO_REAL;
     uint32_t bits = c->options->keep ? bits_of(&form) : asked_bits(c, tensor);
@@ -274,6 +289,7 @@ static phi_status settle(conversion *c, size_t count, phi_err *err)
         out->bits = target->bits;
         out->group = target->group;
         out->zero_rule = target->zero_rule;
+        out->is_mx = target->is_mx;
         out->scale_dtype = target->scale_dtype;
         phi_status status = compare(c, i, err);
         if (status) {

@@ -24,6 +24,7 @@ typedef struct phi_code_target {
     uint32_t bits; /* 4 or 8 */
     uint32_t group;
     phi_zero_rule zero_rule;
+    bool is_mx; /* codes that a matrix has as MXFP4, by 32; nothing is coded anew as such */
     phi_dtype scale_dtype; /* F16, BF16 or F32: what scales, and real zeros, are rounded to */
 } phi_code_target;
 

@@ -220,6 +220,10 @@ phi_status phi_recode_look(const phi_checkpoint *checkpoint, const phi_tensor *t
 phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan,
                                const phi_code_target *target)
 {
+    if (target->is_mx) {
+        PHI_ASSERT(form->group == target->group);
+        return PHI_FIT_EXACT;
+    }
     bool real = target->zero_rule == PHI_ZERO_REAL;
     bool fits = form->group && (form->kind == PHI_WEIGHT_INT4 || target->bits == 8) &&
                 scan->group % target->group == 0;
@@ -261,11 +265,33 @@ const char *phi_recode_obstacle(const phi_form *form, const phi_recode_scan *sca
 
 /* ---- codes as they are ---- */
 
+/* E2M1's code of twice its value, as coded.h doubles them; 0 has no sign. */
+static uint8_t code_of_doubled(int8_t doubled)
+{
+    static const uint8_t codes[13] = {0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7};
+    const uint8_t sign = doubled < 0 ? 8 : 0;
+    const int magnitude = doubled < 0 ? -doubled : doubled;
+    PHI_ASSERT(magnitude < (int)sizeof codes);
+    return (uint8_t)(sign | codes[magnitude]);
+}
+
+static void move_mx_row(const own_row *row, uint32_t cols, uint8_t *codes, float *scales)
+{
+    for (uint32_t k = 0; k < cols; k++) {
+        codes[k] = code_of_doubled((int8_t)row->codes[k]);
+    }
+    memcpy(scales, row->scales, cols / row->form.group * sizeof *scales);
+}
+
 static void move_row(const own_row *row, const phi_code_target *target, uint32_t cols,
                      uint8_t *codes, float *scales, float *zeros)
 {
     bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
     PHI_ASSERT(zeros || target->zero_rule == PHI_ZERO_CENTRE);
+    if (target->is_mx) {
+        move_mx_row(row, cols, codes, scales);
+        return;
+    }
     uint8_t shift = shift_of(&row->form, target->bits);
     uint8_t add = is_int4 ? shift : 128;
     for (uint32_t k = 0; k < cols; k++) {

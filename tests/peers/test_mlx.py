@@ -1,5 +1,6 @@
 """MLX reads what phid writes, and phid what MLX writes: the same values, element for element."""
 
+import ctypes
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import numpy
 import pytest
 
 mx = pytest.importorskip("mlx.core")
+nn = pytest.importorskip("mlx.nn")
+tree_unflatten = pytest.importorskip("mlx.utils").tree_unflatten
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
@@ -27,6 +30,7 @@ def phid(*arguments):
 
 def phid_values(folder, out):
     """All matrices and vectors as phid reads them, in fp32."""
+    out.parent.mkdir(exist_ok=True)
     phid("convert", folder, out, "--format", "safetensors", "--precision", "fp32")
     data = (out / "model.safetensors").read_bytes()
     (length,) = struct.unpack_from("<Q", data)
@@ -62,10 +66,12 @@ def check(folder, tmp_path):
         stem, part = place(name)
         if f"{stem}.scales" in arrays:
             coding = section.get(stem, section)
-            values = mx.dequantize(part(arrays[f"{stem}.weight"]),
-                                   part(arrays[f"{stem}.scales"]).astype(mx.float32),
-                                   part(arrays[f"{stem}.biases"]).astype(mx.float32),
-                                   group_size=coding["group_size"], bits=coding["bits"])
+            mode = coding.get("mode", "affine")
+            params = [part(arrays[f"{stem}.{what}"]) for what in ("scales", "biases") if f"{stem}.{what}" in arrays]
+            if mode == "affine":
+                params = [array.astype(mx.float32) for array in params]
+            values = mx.dequantize(part(arrays[f"{stem}.weight"]), *params, group_size=coding["group_size"],
+                                   bits=coding["bits"], mode=mode, dtype=mx.float32)
             quantized += 1
         elif f"{stem}.weight" in arrays:
             values = part(arrays[f"{stem}.weight"]).astype(mx.float32)
@@ -130,3 +136,120 @@ def test_phid_reads_experts(phimoe_dir, tmp_path):
                 mx.quantize(value, group_size=32, bits=4)
     mx.save_safetensors(str(folder / "model.safetensors"), arrays)
     assert check(folder, tmp_path) == 2 * (4 * 3 + 4 + 1) + 2
+
+
+def mxfp4_folder(folder, is_mx=lambda name: True, embedding_bits=8):
+    """The sample model as mlx quantizes it: MXFP4, and 8 bits by 32 where that is not asked for."""
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(SAMPLE / name, folder)
+    section = {"mode": "mxfp4", "group_size": 32, "bits": 4}
+    arrays = {}
+    for name, value in mx.load(str(SAMPLE / "model.safetensors")).items():
+        arrays[name] = value
+        stem = name.removesuffix(".weight")
+        if value.ndim == 2 and is_mx(name):
+            arrays[name], arrays[f"{stem}.scales"] = mx.quantize(value, mode="mxfp4")
+        elif value.ndim == 2:
+            arrays[name], arrays[f"{stem}.scales"], arrays[f"{stem}.biases"] = \
+                mx.quantize(value, group_size=32, bits=embedding_bits)
+            section[stem] = {"mode": "affine", "group_size": 32, "bits": embedding_bits}
+    config = {**json.loads((SAMPLE / "config.json").read_text()), "quantization": section}
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(folder / "model.safetensors"), arrays)
+    return folder
+
+
+def unsigned_zeros(words):
+    """Codes without the sign of a zero, which phid does not keep."""
+    codes = numpy.array(words).view(numpy.uint8)
+    low, high = codes & 15, codes >> 4
+    return numpy.where(low == 8, 0, low) | numpy.where(high == 8, 0, high) << 4
+
+
+@pytest.mark.parametrize("is_mx", [lambda name: True, lambda name: ".layers." in name,
+                                   lambda name: ".layers." not in name], ids=["all", "layers", "ends"])
+def test_mxfp4_there_and_again(is_mx, tmp_path):
+    """Code for code, beside matrices of another mode, and as mlx multiplies both out."""
+    source = mxfp4_folder(tmp_path / "source", is_mx)
+    assert check(source, tmp_path / "a") == 18
+    said = json.loads(phid("convert", source, tmp_path / "out", "--format", "mlx", "--json"))
+    assert (said["exact"], said["requantized"]) == (18, 0)
+    assert check(tmp_path / "out", tmp_path / "b") == 18
+    before, after = (mx.load(str(folder / "model.safetensors")) for folder in (source, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if value.dtype == mx.uint32 and name.replace(".weight", ".biases") not in before:
+            assert numpy.array_equal(unsigned_zeros(value), unsigned_zeros(after[name])), name
+        else:
+            assert mx.array_equal(value, after[name]), name
+
+
+def test_mxfp4_of_a_gguf(tmp_path):
+    """What llama.cpp writes as MXFP4 is mlx's."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    phid("quantize", SAMPLE, "--precision", "fp32", "--no-quality", "--out", tmp_path / "source.gguf")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.pure = llama_cpp.LLAMA_FTYPE_MOSTLY_MXFP4_MOE, True
+    params.output_tensor_type = params.token_embedding_type = llama_cpp.GGML_TYPE_MXFP4
+    assert llama_cpp.llama_model_quantize(str(tmp_path / "source.gguf").encode(),
+                                          str(tmp_path / "m.gguf").encode(), ctypes.byref(params)) == 0
+    said = json.loads(phid("convert", tmp_path / "m.gguf", tmp_path / "out", "--format", "mlx", "--json"))
+    assert said["exact"] == 18
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["quantization"] == \
+        {"mode": "mxfp4", "group_size": 32, "bits": 4}
+    assert check(tmp_path / "out", tmp_path) == 18
+    ours, theirs = phid_values(tmp_path / "m.gguf", tmp_path / "a"), phid_values(tmp_path / "out", tmp_path / "b")
+    for name, values in ours.items():
+        numpy.testing.assert_array_equal(values, theirs[name], err_msg=name)
+
+
+def loaded(folder, values):
+    """The folder's matrices as modules, by the way in which mlx-lm's loader takes it: quantized as
+    config.json says, layer by layer, and with nothing missing and nothing left over."""
+    section = json.loads((folder / "config.json").read_text())["quantization"]
+    arrays = mx.load(str(folder / "model.safetensors"))
+    modules = {}
+    for name, value in values.items():
+        stem = name.removesuffix(".weight")
+        modules[stem] = nn.RMSNorm(len(value)) if value.ndim == 1 else \
+            nn.Embedding(*value.shape) if "embed_tokens" in stem else \
+            nn.Linear(value.shape[1], value.shape[0], bias=False)
+    root = nn.Module()
+    for name, part in tree_unflatten(list(modules.items())).items():
+        setattr(root, name, part)
+
+    def predicate(path, module):
+        if path in section:
+            return section[path]
+        return hasattr(module, "to_quantized") and f"{path}.scales" in arrays
+
+    nn.quantize(root, group_size=section["group_size"], bits=section["bits"], mode=section["mode"],
+                class_predicate=predicate)
+    root.load_weights(list(arrays.items()), strict=True)
+    return dict(root.named_modules())
+
+
+@pytest.mark.parametrize("options", [["int4", "--group-size", "64"], ["int4", "--asymmetric"], ["int8"], "mxfp4"])
+def test_modules(options, tmp_path):
+    """The head has 8 bits where the layers have 4: each module computes with its own."""
+    source = SAMPLE
+    if options == "mxfp4":
+        source = mxfp4_folder(tmp_path / "source", lambda name: ".layers." in name)
+    phid("convert", source, tmp_path / "model", "--format", "mlx",
+         *([] if options == "mxfp4" else ["--precision", *options]))
+    ours = phid_values(tmp_path / "model", tmp_path / "plain")
+    modules = loaded(tmp_path / "model", ours)
+    found = {(module.bits, module.mode) for module in modules.values() if hasattr(module, "bits")}
+    assert found == {(8, "affine")} | {"int8": set(), "mxfp4": {(4, "mxfp4")}}.get(
+        options if options == "mxfp4" else options[0], {(4, "affine")})
+    for name, right in ours.items():
+        module = modules[name.removesuffix(".weight")]
+        if right.ndim == 1:
+            continue
+        if isinstance(module, nn.QuantizedEmbedding):
+            got, want = module(mx.arange(len(right))), right
+        else:
+            x = numpy.random.default_rng(1).standard_normal((3, right.shape[1])).astype(numpy.float32)
+            got, want = module(mx.array(x)), x @ right.T
+        numpy.testing.assert_allclose(numpy.array(got.astype(mx.float32)), want, rtol=2e-3, atol=2e-3, err_msg=name)

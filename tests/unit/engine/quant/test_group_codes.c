@@ -100,7 +100,7 @@ static void test_errors(void **state)
     for (size_t i = 0; i < 2 * 5 * 3 * 3; i++) {
         size_t n = sizes[i / 2 % 5];
         phi_code_target target = {bits[i % 2], (uint32_t)n, (phi_zero_rule)(i / 10 % 3),
-                                  types[i / 30]};
+                                  .scale_dtype = types[i / 30]};
         /* A single group may be lucky with plain rounding. */
         double got = 0.0;
         double plain = 0.0;
@@ -123,7 +123,7 @@ static void test_errors(void **state)
  * zero point. */
 static void search_pays(phi_zero_rule rule, size_t n, double share)
 {
-    phi_code_target target = {4, (uint32_t)n, rule, PHI_DTYPE_F16};
+    phi_code_target target = {4, (uint32_t)n, rule, .scale_dtype = PHI_DTYPE_F16};
     double got = 0.0;
     double plain = 0.0;
     for (int round = 0; round < 200; round++) {
@@ -151,7 +151,8 @@ static void test_edges(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 2 * 3; i++) {
-        phi_code_target target = {i % 2 ? 4 : 8, 32, (phi_zero_rule)(i / 2), PHI_DTYPE_F16};
+        phi_code_target target = {i % 2 ? 4 : 8, 32, (phi_zero_rule)(i / 2),
+                                  .scale_dtype = PHI_DTYPE_F16};
         float scale = 5;
         float zero = 5;
         for (size_t k = 0; k < 32; k++) {

@@ -255,6 +255,21 @@ def test_qnn_from_anywhere(tmp_path):
     assert "pipeline" in phid("inspect", tmp_path / "hf", fails=True)
 
 
+def test_qnn_of_a_long_context(tmp_path):
+    """Its rotary tables have a row for each token, and the caches are as long; a token more is refused."""
+    shutil.copytree(SAMPLE, tmp_path / "long")
+    config = json.loads((SAMPLE / "config.json").read_text())
+    config["max_position_embeddings"] = 131072
+    (tmp_path / "long" / "config.json").write_text(json.dumps(config))
+    convert(tmp_path / "long", tmp_path / "out", "qnn", "--context-length", "131072")
+    half = config["hidden_size"] // config["num_attention_heads"] // 2
+    assert (tmp_path / "out" / "embeddings.onnx").stat().st_size > 2 * 131072 * half * 4
+    made = json.loads((tmp_path / "out" / "genai_config.json").read_text())
+    assert made["model"]["context_length"] == 131072
+    assert "at most the model's own of 131072" in phid("convert", tmp_path / "long", tmp_path / "more", "--format",
+                                                       "qnn", "--context-length", str(131072 + 64), fails=True)
+
+
 def test_qnn_without_a_tokenizer(tmp_path):
     says = phid("convert", ROOT / "tests" / "golden" / "tied", tmp_path / "out", "--format", "qnn",
                 fails=True)

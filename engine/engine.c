@@ -126,8 +126,10 @@ static phi_kv_type kv_type_of(const phi_checkpoint *checkpoint)
 {
     for (size_t i = 0; i < phi_checkpoint_count(checkpoint); i++) {
         const phi_tensor *tensor = phi_checkpoint_at(checkpoint, i);
-        if (tensor->n_dims >= 2 &&
-            (tensor->dtype != PHI_DTYPE_F32 || phi_tensor_is_mixed(tensor))) {
+        /* Codes have the dtype of what they stand for. */
+        bool is_f32 = tensor->dtype == PHI_DTYPE_F32 && !tensor->piece_coded[0] &&
+                      !phi_tensor_is_mixed(tensor);
+        if (tensor->n_dims >= 2 && !is_f32) {
             return PHI_KV_F16;
         }
     }

@@ -15,7 +15,7 @@ tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python
     python3-numpy python3-requests python3-jsonschema nginx-light systemd'
 container='buildah podman runc debootstrap zstd'
 arm='gcc-aarch64-linux-gnu qemu-user'
-peers='python3-venv python3-torch g++'
+peers='python3-venv python3-dev g++'
 bench='python3-venv g++'
 
 case "${1:-build}" in

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tier that compares phid with software we did not write: the OpenAI SDK, Hugging Face
-# tokenizers and transformers, llama.cpp, ONNX Runtime GenAI, OpenVINO. Everything comes from PyPI
-# into a virtual environment that is kept between runs (PHID_PEERS_DIR, default build/peers).
+# tokenizers and transformers, llama.cpp, ONNX Runtime GenAI, OpenVINO, MLX, GPTQ. All of it comes from
+# PyPI into a virtual environment that is kept between runs (PHID_PEERS_DIR, default build/peers).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,7 +14,7 @@ wanted=tests/peers/requirements.txt
 recipe() { cat $wanted tests/peers/tile_config.h; }
 if ! recipe | cmp -s - "$dir/installed.txt"; then
     rm -rf "$dir"
-    /usr/bin/python3 -m venv --system-site-packages "$dir"
+    /usr/bin/python3 -m venv "$dir"
     # llama-cpp-python comes as source: only the library is wanted, for this CPU.
     CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
         CXXFLAGS="-include $PWD/tests/peers/tile_config.h" \

@@ -16,3 +16,6 @@ phid_test(engine.model.attention ${TEST_DIR}/test_attention.c
 phid_test(engine.model.types ${TEST_DIR}/test_types.c LIBS test_model_runner phi_formats)
 phid_test(engine.model.experts ${TEST_DIR}/test_experts.c
     LIBS test_kernels_random phi_model phi_kernels phi_formats phi_base)
+# What tests/peers compares with other runtimes' logits.
+add_executable(logits_of_ids ${PROJECT_SOURCE_DIR}/tests/tools/logits_of_ids.c)
+target_link_libraries(logits_of_ids PRIVATE phi_options test_model_runner phi_formats)

@@ -1,0 +1,119 @@
+"""What phid writes, the runtime of its ecosystem runs: with the same greedy tokens, and logits that are
+as near to the right ones as phid's own (agreement.py). And phid reads what it wrote: written again, it is
+the same to the bit.
+
+The results are the table "runtimes" of docs/formats.md.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+import sys
+
+import pytest
+
+from conftest import read_safetensors
+
+pytest.importorskip("torch")
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+agreement = importlib.import_module("agreement")
+ggml = importlib.import_module("ggml")
+programs = importlib.import_module("programs")
+runtimes = importlib.import_module("runtimes")
+sources = importlib.import_module("sources")
+tables = importlib.import_module("tables")
+
+# What has been seen to agree: (format, model, kind).
+AGREED = set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One that phid writes: what runs it, and the options that make its kinds."""
+    name: str
+    runtime: type
+    kinds: dict
+    few: tuple  # the kinds that the random models are written in
+
+
+CODED = {"int8": ["--precision", "int8"], "int4": ["--precision", "int4"],
+         "int4 with zero points": ["--precision", "int4", "--asymmetric"],
+         "int4 by 128": ["--precision", "int4", "--group-size", "128"]}
+FLOATS = {"fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
+FEW = ("fp32", "int4")
+BLOCKS = ("q5_0", "q5_1", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k")
+
+FORMATS = {
+    "gguf": Format("GGUF", runtimes.LlamaCpp,
+                   {**FLOATS, **CODED, **{kind: ["--type", kind] for kind in BLOCKS}},
+                   (*FEW, "q4_k_m")),
+    "onnx": Format("ONNX", runtimes.OnnxGenAI, {**FLOATS, **CODED}, FEW),
+    "openvino": Format("OpenVINO", runtimes.OpenVino, {**FLOATS, **CODED}, FEW),
+    # Its codes always have offsets.
+    "mlx": Format("MLX", runtimes.MlxLm,
+                  {**FLOATS, **{kind: CODED[kind] for kind in ("int8", "int4", "int4 by 128")}}, FEW),
+    "safetensors": Format("safetensors", runtimes.Transformers, FLOATS, ("fp32", "fp16")),
+    "compressed-tensors": Format("compressed-tensors", runtimes.CompressedTensors, CODED, ("int4",)),
+    # The kernels for CPUs have no zero points.
+    "gptq": Format("GPTQ", runtimes.AutoRound,
+                   {kind: CODED[kind] for kind in ("int8", "int4", "int4 by 128")}, ("int4",)),
+}
+CASES = [(form, model, kind) for form, about in FORMATS.items() for model in sources.NAMES
+         for kind in (about.kinds if model == "sample" else about.few)]
+
+
+def precision_of(kind):
+    return kind if kind in FLOATS else "codes"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return sources.Models(tmp_path_factory.mktemp("sources"))
+
+
+def write(form, source, kind, path):
+    options = FORMATS[form].kinds[kind]
+    if form == "gguf":
+        programs.phid("quantize", source.path, *options, "--no-quality", "--out", path)
+    else:
+        programs.phid("convert", source.path, path, "--format", form, *options)
+
+
+def contents(form, path):
+    """The tensors of a file or folder, as its bytes are."""
+    if form == "gguf":
+        return ggml.tensors(path)
+    if form == "onnx":
+        return (path / "model.onnx.data").read_bytes()
+    if form == "openvino":
+        return (path / "openvino_model.bin").read_bytes()
+    return read_safetensors(path / "model.safetensors")
+
+
+@pytest.mark.parametrize("form,model,kind", CASES, ids=["-".join(case).replace(" ", "-")
+                                                        for case in CASES])
+def test_runs_what_phid_writes(models, tmp_path, form, model, kind):
+    source = models[model]
+    path = tmp_path / ("model.gguf" if form == "gguf" else "model")
+    write(form, source, kind, path)
+    again = tmp_path / ("again.gguf" if form == "gguf" else "again")
+    programs.phid("convert", path, again, "--format", form)
+    assert contents(form, again) == contents(form, path), "phid reads something else than it wrote"
+    agreement.compare(path, source, FORMATS[form].runtime, precision_of(kind), tmp_path / "right")
+    AGREED.add((form, model, kind))
+
+
+def test_the_table_says_so():
+    if AGREED != set(CASES):
+        pytest.skip("not all cases have run, or not all agree")
+    rows = []
+    for form, about in FORMATS.items():
+        def models_of(kind):
+            return sum(case[0] == form and case[2] == kind for case in AGREED)
+        same = [f"{kind}: {models_of(kind)}" for kind in about.kinds if precision_of(kind) == "fp32"]
+        near = [f"{kind}: {models_of(kind)}" for kind in about.kinds if precision_of(kind) != "fp32"]
+        rows.append([about.name, runtimes.version(*about.runtime.packages), ", ".join(same) or "-",
+                     ", ".join(near)])
+    tables.check_table("docs/formats.md", "runtimes", tables.table(
+        ["format", "run by", "same tokens: models", "same but within rounding: models"], rows))

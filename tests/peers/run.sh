@@ -23,4 +23,6 @@ if ! recipe | cmp -s - "$dir/installed.txt"; then
         "$dir/bin/pip" install -q -r $wanted
     recipe >"$dir/installed.txt"
 fi
-"$dir/bin/python" -m pytest -q -p no:cacheprovider tests/peers tests/models/test_pytorch.py
+# A file goes to one process whole: its tests share models, and some end with a table of all of them.
+"$dir/bin/python" -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests/peers \
+    tests/models/test_pytorch.py

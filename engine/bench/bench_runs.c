@@ -253,9 +253,10 @@ static uint32_t visible(const phi_description *d, uint32_t position)
     return d->window && position >= d->window ? d->window : position + 1;
 }
 
-/* Each step reads every layer once, whatever its rows; each of a step's sequences reads what its
- * last row sees (and, in a chunk longer than the window, what the rows before saw alone, which is
- * left out here: a bound from below). */
+/* Each step reads every layer once, whatever its rows; but what follows the last layer's attention
+ * is needed only of rows that get logits, which of a prompt is the last one. Each of a step's
+ * sequences reads what its last row sees (and, in a chunk longer than the window, what the rows
+ * before saw alone, which is left out here: a bound from below). */
 static void count_work(const session *self, phi_bench_run *run)
 {
     const phi_bench *bench = self->bench;
@@ -264,14 +265,16 @@ static void count_work(const session *self, phi_bench_run *run)
     uint32_t n_steps = (run->tokens + chunk - 1) / chunk;
     double steps = n_steps;
     double rows = (double)run->tokens * run->batch;
+    double logits_steps = run->prefill ? 1.0 : steps;
+    double logits_rows = run->prefill ? 1.0 : rows;
     for (uint32_t l = 0; l < d->n_layer; l++) {
         const phi_layer_weights *layer = &self->weights->layers[l];
+        bool is_last = l + 1 == d->n_layer;
         add_matrix(&layer->qkv, steps, rows, run);
-        add_matrix(&layer->out, steps, rows, run);
-        add_ffn(d, layer, steps, rows, run);
+        add_matrix(&layer->out, is_last ? logits_steps : steps, is_last ? logits_rows : rows, run);
+        add_ffn(d, layer, is_last ? logits_steps : steps, is_last ? logits_rows : rows, run);
     }
-    double logits_steps = run->prefill ? 1.0 : steps;
-    add_matrix(phi_weights_head(self->weights), logits_steps, run->prefill ? 1.0 : rows, run);
+    add_matrix(phi_weights_head(self->weights), logits_steps, logits_rows, run);
     double token_bytes =
         (double)phi_kv_page_bytes(d, bench->kv_type) / (double)PHI_KV_PAGE_TOKENS * run->batch;
     for (uint32_t at = 0; at < run->tokens; at += chunk) {

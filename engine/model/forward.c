@@ -276,6 +276,7 @@ typedef struct layer_call {
     uint32_t n_prompt;
     const phi_kv_view *views;
     float *x;
+    bool is_last; /* only what the logits need goes on, once keys and values are stored */
 } layer_call;
 
 static void multiply(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call,
@@ -311,7 +312,36 @@ static void add_delta(phi_forward_ctx *ctx, const phi_compute *compute, const la
     lap(ctx, PHI_FORWARD_REST);
 }
 
-static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+static void move_row(float *values, size_t cols, uint32_t from, uint32_t to)
+{
+    if (from != to) {
+        memcpy(values + to * cols, values + from * cols, cols * sizeof *values);
+    }
+}
+
+/* Leaves the rows that get logits, in their order: of a prompt that is one at most, and the others
+ * are spared three quarters of a layer. */
+static void keep_wanted(phi_forward_ctx *ctx, layer_call *call)
+{
+    const phi_description *desc = &ctx->description;
+    uint32_t n_generated = call->n_rows - call->n_prompt;
+    uint32_t n = 0;
+    uint32_t n_prompt = 0;
+    for (uint32_t i = 0; i < call->n_rows; i++) {
+        if (ctx->rows[i].want_logits) {
+            move_row(call->x, desc->n_embd, i, n);
+            move_row(ctx->normed, desc->n_embd, i, n);
+            move_row(ctx->attn, (size_t)desc->n_head * desc->head_dim, i, n);
+            n_prompt += i >= n_generated;
+            n++;
+        }
+    }
+    call->n_rows = n;
+    call->n_prompt = n_prompt;
+}
+
+/* Of what is left of the call's rows. */
+static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, layer_call *call)
 {
     const phi_layer_weights *w = call->layer;
     uint32_t n = call->n_rows;
@@ -330,6 +360,10 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, cons
                                .qkv = ctx->qkv,
                                .out = ctx->attn};
     phi_attention_run(compute, &attention, &ctx->attention);
+    if (call->is_last) {
+        keep_wanted(ctx, call);
+        n = call->n_rows;
+    }
     lap(ctx, PHI_FORWARD_ATTENTION);
     show(ctx, PHI_POINT_ATTN, ctx->attn, n, w->out.cols);
     multiply(ctx, compute, call, &w->out, ctx->attn, ctx->delta);
@@ -385,11 +419,14 @@ static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const 
     add_delta(ctx, compute, call, NULL);
 }
 
-static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
+static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, layer_call *call)
 {
     const phi_layer_weights *w = call->layer;
     run_norm(ctx, compute, call->x, call->n_rows, w->attn_norm, w->attn_norm_bias);
     run_attention(ctx, compute, call);
+    if (call->n_rows == 0) {
+        return;
+    }
     if (!ctx->description.is_parallel) {
         run_norm(ctx, compute, call->x, call->n_rows, w->ffn_norm, w->ffn_norm_bias);
         show(ctx, PHI_POINT_FFN_NORM, ctx->normed, call->n_rows, ctx->description.n_embd);
@@ -455,22 +492,20 @@ const float *phi_forward(phi_forward_ctx *ctx, const phi_compute *compute,
         phi_weight_row(&weights->embedding, (uint32_t)ctx->rows[i].token, ctx->x + i * n);
     }
     prepare_angles(ctx, n_rows, views);
+    layer_call call = {
+        .rows = ctx->rows, .n_rows = n_rows, .n_prompt = n_prompt, .views = views, .x = ctx->x};
     for (uint32_t l = 0; l < ctx->description.n_layer; l++) {
-        layer_call call = {.layer = &weights->layers[l],
-                           .page_layer = l,
-                           .rows = ctx->rows,
-                           .n_rows = n_rows,
-                           .n_prompt = n_prompt,
-                           .views = views,
-                           .x = ctx->x};
+        call.layer = &weights->layers[l];
+        call.page_layer = l;
+        call.is_last = l + 1 == ctx->description.n_layer;
         run_layer(ctx, compute, &call);
     }
     /* In the caller's order. */
-    uint32_t next[2] = {0, n_rows - n_prompt};
+    uint32_t next[2] = {0, call.n_rows - call.n_prompt};
     uint32_t wanted = 0;
     for (uint32_t i = 0; i < n_rows; i++) {
-        uint32_t from = next[rows[i].is_prompt]++;
         if (rows[i].want_logits) {
+            uint32_t from = next[rows[i].is_prompt]++;
             memcpy(ctx->delta + wanted * n, ctx->x + from * n, n * sizeof *ctx->x);
             wanted++;
         }

@@ -103,7 +103,8 @@ typedef void (*phi_forward_tap)(void *user, phi_forward_point point, const float
                                 uint32_t rows, uint32_t cols);
 
 /* From now on the calls below show these values to `tap`, on their own thread, until it is NULL, as
- * it is at first. */
+ * it is at first. Of phi_forward's last layer, from PHI_POINT_ATTN on, only the rows that get
+ * logits are computed. */
 void phi_forward_ctx_tap(phi_forward_ctx *ctx, phi_forward_tap tap, void *user);
 
 /* logits: [rows that want them, n_vocab], valid until the next call. */

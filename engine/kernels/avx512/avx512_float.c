@@ -17,7 +17,7 @@
 #define AHEAD 2048
 /* Tokens, a multiple of TOKENS_MAX, and blocks that share the second-level cache: a piece of the
  * tokens and the sums that wait for the next take a quarter of a MiB each. */
-#define GROUP_MAX 252U
+#define GROUP_MAX 264U
 #define SLICE_BLOCKS 16U
 
 typedef struct float_call {

@@ -185,6 +185,65 @@ static void test_batch_equals_alone(void **state)
     }
 }
 
+/* The logits of the rows that `wanted` has a bit for, of a prompt of 20 tokens and one generated
+ * token of another sequence, in one step. */
+static void step_of_two(phi_weights *weights, const phi_kernels *kernels, uint32_t wanted,
+                        float (*out)[VOCAB])
+{
+    runner both[2];
+    phi_row rows[21];
+    phi_forward_ctx *ctx = NULL;
+    for (int s = 0; s < 2; s++) {
+        runner_init(&both[s], weights, kernels, team, PHI_KV_F16);
+    }
+    (void)runner_feed(&both[1], tokens[1], 30, 30);
+    for (uint32_t i = 0; i < 20; i++) {
+        rows[i] = (phi_row){.token = tokens[0][i], .position = i, .is_prompt = true};
+    }
+    rows[20] = (phi_row){.token = tokens[1][30], .position = 30, .seq = 1};
+    for (uint32_t i = 0; i < 21; i++) {
+        rows[i].want_logits = wanted >> i & 1;
+    }
+    const phi_kv_view views[2] = {{.pages = both[0].pages}, {.pages = both[1].pages}};
+    const phi_compute compute = {kernels, team, PHI_TEAM_INFERENCE};
+    const phi_forward_sizes sizes = {PHI_KV_F16, 21, 21, 2};
+    assert_int_equal(PHI_OK, phi_forward_ctx_create(&weights->description, &sizes, &ctx, NULL));
+    const float *logits = phi_forward(ctx, &compute, weights, rows, 21, views);
+    for (uint32_t i = 0; i < 21; i++) {
+        if (rows[i].want_logits) {
+            memcpy(out[i], logits, sizeof out[i]);
+            logits += VOCAB;
+        }
+    }
+    phi_forward_ctx_destroy(ctx);
+    /* Keys and values are there, whoever got logits. */
+    both[0].n_done = 20;
+    memcpy(out[21], runner_feed(&both[0], tokens[0] + 20, 1, 1), sizeof out[21]);
+    for (int s = 0; s < 2; s++) {
+        runner_done(&both[s]);
+    }
+}
+
+static void test_logits_of_some_rows(void **state)
+{
+    (void)state;
+    static const uint32_t some[] = {0, 1U << 20, 1U << 19, 1U << 3 | 1U << 7 | 1U << 20, 1};
+    for (size_t i = 0; i < n_random_kinds; i++) {
+        phi_weights *weights = make_weights(&random_kinds[i], 0);
+        for (size_t s = 0; s < n_sets; s++) {
+            static float all[22][VOCAB];
+            static float found[22][VOCAB];
+            step_of_two(weights, sets[s], (1U << 21) - 1, all);
+            for (size_t k = 0; k < sizeof some / sizeof *some; k++) {
+                memcpy(found, all, sizeof found);
+                step_of_two(weights, sets[s], some[k], found);
+                assert_memory_equal(all, found, sizeof all);
+            }
+        }
+        free_weights(weights);
+    }
+}
+
 static const random_kind fp32 = {"FP32", PHI_WEIGHT_FP32, 0, false, false};
 
 /* Pages that the window has passed may go: what they hold is not read. */
@@ -317,6 +376,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_alone),
+        cmocka_unit_test(test_logits_of_some_rows),
         cmocka_unit_test(test_window),
         cmocka_unit_test(test_stages),
         cmocka_unit_test(test_sets_agree),

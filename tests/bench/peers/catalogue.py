@@ -9,8 +9,9 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 
-# File types of llama.cpp's quantizer (llama.h), where phid makes no file of that kind.
-LLAMA_FTYPE_Q4_K_M = 15
+# File types of llama.cpp's quantizer (llama.h), for files that phid does not make of the checkpoint:
+# its own Q4_K_M, and F16, as phid keeps numbers of bfloat16 as they are.
+LLAMA_FTYPES = {"q4_k_m.gguf": 15, "f16.gguf": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,10 @@ ENTRIES = [
     Entry("onnxruntime", "int8", "INT8", "onnxruntime-int8"),
     Entry("openvino", "int8", "INT8", "openvino-int8"),
     Entry("mlx", "int8", "8 bit", "mlx-int8"),
-    Entry("phid", "fp16", "F16", "fp16.gguf"),
-    Entry("llama.cpp", "fp16", "F16", "fp16.gguf"),
+    Entry("phid", "fp16", "F16", "f16.gguf"),
+    Entry("llama.cpp", "fp16", "F16", "f16.gguf"),
+    Entry("phid", "fp16", "BF16", "bf16.gguf"),
+    Entry("llama.cpp", "fp16", "BF16", "bf16.gguf"),
     Entry("phid", "fp32", "F32", "fp32.gguf"),
     Entry("llama.cpp", "fp32", "F32", "fp32.gguf"),
 ]
@@ -123,8 +126,8 @@ class Models:
         if available_gib() < needed:
             raise RuntimeError(f"making it takes {needed} GiB of memory; {available_gib():.1f} "
                                "are available")
-        if entry.model == "q4_k_m.gguf":
-            self.make_llama_cpp(out)
+        if entry.model in LLAMA_FTYPES:
+            self.make_llama_cpp(LLAMA_FTYPES[entry.model], out)
         elif entry.model.endswith(".gguf"):
             self.call([self.phid, "quantize", self.checkpoint, "--precision", entry.precision,
                        "--no-quality", "--out", out])
@@ -145,9 +148,8 @@ class Models:
                        self.checkpoint, "--mlx-path", out, "-q", "--q-group-size", "64",
                        "--q-bits", entry.precision.removeprefix("int")])
 
-    def make_llama_cpp(self, out):
-        """llama.cpp's own quantizer, from 16 bits that phid wrote."""
-        source = self.get(next(entry for entry in ENTRIES
-                               if entry.precision == "fp16" and entry.engine == "phid"))
+    def make_llama_cpp(self, ftype, out):
+        """llama.cpp's own quantizer, from the bfloat16 that phid wrote."""
+        source = self.get(next(entry for entry in ENTRIES if entry.model == "bf16.gguf"))
         self.call([python_of(self.base, "llama_cpp"), HERE / "llama_quantize.py", source, out,
-                   LLAMA_FTYPE_Q4_K_M])
+                   ftype])

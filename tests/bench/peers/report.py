@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes the tables and the plot of docs/performance.md from compare.py's results.
 
-    report.py RESULTS.json [--page docs/performance.md] [--plot docs/performance-peers.svg]
+    report.py RESULTS.json [--page docs/performance.md] [--no-plot]
 
-Tables go between the page's two markers; nothing else of the page is touched. Every figure is the
-median of the rounds, with the least and the greatest behind it.
+Tables go between the page's two markers that name phid's kernel set, so that a run on one kind of
+machine leaves those of the others; nothing else of the page is touched. The plot lies beside the
+page. Every figure is the median of the rounds, with the least and the greatest behind it.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 from catalogue import ENTRIES, HERE, PRECISIONS
 
 ROOT = HERE.parents[2]
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
+BEGIN, END = "<!-- peers {}: begin -->", "<!-- peers {}: end -->"
 # A run is named disturbed when others took more of the CPUs' time than this.
 DISTURBED = 0.05
 PRECISION_NAMES = {"int4": "INT4", "int8": "INT8", "fp16": "FP16", "fp32": "FP32"}
@@ -102,6 +103,14 @@ def table(runs, precision, notes):
     return lines
 
 
+def kernel_set(runs):
+    """Which of phid's kernels ran."""
+    found = sorted({run["isa"] for run in runs if "isa" in run})
+    if len(found) != 1:
+        sys.exit(f"phid's runs name {len(found)} kernel sets, not one: {', '.join(found)}")
+    return found[0]
+
+
 def ceilings(runs):
     """What the machine could do at most, by phid's own measurement around each of its runs."""
     found = [side for run in runs if "ceilings" in run
@@ -115,8 +124,7 @@ def ceilings(runs):
         if values:
             lines.append(f"{number(statistics.median(values))} {name} "
                          f"({number(values[0])} to {number(values[-1])})")
-    isa = sorted({run["isa"] for run in runs if "isa" in run})
-    return [f"phid's kernels: {', '.join(isa)}. The machine's ceilings, measured before and after "
+    return [f"phid's kernels: {kernel_set(runs)}. The machine's ceilings, measured before and after "
             f"each of phid's runs: {'; '.join(lines)}."]
 
 
@@ -124,17 +132,14 @@ def shares(runs):
     """phid's speed as a share of the ceiling that binds."""
     parts = []
     for precision in PRECISIONS:
-        for _, measure, _ in columns_of(runs):
-            own = [run["share"]["of_limit"] for run in runs if run["engine"] == "phid" and
-                   run["precision"] == precision and run["measure"] == measure and
-                   run.get("share") and run["share"]["of_limit"]]
-            if own and not any(part[:2] == (precision, measure) for part in parts):
-                parts.append((precision, measure, statistics.median(own)))
-    if not parts:
-        return []
-    return ["phid's share of the ceiling that binds: " + ", ".join(
-        f"{PRECISION_NAMES[precision]} {measure} {100 * share:.0f}%"
-        for precision, measure, share in parts) + "."]
+        for entry, runs_of_entry in rows_of(runs, precision):
+            for _, measure, value in columns_of(runs_of_entry):
+                own = [run["share"]["of_limit"] for run in runs_of_entry if
+                       run["measure"] == measure and
+                       run.get("share") and run["share"]["of_limit"]]
+                if entry.engine == "phid" and value is speed and own:
+                    parts.append(f"{entry.variant} {measure} {100 * statistics.median(own):.0f}%")
+    return [f"phid's share of the ceiling that binds: {', '.join(parts)}."] if parts else []
 
 
 def layers_text(runs):
@@ -161,7 +166,7 @@ def page_text(data, plot):
     text = "\n\n".join(lines)
     for precision in PRECISIONS:
         if any(run["precision"] == precision for run in runs):
-            text += f"\n\n### {PRECISION_NAMES[precision]}\n\n" + "\n".join(
+            text += f"\n\n#### {PRECISION_NAMES[precision]}\n\n" + "\n".join(
                 table(runs, precision, notes))
     for index, note in enumerate(notes, 1):
         text += f"\n\n[{index}] {note[:400]}"
@@ -170,13 +175,13 @@ def page_text(data, plot):
     return text
 
 
-def write_page(path, text):
-    old = path.read_text()
-    head, begin, rest = old.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{path} has no {BEGIN} and {END}")
-    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+def write_page(path, kernels, text):
+    begin, end = BEGIN.format(kernels), END.format(kernels)
+    head, found_begin, rest = path.read_text().partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found_begin or not found_end:
+        sys.exit(f"{path} has no {begin} and {end}")
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}")
 
 
 def panel(axis, runs, measure):
@@ -230,14 +235,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("--page", type=pathlib.Path, default=ROOT / "docs/performance.md")
-    parser.add_argument("--plot", type=pathlib.Path, default=ROOT / "docs/performance-peers.svg")
     parser.add_argument("--no-plot", action="store_true")
     arguments = parser.parse_args()
     data = json.loads(arguments.results.read_text())
     drawn = not arguments.no_plot and any("tokens_per_s" in run for run in data["runs"])
+    kernels = kernel_set(data["runs"])
+    plot = arguments.page.with_name(f"performance-peers-{kernels}.svg")
     if drawn:
-        write_plot(arguments.plot, data)
-    write_page(arguments.page, page_text(data, arguments.plot.name if drawn else None))
+        write_plot(plot, data)
+    write_page(arguments.page, kernels, page_text(data, plot.name if drawn else None))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ build='gcc libc6-dev cmake ninja-build pkg-config libmicrohttpd-dev libjansson-d
     libopenblas-dev libuv1-dev libsqlite3-dev libpcre2-dev nettle-dev libarchive-dev
     ca-certificates curl python3'
 tests='git clang clang-format clang-tidy libclang-rt-14-dev libcmocka-dev python3-pytest
-    python3-numpy python3-requests python3-jsonschema nginx-light systemd'
+    python3-pytest-xdist python3-numpy python3-requests python3-jsonschema nginx-light systemd'
 container='buildah podman runc debootstrap zstd'
 arm='gcc-aarch64-linux-gnu qemu-user'
 peers='python3-venv python3-dev g++'

@@ -25,7 +25,8 @@ build() {
     cmake --build --preset "$1" -j "$jobs" -- --quiet
 }
 
-pytest() { "$python" -m pytest -q -p no:cacheprovider "$@"; }
+# Tests go to as many processes as there are CPUs, those of a file together.
+pytest() { "$python" -m pytest -q -p no:cacheprovider -n "$jobs" --dist loadfile "$@"; }
 
 c_sources() {
     git ls-files --cached --others --exclude-standard "$@"

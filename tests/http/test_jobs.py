@@ -536,7 +536,8 @@ def test_archive_with_attributes(daemon, tiny_dir):
     assert job["status"] == "succeeded", job
 
 
-@pytest.mark.parametrize("data", [b"", b"x", os.urandom(100_000), b"\0" * 10240])
+@pytest.mark.parametrize("data", [b"", b"x", os.urandom(100_000), b"\0" * 10240],
+                         ids=["empty", "byte", "noise", "zeros"])
 def test_broken_archive(daemon, data):
     job = daemon.quantize("broken", [daemon.upload("broken.tar", data)["id"]])
     assert job["status"] == "failed" and job["error"]["code"] == "invalid_model", job
@@ -660,7 +661,8 @@ def test_lying_config(daemon, tiny_dir, change):
     assert daemon.alive()
 
 
-@pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF" + b"\xff" * 60, os.urandom(1000)])
+@pytest.mark.parametrize("data", [b"", b"GGUF", b"GGUF" + b"\xff" * 60, os.urandom(1000)],
+                         ids=["empty", "magic", "huge", "noise"])
 def test_lying_gguf(daemon, data):
     job = daemon.quantize("lying", [daemon.upload("m.gguf", data)["id"]])
     assert job["status"] == "failed", job

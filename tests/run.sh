@@ -70,7 +70,7 @@ stage_clang() {
     ctest --preset clang -j "$jobs"
 }
 
-stage_fuzz() { tests/fuzz/run.sh "${PHID_FUZZ_SECONDS:-60}"; }
+stage_fuzz() { tests/fuzz/run.sh "${PHID_FUZZ_SECONDS:-40}"; }
 
 stage_deploy() {
     tests/deploy/run.sh

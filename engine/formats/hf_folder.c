@@ -68,6 +68,28 @@ static void set_class(json_t *config, const phi_description *d)
                               json_real((double)d->norm_eps));
 }
 
+/* LongRoPE's settings. */
+static json_t *rope_scaling(const phi_description *d)
+{
+    json_t *rope = json_object();
+    (void)json_object_set_new(rope, "type", json_string("longrope"));
+    /* Older versions of transformers refuse a fourth field, so only where it says something. */
+    if (d->rope_attn_factor != phi_description_attn_factor(d->n_ctx, d->n_ctx_original)) {
+        (void)json_object_set_new(rope, "attention_factor", json_real((double)d->rope_attn_factor));
+    }
+    (void)json_object_set_new(rope, "short_factor", floats(d->rope_short, d->n_rot / 2));
+    (void)json_object_set_new(rope, "long_factor", floats(d->rope_long, d->n_rot / 2));
+    if (d->arch == PHI_ARCH_PHIMOE) {
+        (void)json_object_set_new(rope, "short_mscale", json_real((double)d->rope_attn_factor));
+        float far = d->rope_attn_factor_long;
+        far = far != 0.0F ? far : d->rope_attn_factor;
+        (void)json_object_set_new(rope, "long_mscale", json_real((double)far));
+        (void)json_object_set_new(rope, "original_max_position_embeddings",
+                                  json_integer(d->n_ctx_original));
+    }
+    return rope;
+}
+
 json_t *phi_hf_folder_describe(const phi_description *d)
 {
     json_t *config = json_pack(
@@ -85,24 +107,7 @@ json_t *phi_hf_folder_describe(const phi_description *d)
         (void)json_object_set_new(config, "sliding_window", json_integer(d->window));
     }
     if (d->rope == PHI_ROPE_LONG) {
-        json_t *rope = json_object();
-        (void)json_object_set_new(rope, "type", json_string("longrope"));
-        /* Older versions of transformers refuse a fourth field, so only where it says something. */
-        if (d->rope_attn_factor != phi_description_attn_factor(d->n_ctx, d->n_ctx_original)) {
-            (void)json_object_set_new(rope, "attention_factor",
-                                      json_real((double)d->rope_attn_factor));
-        }
-        (void)json_object_set_new(rope, "short_factor", floats(d->rope_short, d->n_rot / 2));
-        (void)json_object_set_new(rope, "long_factor", floats(d->rope_long, d->n_rot / 2));
-        if (d->arch == PHI_ARCH_PHIMOE) {
-            (void)json_object_set_new(rope, "short_mscale", json_real((double)d->rope_attn_factor));
-            float far = d->rope_attn_factor_long;
-            far = far != 0.0F ? far : d->rope_attn_factor;
-            (void)json_object_set_new(rope, "long_mscale", json_real((double)far));
-            (void)json_object_set_new(rope, "original_max_position_embeddings",
-                                      json_integer(d->n_ctx_original));
-        }
-        (void)json_object_set_new(config, "rope_scaling", rope);
+        (void)json_object_set_new(config, "rope_scaling", rope_scaling(d));
     }
     /* Phi3Config has ids of its own for those that are not stated. */
     static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
@@ -195,6 +200,30 @@ static phi_status load(const char *source_dir, const char *name, json_t **out, p
     return status;
 }
 
+static void set_missing(json_t *config, const char *name, json_t *value)
+{
+    if (json_is_null(json_object_get(config, name)) || !json_object_get(config, name)) {
+        (void)json_object_set(config, name, value);
+    }
+    json_decref(value);
+}
+
+/* transformers 5 has the rotary settings in "rope_parameters" alone, and understands the fields
+ * that earlier versions, mlx-lm 0.31 and others look for, and without which they take a default:
+ * those are stated too. */
+static void state_rope(json_t *config, const phi_description *d)
+{
+    if (!json_is_object(json_object_get(config, "rope_parameters"))) {
+        return;
+    }
+    set_missing(config, "rope_theta", json_real((double)d->rope_theta));
+    set_missing(config, "partial_rotary_factor", json_real(rotary_share(d)));
+    if (d->rope == PHI_ROPE_LONG) {
+        set_missing(config, "original_max_position_embeddings", json_integer(d->n_ctx_original));
+        set_missing(config, "rope_scaling", rope_scaling(d));
+    }
+}
+
 phi_status phi_hf_folder_write(const phi_export *export, const char *dir, json_t *changes,
                                phi_err *err)
 {
@@ -213,6 +242,7 @@ phi_status phi_hf_folder_write(const phi_export *export, const char *dir, json_t
         (void)json_object_del(config, "quantization_config");
         (void)json_object_del(config, "quantization");
         (void)json_object_update(config, changes);
+        state_rope(config, export->description);
         status = phi_hf_folder_write_json(config, dir, "config.json", err);
     }
     status = status ? status : load(export->source_dir, "generation_config.json", &generation, err);

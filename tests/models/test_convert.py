@@ -96,6 +96,30 @@ def test_hugging_face_there_and_again(form, coding, tmp_path):
         assert answer == phid("generate", SAMPLE, *ASK)
 
 
+@pytest.mark.parametrize("form", ["safetensors", "mlx"])
+@pytest.mark.parametrize("kind", ["default", "longrope"])
+def test_rotary_settings_where_everybody_looks(form, kind, tmp_path):
+    """transformers 5 has them in rope_parameters alone, which mlx-lm passes over."""
+    source = shutil.copytree(SAMPLE, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    for name in ("rope_theta", "rope_scaling", "partial_rotary_factor",
+                 "original_max_position_embeddings"):
+        del config[name]
+    settings = {"rope_type": kind, "rope_theta": 3000.0, "partial_rotary_factor": 0.75}
+    if kind == "longrope":
+        settings |= {"short_factor": [1.0 + i / 24 for i in range(24)], "long_factor": [2.0] * 24,
+                     "original_max_position_embeddings": 512}
+    (source / "config.json").write_text(json.dumps({**config, "rope_parameters": settings}))
+    answer = phid("generate", source, *ASK)
+    assert answer != phid("generate", SAMPLE, *ASK)
+    convert(source, tmp_path / "out", form)
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert written.pop("rope_parameters") == settings
+    assert (written["rope_theta"], written["partial_rotary_factor"]) == (3000.0, 0.75)
+    (tmp_path / "out/config.json").write_text(json.dumps(written))
+    assert phid("generate", tmp_path / "out", *ASK) == answer
+
+
 @pytest.mark.parametrize("source", ["onnx", "openvino"])
 @pytest.mark.parametrize("form, coding", [("mlx", "int4"), ("gptq", "int4"), ("compressed-tensors", "int4"),
                                           ("compressed-tensors", "int4-offset")])

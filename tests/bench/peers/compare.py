@@ -120,8 +120,8 @@ def run_adapter(arguments, base, phid, entry, model, measure):
         return {"failed": f"took longer than {arguments.limit} s"}
     found = last_json(done.stdout) if done.returncode == 0 else None
     if not found:
-        tail = "\n".join(done.stderr.splitlines()[-6:])
-        return {"failed": f"exit status {done.returncode}: {tail}"}
+        reason = (done.stderr.splitlines() or [""])[-1]
+        return {"failed": f"exit status {done.returncode}: {reason}"}
     return found
 
 

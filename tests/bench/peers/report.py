@@ -144,9 +144,12 @@ def shares(runs):
 
 def layers_text(runs):
     """Where not all of the shape's layers were taken."""
-    fewer = sorted({(run["precision"], run["layers"]) for run in runs if run["layers"]})
-    return "".join(f" {PRECISION_NAMES[precision]} with {layers} of the layers."
-                   for precision, layers in fewer)
+    text = ""
+    for layers in sorted({run["layers"] for run in runs if run["layers"]}):
+        found = {run["precision"] for run in runs if run["layers"] == layers}
+        names = ", ".join(PRECISION_NAMES[name] for name in PRECISIONS if name in found)
+        text += f" {layers} of the layers for {names}."
+    return text
 
 
 def page_text(data, plot):

@@ -51,8 +51,10 @@ def compare(path, source, runtime_class, precision, scratch):
     off_ours, off_theirs = (max(float(np.abs(a - b).max()) for a, b in zip(some, truth)) / size
                             for some in (ours, theirs))
     print(f"phid {off_ours:.2g}, {runtime.name} {off_theirs:.2g}")
-    assert off_theirs <= THEIRS[precision], "the runtime reads other weights"
-    allowed = max(off_theirs, BOUND[precision])
+    # phid has no part in what the runtime rounds in its own way: its bound stays.
+    theirs_as = "fp16" if precision == "fp32" and source.architecture in runtime.rounded else precision
+    assert off_theirs <= THEIRS[theirs_as], "the runtime reads other weights"
+    allowed = max(off_theirs if theirs_as == precision else 0.0, BOUND[precision])
     assert off_ours <= allowed, "phid computes something else"
     near = 0.0 if precision == "fp32" else 2 * allowed * size
     for head, (tokens, end), own, logits in zip(heads, said, ours, truth):

@@ -3,6 +3,8 @@
 Each has
     name, packages        for messages and tables
     is_long_only          whether LongRoPE's short factors are not known
+    unknown               architectures that it has not, or computes as another function: not run
+    rounded               architectures in which it rounds in fp32 too
     Runtime(path, source) opens it; `source` says what ends a text, and LongRoPE's original context
     logits(ids)           an array [ids, vocabulary]: what follows each of the ids
     greedy(ids, steps)    how the runtime's own generation goes on, the ending token left out
@@ -32,6 +34,10 @@ class LlamaCpp:
     name = "llama.cpp"
     packages = ("llama-cpp-python",)
     is_long_only = False
+    # Of phimoe its norms keep the mean, and the two shares add up to 1 (test_llama_cpp.py); phi2's GELU
+    # it looks up in a table of fp16.
+    unknown = ("phimoe",)
+    rounded = ("phi2",)
 
     def __init__(self, path, source):
         import llama_cpp
@@ -77,6 +83,7 @@ class OnnxGenAI:
     name = "ONNX Runtime GenAI"
     packages = ("onnxruntime-genai", "onnxruntime")
     is_long_only = False
+    unknown = rounded = ()
 
     def __init__(self, path, source):
         import onnxruntime
@@ -117,6 +124,7 @@ class OpenVino:
     name = "OpenVINO GenAI"
     packages = ("openvino-genai",)
     is_long_only = False
+    unknown = rounded = ()
 
     def __init__(self, path, source):
         import openvino
@@ -159,6 +167,9 @@ class MlxLm:
     name = "mlx-lm"
     is_long_only = True
     packages = ("mlx-lm", "mlx")
+    # Of phimoe the two shares add up to 1 (test_mlx.py).
+    unknown = ("phimoe",)
+    rounded = ()
 
     def __init__(self, path, source):
         import mlx.core as mx
@@ -190,6 +201,7 @@ class Transformers:
     name = "transformers"
     packages = ("transformers",)
     is_long_only = False
+    unknown = rounded = ()
 
     def __init__(self, path, source):
         import torch
@@ -218,12 +230,16 @@ class Transformers:
 
 class CompressedTensors(Transformers):
     packages = ("transformers", "compressed-tensors")
+    # All of phimoe's experts are one parameter, for which it looks for floats.
+    unknown = ("phimoe",)
 
 
 class AutoRound(Transformers):
     """A GPTQ folder, by transformers with auto-round's kernels, which run on CPUs."""
     name = "transformers with auto-round"
     packages = ("auto-round",)
+    # Of phimoe's experts it looks for codes under names that no published model has.
+    unknown = ("phimoe",)
 
     def options(self):
         import transformers

@@ -14,7 +14,8 @@ import sys
 
 import tokenizers
 import torch
-from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import (AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM, PhiConfig,
+                          PhiForCausalLM, PhimoeConfig, PhimoeForCausalLM)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "golden"))
@@ -52,62 +53,133 @@ assert len(ids_of(PROMPTS[2])) > ORIGINAL
 class Source:
     """A model's folder, in fp16."""
     name: str
+    architecture: str
     path: pathlib.Path
     original: int  # LongRoPE's original context; None without
     ends: tuple    # the ids that end a text
 
 
-# name: (what it has that the sample model has not, changes to the configuration, size of random
-# matrices, seed). A seed is one whose greedy tokens lie clear of the next best, and do not end the
-# text. Attention is not as sharp as the golden models', so that rounded activations do not decide
-# what is attended to; but where the embedding is the head, layers that add little repeat a token.
-CASES = {
-    "grouped": ("8 heads, 2 for keys", {"num_attention_heads": 8, "num_key_value_heads": 2}, 1.0, 4),
-    "partial": ("3/4 of a head rotated", {"partial_rotary_factor": 0.75}, 1.0, 4),
-    "longrope": ("LongRoPE, on both sides of its original context",
-                 {"original_max_position_embeddings": ORIGINAL,
-                  "rope_scaling": make_phi3.longrope(32)}, 1.0, 4),
-    "tied": ("the embedding is the head", {"tie_word_embeddings": True}, 1.4, 8),
-}
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What makes its models: transformers' classes, and what all of the models here have."""
+    name: str
+    config: type
+    model: type
+    last_norm: str
+    base: dict
+    published_as: str = None  # where config.json of the published models names another class
+
+
 # Twice the width of the feed-forward is not the size of the vocabulary: onnxruntime-genai's builder
 # takes any matrix with as many rows for the head.
-BASE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": _config["vocab_size"],
-        "max_position_embeddings": 1024, "original_max_position_embeddings": 1024,
+BASE = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": _config["vocab_size"], "max_position_embeddings": 1024,
         **{f"{name}_token_id": _config[f"{name}_token_id"] for name in ("bos", "eos", "pad")}}
+PHI3 = Architecture("phi3", Phi3Config, Phi3ForCausalLM, "model.norm",
+                    {**BASE, "num_key_value_heads": 2, "intermediate_size": 768,
+                     "original_max_position_embeddings": 1024})
+PHI2 = Architecture("phi2", PhiConfig, PhiForCausalLM, "model.final_layernorm",
+                    {**BASE, "num_key_value_heads": 4, "intermediate_size": 768,
+                     "partial_rotary_factor": 0.5})
+PHIMOE = Architecture("phimoe", PhimoeConfig, PhimoeForCausalLM, "model.norm",
+                      {**BASE, "num_key_value_heads": 2, "intermediate_size": 128,
+                       "num_local_experts": 4, "num_experts_per_tok": 2,
+                       "router_jitter_noise": 0.2, "attention_bias": True, "lm_head_bias": True},
+                      published_as="PhiMoEForCausalLM")
+LONGROPE = {"original_max_position_embeddings": ORIGINAL, "rope_scaling": make_phi3.longrope(32)}
 
 
-def _source(name, path, original):
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A random model. The size is that of its matrices. Its seed is one whose greedy tokens lie clear
+    of the next best, and do not end the text. Attention is not as sharp as the golden models', so that
+    rounded activations do not decide what is attended to; but where the embedding is the head, layers
+    that add little repeat a token."""
+    what: str  # it has that the sample model has not
+    architecture: Architecture
+    changes: dict
+    size: float
+    seed: int
+
+
+CASES = {
+    "grouped": Case("8 heads, 2 for keys", PHI3, {"num_attention_heads": 8}, 1.0, 4),
+    "partial": Case("3/4 of a head rotated", PHI3, {"partial_rotary_factor": 0.75}, 1.0, 4),
+    "longrope": Case("LongRoPE, on both sides of its original context", PHI3, LONGROPE, 1.0, 4),
+    "tied": Case("the embedding is the head", PHI3, {"tie_word_embeddings": True}, 1.4, 8),
+    "phi2": Case("phi2: LayerNorms, biases, half of a head rotated", PHI2, {}, 1.4, 1),
+    "phimoe": Case("phimoe: experts; LongRoPE, with an attention factor on each side", PHIMOE,
+                   {"rope_scaling": {**make_phi3.longrope(32), "rope_type": "longrope",
+                                     "rope_theta": 10000.0, "short_mscale": 1.1, "long_mscale": 1.25,
+                                     "original_max_position_embeddings": ORIGINAL}}, 1.0, 3),
+}
+
+
+# What the router makes of a token's experts, in some order: SparseMixer gives the second best a share in
+# the first choice, or the third best in the second, because it is off by a fifth of the better score;
+# twice router_jitter_noise is the most.
+SCORES = [[9.0, 7.2, 0.0, -9.0], [9.0, 3.0, 2.4, -9.0]]
+
+
+@torch.no_grad()
+def _route(model):
+    """Lets a token's embedding alone say which experts it is given, and that clearly: near a tie a
+    rounded activation would decide it, and with it all that follows. To this end the router reads
+    directions that nothing else writes into."""
+    decoder = model.model
+    size = decoder.embed_tokens.weight.shape
+    lines = torch.linalg.qr(torch.randn(size[1], len(SCORES[0])))[0].T
+    order = torch.rand(size[0], len(SCORES[0])).argsort(-1)
+    scores = torch.tensor(SCORES)[torch.arange(size[0]) % len(SCORES)].gather(1, order)
+
+    def clear(rows):
+        rows -= lines.T @ (lines @ rows)
+
+    clear(decoder.embed_tokens.weight.T)
+    decoder.embed_tokens.weight += scores @ lines
+    for layer in decoder.layers:
+        layer.mlp.router.weight.copy_(lines)
+        clear(layer.self_attn.o_proj.weight)
+        clear(layer.self_attn.o_proj.bias)
+        clear(layer.mlp.experts.down_proj)
+
+
+def _source(name, architecture, path, original):
     ends = json.loads((path / "generation_config.json").read_text())["eos_token_id"]
-    return Source(name, path, original, tuple(ends))
+    return Source(name, architecture, path, original, tuple(ends))
 
 
 def _random_source(name, directory):
-    _, changes, spread, seed = CASES[name]
+    case = CASES[name]
+    made = case.architecture
     path = directory / name
     path.mkdir()
-    torch.manual_seed(seed)
-    model = make_phi3.filled(Phi3ForCausalLM(Phi3Config(**{**BASE, **changes})),
-                             "model.norm.weight", spread)
+    torch.manual_seed(case.seed)
+    model = make_phi3.filled(made.model(made.config(**{**made.base, **case.changes})),
+                             f"{made.last_norm}.weight", case.size)
+    if made is PHIMOE:
+        _route(model)
     make_phi3.save(model, path, torch.float16)
     # As the published models have it; transformers 5 writes rope_parameters, which others do not know.
     config = json.loads((path / "config.json").read_text())
     rope = config.pop("rope_parameters")
     config.update({key: rope[key] for key in ("rope_theta", "partial_rotary_factor",
                                               "original_max_position_embeddings") if key in rope})
-    config["rope_scaling"] = changes.get("rope_scaling")
+    config["rope_scaling"] = case.changes.get("rope_scaling")
+    if made.published_as:
+        config["architectures"] = [made.published_as]
     (path / "config.json").write_text(json.dumps(config))
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                  "generation_config.json"):
         shutil.copy(SAMPLE / file, path / file)
-    return _source(name, path, ORIGINAL if "rope_scaling" in changes else None)
+    return _source(name, made.name, path, ORIGINAL if "rope_scaling" in case.changes else None)
 
 
 class Models(dict):
     """name -> Source; of CASES, made in a directory when it is first asked for."""
 
     def __init__(self, directory):
-        super().__init__(sample=_source("sample", SAMPLE, None))
+        super().__init__(sample=_source("sample", "phi3", SAMPLE, None))
         self.directory = directory
 
     def __missing__(self, name):
@@ -116,6 +188,12 @@ class Models(dict):
 
 
 NAMES = ["sample", *CASES]
+
+
+def names_for(runtime):
+    """The models whose architecture a runtime has."""
+    return [name for name in NAMES
+            if name == "sample" or CASES[name].architecture.name not in runtime.unknown]
 
 
 class Reference:

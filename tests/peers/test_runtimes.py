@@ -59,7 +59,8 @@ FORMATS = {
     "gptq": Format("GPTQ", runtimes.AutoRound,
                    {kind: CODED[kind] for kind in ("int8", "int4", "int4 by 128")}, ("int4",)),
 }
-CASES = [(form, model, kind) for form, about in FORMATS.items() for model in sources.NAMES
+CASES = [(form, model, kind) for form, about in FORMATS.items()
+         for model in sources.names_for(about.runtime)
          for kind in (about.kinds if model == "sample" else about.few)]
 
 

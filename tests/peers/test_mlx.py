@@ -1,6 +1,7 @@
 """MLX reads what phid writes, and phid what MLX writes: the same values, element for element."""
 
 import ctypes
+import importlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 
 import numpy
 import pytest
@@ -253,3 +255,31 @@ def test_modules(options, tmp_path):
             x = numpy.random.default_rng(1).standard_normal((3, right.shape[1])).astype(numpy.float32)
             got, want = module(mx.array(x)), x @ right.T
         numpy.testing.assert_allclose(numpy.array(got.astype(mx.float32)), want, rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+def test_mlx_lm_routes_phimoe_otherwise(tmp_path, monkeypatch):
+    """The two shares of mlx-lm's phimoe are a softmax's, which add up to 1, where SparseMixer's do not:
+    so it is another function. Of the same weights it computes what transformers does with such shares."""
+    pytest.importorskip("mlx_lm")
+    pytest.importorskip("torch")
+    sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    runtimes, sources = map(importlib.import_module, ("runtimes", "sources"))
+    modeling = importlib.import_module("transformers.models.phimoe.modeling_phimoe")
+
+    def shares_of_a_softmax(scores, *_, **__):
+        best = scores.topk(2, dim=-1)
+        return best.values.softmax(-1), best.indices
+
+    source = sources.Models(tmp_path)["phimoe"]
+    phid("convert", source.path, tmp_path / "mlx", "--format", "mlx", "--precision", "int4")
+    phid("convert", tmp_path / "mlx", tmp_path / "right", "--format", "safetensors", "--precision", "fp32")
+    # Longer than LongRoPE's original context: mlx-lm has the long factors only.
+    ids = sources.ids_of(sources.PROMPTS[2])
+    theirs = runtimes.MlxLm(tmp_path / "mlx", source).logits(ids)
+    right = sources.Reference(tmp_path / "right")
+    sparse = right.logits(ids)
+    monkeypatch.setattr(modeling, "sparsemixer", shares_of_a_softmax)
+    soft = right.logits(ids)
+    size = numpy.abs(soft).max()
+    assert numpy.abs(theirs - soft).max() <= 1e-4 * size
+    assert numpy.abs(theirs - sparse).max() > 0.1 * size, "docs/formats.md says that it differs"

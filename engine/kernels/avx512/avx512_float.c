@@ -129,6 +129,9 @@ PHI_STAMP void piece_tokens(const float_call *call, uint32_t block, uint32_t tok
     for (; n_blocks <= 2 && token + 12 <= end; token += 12, waiting += 12 * step) {
         float_tile(call, block, token, waiting, kind, n_blocks, 4, 3);
     }
+    for (; n_blocks <= 2 && token + 8 <= end; token += 8, waiting += 8 * step) {
+        float_tile(call, block, token, waiting, kind, n_blocks, 4, 2);
+    }
     for (; token + 4 <= end; token += 4, waiting += 4 * step) {
         float_tile(call, block, token, waiting, kind, n_blocks, 4, 1);
     }
@@ -148,15 +151,16 @@ static void set_piece(float_call *call, size_t k)
     call->count = left < PHI_FLOAT_PIECE ? left : PHI_FLOAT_PIECE;
 }
 
-/* Few tokens: four blocks go side by side from end to end, as four streams from memory. */
-PHI_STAMP void few_tokens(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind)
+/* Few tokens: `n_blocks` blocks go side by side from end to end, as so many streams from memory. */
+PHI_STAMP void few_tokens(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind,
+                          int n_blocks)
 {
     _Alignas(64) float waiting[TOKENS_MAX * BLOCKS_MAX * BLOCK];
     uint32_t block = begin;
-    for (; block + BLOCKS_MAX <= end; block += BLOCKS_MAX) {
+    for (; block + (uint32_t)n_blocks <= end; block += (uint32_t)n_blocks) {
         for (size_t k = 0; k < call->weight->cols; k += PHI_FLOAT_PIECE) {
             set_piece(call, k);
-            piece_tokens(call, block, 0, call->act->n_tok, waiting, kind, BLOCKS_MAX);
+            piece_tokens(call, block, 0, call->act->n_tok, waiting, kind, n_blocks);
         }
     }
     for (; block < end; block++) {
@@ -209,8 +213,10 @@ PHI_STAMP void many_tokens(float_call *call, uint32_t begin, uint32_t end, phi_w
 
 PHI_STAMP void rows_kind(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind)
 {
-    if (call->act->n_tok < TOKENS_MAX) {
-        few_tokens(call, begin, end, kind);
+    if (call->act->n_tok < 2 * QUAD) {
+        few_tokens(call, begin, end, kind, BLOCKS_MAX);
+    } else if (call->act->n_tok < TOKENS_MAX) {
+        few_tokens(call, begin, end, kind, 2);
     } else {
         many_tokens(call, begin, end, kind);
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds every fuzz target and runs each for the given number of seconds (default 40) from its seed
+# Builds every fuzz target and runs each for the given number of seconds (default 25) from its seed
 # corpus, two at a time. A finding is written beside the log and fails the run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-seconds=${1:-40}
+seconds=${1:-25}
 
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz -j "$(nproc)" -- --quiet

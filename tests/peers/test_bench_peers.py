@@ -71,12 +71,19 @@ def test_a_second_run_measures_nothing_again(folder):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
+def marked(folder, text):
+    """Between the markers of the kernel set that was measured."""
+    kernels = next(run["isa"] for run in results(folder) if "isa" in run)
+    return f"<!-- peers {kernels}: begin -->{text}<!-- peers {kernels}: end -->"
+
+
 def test_tables_show_what_was_measured(folder, tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- peers: begin -->\nold\n<!-- peers: end -->\nafter\n")
+    other = "<!-- peers other: begin -->\nkept\n<!-- peers other: end -->\n"
+    page.write_text(other + marked(folder, "\nold\n") + "\nafter\n")
     run("report.py", folder / "results.json", "--page", page, "--no-plot", folder=folder)
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
+    assert text.startswith(other) and text.endswith("after\n") and "\nold\n" not in text
     rows = [line.split("|") for line in text.splitlines() if line.startswith(("| phid", "| llama"))]
     assert [(row[1].strip(), row[2].strip()) for row in rows] == VARIANTS
     for row in rows:
@@ -92,7 +99,7 @@ def test_a_failure_is_written_down_with_its_reason(folder, tmp_path):
     broken = tmp_path / "results.json"
     broken.write_text(json.dumps(data))
     page = tmp_path / "page.md"
-    page.write_text("<!-- peers: begin --><!-- peers: end -->")
+    page.write_text(marked(folder, ""))
     run("report.py", broken, "--page", page, "--no-plot", folder=folder)
     text = page.read_text()
     assert "no [1]" in text and "[1] took longer than 300 s" in text

@@ -200,9 +200,11 @@ static phi_status load(const char *source_dir, const char *name, json_t **out, p
     return status;
 }
 
+/* Null counts as missing. */
 static void set_missing(json_t *config, const char *name, json_t *value)
 {
-    if (json_is_null(json_object_get(config, name)) || !json_object_get(config, name)) {
+    const json_t *stated = json_object_get(config, name);
+    if (!stated || json_is_null(stated)) {
         (void)json_object_set(config, name, value);
     }
     json_decref(value);

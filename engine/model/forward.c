@@ -319,8 +319,8 @@ static void move_row(float *values, size_t cols, uint32_t from, uint32_t to)
     }
 }
 
-/* Leaves the rows that get logits, in their order: of a prompt that is one at most, and the others
- * are spared three quarters of a layer. */
+/* Leaves the rows that get logits, in their order: of a prompt that is served its last one, and the
+ * others are spared three quarters of a layer. */
 static void keep_wanted(phi_forward_ctx *ctx, layer_call *call)
 {
     const phi_description *desc = &ctx->description;

@@ -36,14 +36,20 @@ static phi_status fail_errno(phi_err *err, const char *doing, const char *path)
 
 /* ---- paths ---- */
 
+/* Of a file or folder in one of the parts that phi_store_open makes. */
+static char *path_in(const phi_store *store, const char *part, const char *name)
+{
+    return phi_strfmt("%s/%s/%s", store->dir, part, name);
+}
+
 char *phi_store_blob_path(const phi_store *store, const char *sha256)
 {
-    return phi_strfmt("%s/blobs/%s", store->dir, sha256);
+    return path_in(store, "blobs", sha256);
 }
 
 char *phi_store_packed_path(const phi_store *store, const char *sha256)
 {
-    return phi_strfmt("%s/packed/%s", store->dir, sha256);
+    return path_in(store, "packed", sha256);
 }
 
 char *phi_store_incoming_path(const phi_store *store, const char *upload_id)
@@ -53,7 +59,7 @@ char *phi_store_incoming_path(const phi_store *store, const char *upload_id)
 
 char *phi_store_work_path(const phi_store *store, const char *job_id)
 {
-    return phi_strfmt("%s/work/%s", store->dir, job_id);
+    return path_in(store, "work", job_id);
 }
 
 /* ---- locks and transactions ---- */

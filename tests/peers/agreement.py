@@ -18,6 +18,8 @@ import numpy as np
 BOUND = {"fp32": 1e-4, "fp16": 4e-3, "codes": 0.05}
 # How far the runtime's may be: more would be other weights.
 THEIRS = {"fp32": 1e-4, "fp16": 4e-3, "codes": 0.08}
+# And of an architecture in which it rounds in fp32 too: llama.cpp's phi2 was off by 2.6e-4.
+THEIRS_ROUNDED = 5e-4
 
 
 def is_as_near(found, wanted, source, logits, near):
@@ -52,9 +54,10 @@ def compare(path, source, runtime_class, precision, scratch):
                             for some in (ours, theirs))
     print(f"phid {off_ours:.2g}, {runtime.name} {off_theirs:.2g}")
     # phid has no part in what the runtime rounds in its own way: its bound stays.
-    theirs_as = "fp16" if precision == "fp32" and source.architecture in runtime.rounded else precision
-    assert off_theirs <= THEIRS[theirs_as], "the runtime reads other weights"
-    allowed = max(off_theirs if theirs_as == precision else 0.0, BOUND[precision])
+    is_rounded = precision == "fp32" and source.architecture in runtime.rounded
+    bound = THEIRS_ROUNDED if is_rounded else THEIRS[precision]
+    assert off_theirs <= bound, "the runtime reads other weights"
+    allowed = max(0.0 if is_rounded else off_theirs, BOUND[precision])
     assert off_ours <= allowed, "phid computes something else"
     near = 0.0 if precision == "fp32" else 2 * allowed * size
     for head, (tokens, end), own, logits in zip(heads, said, ours, truth):

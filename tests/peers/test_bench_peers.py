@@ -99,7 +99,7 @@ def test_a_failure_is_written_down_with_its_reason(folder, tmp_path):
     broken = tmp_path / "results.json"
     broken.write_text(json.dumps(data))
     page = tmp_path / "page.md"
-    page.write_text(marked(folder, ""))
+    page.write_text("before\n")  # of a kernel set that was never measured
     run("report.py", broken, "--page", page, "--no-plot", folder=folder)
     text = page.read_text()
     assert "no [1]" in text and "[1] took longer than 300 s" in text

@@ -16,7 +16,8 @@
 #define BLOCKS_MAX 4
 #define AHEAD 2048
 /* Tokens, a multiple of TOKENS_MAX, and blocks that share the second-level cache: a piece of the
- * tokens and the sums that wait for the next take a quarter of a MiB each. */
+ * tokens and the sums that wait for the next take a quarter of a MiB each. A step of 256 tokens is
+ * one group. */
 #define GROUP_MAX 264U
 #define SLICE_BLOCKS 16U
 
@@ -211,6 +212,8 @@ PHI_STAMP void many_tokens(float_call *call, uint32_t begin, uint32_t end, phi_w
     }
 }
 
+/* From two quads of tokens on, two blocks by eight tokens take as many registers as four by four,
+ * and each weight is loaded and widened once. */
 PHI_STAMP void rows_kind(float_call *call, uint32_t begin, uint32_t end, phi_weight_kind kind)
 {
     if (call->act->n_tok < 2 * QUAD) {

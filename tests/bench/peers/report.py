@@ -3,9 +3,9 @@
 
     report.py RESULTS.json [--page docs/performance.md] [--no-plot]
 
-Tables go between the page's two markers that name phid's kernel set, so that a run on one kind of
-machine leaves those of the others; nothing else of the page is touched. The plot lies beside the
-page. Every figure is the median of the rounds, with the least and the greatest behind it.
+Tables go between the page's two markers that name phid's kernel set, or to its end if it has none,
+so that a run on one kind of machine leaves those of the others; nothing else of the page is touched.
+The plot lies beside the page. Every figure is the median of the rounds, with the least and the greatest behind it.
 """
 
 import argparse
@@ -180,10 +180,13 @@ def page_text(data, plot):
 
 def write_page(path, kernels, text):
     begin, end = BEGIN.format(kernels), END.format(kernels)
-    head, found_begin, rest = path.read_text().partition(begin)
+    page = path.read_text()
+    if begin not in page:
+        page += f"\n### Kernels: {kernels}\n\n{begin}\n{end}\n"
+    head, _, rest = page.partition(begin)
     _, found_end, tail = rest.partition(end)
-    if not found_begin or not found_end:
-        sys.exit(f"{path} has no {begin} and {end}")
+    if not found_end:
+        sys.exit(f"{path} has {begin} without {end}")
     path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}")
 
 

@@ -210,6 +210,15 @@ static void set_missing(json_t *config, const char *name, json_t *value)
     json_decref(value);
 }
 
+/* LongRoPE's attention factor follows from the context that was trained. An OpenVINO folder may say
+ * another than its graph, from which the description has it (openvino_rope.c). */
+static void state_context(json_t *config, const phi_description *d)
+{
+    if (d->rope == PHI_ROPE_LONG) {
+        (void)json_object_set_new(config, "max_position_embeddings", json_integer(d->n_ctx));
+    }
+}
+
 /* transformers 5 has the rotary settings in "rope_parameters" alone, and understands the fields
  * that earlier versions, mlx-lm 0.31 and others look for, and without which they take a default:
  * those are stated too. */
@@ -244,6 +253,7 @@ phi_status phi_hf_folder_write(const phi_export *export, const char *dir, json_t
         (void)json_object_del(config, "quantization_config");
         (void)json_object_del(config, "quantization");
         (void)json_object_update(config, changes);
+        state_context(config, export->description);
         state_rope(config, export->description);
         status = phi_hf_folder_write_json(config, dir, "config.json", err);
     }

@@ -181,6 +181,11 @@ static phi_status check_angles(phi_openvino *o, phi_ov_value value, phi_err *err
     return check_frequencies(o, phi_ov_input(graph, product, 0), err);
 }
 
+static bool is_near(double factor, double right)
+{
+    return fabs(factor - right) <= FACTOR_ERROR_MAX * right;
+}
+
 /* optimum-intel's from_pretrained(export=True) writes the original context over the trained one, so
  * that LongRoPE's factor does not follow from config.json. It says what was trained: f in
  * sqrt(1 + ln f / ln orig) = factor, a whole number for every Phi model. */
@@ -188,7 +193,7 @@ static void take_factor(phi_description *d, double factor)
 {
     double original = (double)d->n_ctx_original;
     if (d->rope != PHI_ROPE_LONG || d->n_ctx > d->n_ctx_original || d->n_ctx_original < 2 ||
-        !(factor > 1.0)) {
+        !(factor > 1.0) || is_near(factor, (double)d->rope_attn_factor)) {
         return;
     }
     double times = round(pow(original, factor * factor - 1.0));
@@ -228,7 +233,7 @@ static phi_status check_factors(phi_openvino *o, phi_ov_value value, const doubl
                        : is_long && d->rope_attn_factor_long != 0.0F
                            ? (double)d->rope_attn_factor_long
                            : (double)d->rope_attn_factor;
-        if (!(fabs(factors[is_long] - right) <= FACTOR_ERROR_MAX * right)) {
+        if (!is_near(factors[is_long], right)) {
             return REFUSE(value, "is multiplied by %g; config.json's attention factor is %g",
                           factors[is_long], right);
         }

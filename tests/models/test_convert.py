@@ -120,6 +120,26 @@ def test_rotary_settings_where_everybody_looks(form, kind, tmp_path):
     assert phid("generate", tmp_path / "out", *ASK) == answer
 
 
+@pytest.mark.parametrize("form", ["safetensors", "openvino", "gguf"])
+def test_the_trained_context_is_the_graphs(form, tmp_path):
+    """optimum-intel's from_pretrained(export=True) leaves LongRoPE's original context in config.json for
+    the trained one, from which the attention factor follows: what phid writes says the right one."""
+    source = shutil.copytree(SAMPLE, tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    config |= {"original_max_position_embeddings": 256,
+               "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32}}
+    (source / "config.json").write_text(json.dumps(config))
+    answer = phid("generate", source, *ASK)
+    folder = tmp_path / "openvino"
+    convert(source, folder, "openvino")
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 256}))
+    out = tmp_path / ("out.gguf" if form == "gguf" else "out")
+    convert(folder, out, form)
+    assert phid("generate", out, *ASK) == answer
+    if form != "gguf":
+        assert json.loads((out / "config.json").read_text())["max_position_embeddings"] == 1024
+
+
 @pytest.mark.parametrize("source", ["onnx", "openvino"])
 @pytest.mark.parametrize("form, coding", [("mlx", "int4"), ("gptq", "int4"), ("compressed-tensors", "int4"),
                                           ("compressed-tensors", "int4-offset")])

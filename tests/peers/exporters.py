@@ -56,6 +56,14 @@ def optimum_intel(source, path, *options):
     _with_tokenizer(source, path)
 
 
+def optimum_intel_class(source, path):
+    """optimum-intel's too, by the class that loads models: in fp32."""
+    _run(sys.executable, "-c", "import sys; from optimum.intel import OVModelForCausalLM as Model; "
+         "Model.from_pretrained(sys.argv[1], export=True, load_in_8bit=False, compile=False)"
+         ".save_pretrained(sys.argv[2])", source.path, path)
+    _with_tokenizer(source, path)
+
+
 def mlx_convert(source, path, bits=None, group=None, dtype=None):
     """mlx-lm's."""
     import mlx_lm

@@ -74,7 +74,11 @@ EXPORTERS = {
          "int4 by 32": ("int4", "--sym", "--group-size", 32, "--ratio", "1.0"),
          "int4 by 64 with zero points": ("int4", "--group-size", 64, "--ratio", "1.0")},
         {"sample": ("fp32", "int8", "int4 by 32", "int4 by 64 with zero points"),
-         "partial": ("int4 by 32",), "tied": ("int4 by 32",)}),
+         **{name: ("int4 by 32",) for name in ("partial", "longrope", "tied")}}),
+    # It leaves another context in config.json than the command.
+    "openvino-class": Exporter(
+        "optimum-intel's from_pretrained", ("optimum-intel",), runtimes.OpenVino,
+        exporters.optimum_intel_class, {"fp32": ()}, {"longrope": ("fp32",)}),
     "mlx": Exporter(
         "mlx-lm", ("mlx-lm",), runtimes.MlxLm, exporters.mlx_convert,
         {"fp32": (None, None, "float32"), "bf16": (None, None, "bfloat16"), "8 bits by 32": (8, 32),

@@ -250,6 +250,12 @@ static int slice(ov_model *m, int x, const char *name, int start, int stop, int 
                  ints(m, 1, 1), ints(m, 1, axis));
 }
 
+/* LongRoPE's for the context that was trained. */
+static float long_factor(void)
+{
+    return sqrtf(1.0F + logf((float)CONTEXT / ORIGINAL) / logf(ORIGINAL));
+}
+
 static void make_tables(ov_model *m, shared *s)
 {
     uint32_t r = m->options.n_rot ? m->options.n_rot : D;
@@ -287,9 +293,10 @@ static void make_tables(ov_model *m, shared *s)
     s->cos = layer(m, "Cos", "cos", NULL, 1, 1, angles);
     s->sin = layer(m, "Sin", "sin", NULL, 1, 1, angles);
     if (m->options.long_rope) {
-        float factor = sqrtf(1.0F + logf((float)CONTEXT / ORIGINAL) / logf(ORIGINAL));
-        s->cos = layer(m, "Multiply", "cos_f", NULL, 1, 2, s->cos, number(m, "factor", factor));
-        s->sin = layer(m, "Multiply", "sin_f", NULL, 1, 2, s->sin, number(m, "factor", factor));
+        s->cos =
+            layer(m, "Multiply", "cos_f", NULL, 1, 2, s->cos, number(m, "factor", long_factor()));
+        s->sin =
+            layer(m, "Multiply", "sin_f", NULL, 1, 2, s->sin, number(m, "factor", long_factor()));
     }
     s->cos = layer(m, "Unsqueeze", "cos_heads", NULL, 1, 2, s->cos, ints(m, 1, 1));
     s->sin = layer(m, "Unsqueeze", "sin_heads", NULL, 1, 2, s->sin, ints(m, 1, 1));
@@ -513,9 +520,14 @@ static void write_config(const ov_model *m, fixture *f)
             (void)snprintf(factors[1] + at, sizeof factors[1] - at, "%s%.1f", i ? "," : "",
                            2.0 + 0.5 * i);
         }
+        char stated[60] = "";
+        if (m->options.stated_factor) {
+            (void)snprintf(stated, sizeof stated, "\"attention_factor\":%.7g,",
+                           (double)long_factor());
+        }
         (void)snprintf(rope, sizeof rope,
-                       "{\"type\":\"longrope\",\"short_factor\":[%s],\"long_factor\":[%s]}",
-                       factors[0], factors[1]);
+                       "{\"type\":\"longrope\",%s\"short_factor\":[%s],\"long_factor\":[%s]}",
+                       stated, factors[0], factors[1]);
     }
     (void)snprintf(text, sizeof text,
                    "{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\","

@@ -25,8 +25,9 @@ typedef struct ov_options {
     bool split;     /* q, k, v, gate and up apart */
     bool tied;
     bool long_rope;
-    bool lost_context; /* config.json with the original context, as from_pretrained leaves it */
-    uint32_t n_rot;    /* 0: all 8 */
+    bool lost_context;  /* config.json with the original context, as from_pretrained leaves it */
+    bool stated_factor; /* and with LongRoPE's attention factor */
+    uint32_t n_rot;     /* 0: all 8 */
     uint32_t window;
     int layers;               /* 0: 2 */
     bool ones;                /* norms without weights */

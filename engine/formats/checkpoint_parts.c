@@ -38,8 +38,15 @@ static const char *label_of(const stored *tensor)
 
 static const stored *find(const lookup *l, const char *name)
 {
+    char other[PHI_LIMIT_TENSOR_NAME_BYTES + 64];
     uint32_t index;
-    return phi_strmap_find(l->by_name, name, strlen(name), &index) ? &l->list[index] : NULL;
+    uint32_t at = 0;
+    bool found = phi_strmap_find(l->by_name, name, strlen(name), &index);
+    while (!found && l->naming == PHI_NAMING_HF_PHIMOE &&
+           phi_name_respell(name, &at, other, sizeof other)) {
+        found = phi_strmap_find(l->by_name, other, strlen(other), &index);
+    }
+    return found ? &l->list[index] : NULL;
 }
 
 static phi_status insert(lookup *l, const char *name, stored tensor)
@@ -120,15 +127,10 @@ static void format_shape(const uint64_t *dims, uint32_t n_dims, char *out, size_
     }
 }
 
-/* `rows` are a vector's elements. */
-static phi_status check_shape(const lookup *l, const stored *tensor, phi_part part, uint32_t rows,
-                              uint32_t cols)
+static phi_status check_dims(const lookup *l, const stored *tensor, const uint64_t *right,
+                             uint32_t n_dims)
 {
     const phi_tensor_entry *entry = tensor->entry;
-    uint32_t stacked = phi_part_count_stacked(part, &l->checkpoint->description, rows);
-    const uint64_t dims[] = {stacked, rows / stacked, cols};
-    const uint64_t *right = stacked > 1 ? dims : dims + 1;
-    uint32_t n_dims = phi_part_is_vector(part) ? 1 : stacked > 1 ? 3 : 2;
     char has[96], wanted[96];
     if (entry->n_dims == n_dims && memcmp(entry->dims, right, n_dims * sizeof *right) == 0) {
         return PHI_OK;
@@ -137,6 +139,16 @@ static phi_status check_shape(const lookup *l, const stored *tensor, phi_part pa
     format_shape(right, n_dims, wanted, sizeof wanted);
     return phi_fail(l->err, PHI_E_FORMAT, "%s: tensor \"%s\" has shape [%s]; [%s] is right",
                     label_of(tensor), entry->name, has, wanted);
+}
+
+/* `rows` are a vector's elements. */
+static phi_status check_shape(const lookup *l, const stored *tensor, phi_part part, uint32_t rows,
+                              uint32_t cols)
+{
+    uint32_t stacked = phi_part_count_stacked(part, &l->checkpoint->description, rows);
+    const uint64_t dims[] = {stacked, rows / stacked, cols};
+    const uint64_t *right = stacked > 1 ? dims : dims + 1;
+    return check_dims(l, tensor, right, phi_part_is_vector(part) ? 1 : stacked > 1 ? 3 : 2);
 }
 
 /* The plain dtypes, or all. */
@@ -349,6 +361,35 @@ static phi_status find_pieces(lookup *l, phi_part part, uint32_t layer, const ui
     return PHI_OK;
 }
 
+/* A part of experts that is one half of each matrix of a stack: [experts, 2 * rows, columns]. */
+static phi_status find_halves(lookup *l, phi_part part, uint32_t layer, const uint32_t *rows,
+                              uint32_t n_rows, phi_tensor *out, bool *out_found)
+{
+    char name[PHI_LIMIT_TENSOR_NAME_BYTES];
+    uint32_t half = 0;
+    bool is_half = phi_part_half_name(part, l->naming, layer, &half, name, sizeof name);
+    const stored *tensor = is_half ? find(l, name) : NULL;
+    const phi_tensor_entry *entry = tensor ? tensor->entry : NULL;
+    if (!entry) {
+        return PHI_OK;
+    }
+    PHI_ASSERT(n_rows > 0);
+    const uint64_t right[] = {n_rows, 2 * (uint64_t)rows[0], out->cols};
+    phi_status status = check_dtype(l, tensor, false);
+    status = status ? status : check_dims(l, tensor, right, 3);
+    if (status) {
+        return status;
+    }
+    *out_found = true;
+    uint64_t half_bytes = entry->bytes / (2 * (uint64_t)n_rows);
+    for (uint32_t i = 0; i < n_rows; i++) {
+        out->piece_offset[i] = entry->offset + (2 * (uint64_t)i + half) * half_bytes;
+        place_piece(out, tensor, rows[i], entry->dtype, false);
+    }
+    out->bytes += n_rows * half_bytes;
+    return PHI_OK;
+}
+
 /* Finds a part, whole or in pieces. GGUF calls both the fused matrix and the lower half of a split
  * one "ffn_up", so there pieces are looked for first: "ffn_gate" decides which it is. */
 static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor *out)
@@ -383,6 +424,9 @@ static phi_status find_part(lookup *l, phi_part part, uint32_t layer, phi_tensor
     }
     if (!status && !found && *first_name && !pieces_first) {
         status = find_pieces(l, part, layer, rows, n_rows, out, &found);
+    }
+    if (!status && !found) {
+        status = find_halves(l, part, layer, rows, n_rows, out, &found);
     }
     if (status || found) {
         return status;

@@ -106,6 +106,21 @@ static const part_names table[PHI_PART_COUNT] = {
                               .whole = {"output.bias", NULL, "lm_head.bias", "lm_head.bias"}},
 };
 
+/* What tools call phimoe's tensors that the published models, and this table, call otherwise:
+ * auto-round 0.16 in the folders of every format, and transformers 5 where save_original_format is
+ * false, which has the others in gate_up_proj (phi_part_half_name). */
+static const struct {
+    const char *usual;
+    const char *other;
+} spellings[] = {
+    {".block_sparse_moe.gate.", ".block_sparse_moe.router."},
+    {".w1.", ".gate_proj."},
+    {".w3.", ".up_proj."},
+    {".w2.", ".down_proj."},
+    {".block_sparse_moe.gate.", ".mlp.router."},
+    {".block_sparse_moe.switch_mlp.down_proj.weight", ".mlp.experts.down_proj"},
+};
+
 static const part_names *get(phi_part part)
 {
     PHI_ASSERT(part < PHI_PART_COUNT);
@@ -237,6 +252,35 @@ void phi_part_piece_name(phi_part part, uint32_t piece, phi_naming naming, uint3
             : snprintf(out, out_bytes, "model.layers.%u.block_sparse_moe.experts.%u.%s", layer,
                        piece, names->expert);
     PHI_ASSERT(length > 0 && (size_t)length < out_bytes);
+}
+
+bool phi_part_half_name(phi_part part, phi_naming naming, uint32_t layer, uint32_t *out_half,
+                        char *out, size_t out_bytes)
+{
+    if (naming != PHI_NAMING_HF_PHIMOE ||
+        (part != PHI_PART_FFN_GATE_EXPS && part != PHI_PART_FFN_UP_EXPS)) {
+        return false;
+    }
+    *out_half = part == PHI_PART_FFN_UP_EXPS;
+    write_name(get(part), "mlp.experts.gate_up_proj", naming, layer, out, out_bytes);
+    return true;
+}
+
+bool phi_name_respell(const char *name, uint32_t *at, char *out, size_t out_bytes)
+{
+    while (*at < sizeof spellings / sizeof *spellings) {
+        const char *usual = spellings[*at].usual;
+        const char *other = spellings[*at].other;
+        const char *found = strstr(name, usual);
+        *at += 1;
+        if (found) {
+            int length = snprintf(out, out_bytes, "%.*s%s%s", (int)(found - name), name, other,
+                                  found + strlen(usual));
+            PHI_ASSERT(length > 0 && (size_t)length < out_bytes);
+            return true;
+        }
+    }
+    return false;
 }
 
 phi_part phi_part_of_name(const char *name, const phi_description *description, uint32_t *out_layer)

@@ -80,6 +80,12 @@ bool phi_part_has_pieces(phi_part part, phi_naming naming);
 bool phi_part_is_stacked(phi_part part);
 void phi_part_piece_name(phi_part part, uint32_t piece, phi_naming naming, uint32_t layer,
                          char *out, size_t out_bytes);
+/* Whether it may be one half (0 or 1) of each of a stack of matrices, and the stack's name. */
+bool phi_part_half_name(phi_part part, phi_naming naming, uint32_t layer, uint32_t *out_half,
+                        char *out, size_t out_bytes);
+/* Another name that a tool gives a tensor of PHI_NAMING_HF_PHIMOE: the next one from *at on, which
+ * begins as 0; false when there is none. */
+bool phi_name_respell(const char *name, uint32_t *at, char *out, size_t out_bytes);
 /* Rows of each piece of a matrix, elements of each of a vector (one for a part that is never
  * stored separately), and the columns of a matrix. */
 #define PHI_PART_PIECES_MAX PHI_LIMIT_EXPERTS

@@ -181,6 +181,75 @@ def test_experts_as_mlx_stacks_them(phimoe_dir, tmp_path):
     assert values(tmp_path / "mlx-fp32", tmp_path / "again.gguf") == right
 
 
+def as_auto_round(folder, out):
+    """A folder under the names that auto-round gives experts and router."""
+    shutil.copytree(folder, out)
+    names = {"block_sparse_moe.gate.": "block_sparse_moe.router.", ".w1.": ".gate_proj.",
+             ".w2.": ".down_proj.", ".w3.": ".up_proj."}
+    tensors = {}
+    for name, tensor in read_safetensors(folder / "model.safetensors").items():
+        for own, other in names.items():
+            name = name.replace(own, other)
+        tensors[name] = tensor
+    write_safetensors(out / "model.safetensors", tensors)
+    return out
+
+
+@pytest.mark.parametrize("form, options", [
+    ("safetensors", []), ("gptq", ["--precision", "int4"]), ("compressed-tensors", ["--precision", "int8"]),
+])
+def test_experts_as_auto_round_names_them(phimoe_dir, form, options, tmp_path):
+    phid("convert", phimoe_dir, tmp_path / "ours", "--format", form, *options)
+    folder = as_auto_round(tmp_path / "ours", tmp_path / "theirs")
+    assert values(folder, tmp_path / "theirs.gguf") == values(tmp_path / "ours", tmp_path / "ours.gguf")
+    # What is written of it has the names of the published models.
+    phid("convert", folder, tmp_path / "again", "--format", form)
+    again, ours = (read_safetensors(tmp_path / name / "model.safetensors") for name in ("again", "ours"))
+    assert again == ours
+
+
+def as_classes(folder, out, change=None):
+    """As transformers 5 calls and stacks them in its own classes: save_original_format=False."""
+    shutil.copytree(folder, out)
+    tensors = read_safetensors(folder / "model.safetensors")
+    for layer in range(2):
+        moe, mlp = (f"model.layers.{layer}.{name}." for name in ("block_sparse_moe", "mlp"))
+        gate, down, up = ([tensors.pop(f"{moe}experts.{expert}.{own}.weight")[2] for expert in range(4)]
+                          for own in ("w1", "w2", "w3"))
+        tensors[f"{mlp}router.weight"] = tensors.pop(f"{moe}gate.weight")
+        tensors[f"{mlp}experts.gate_up_proj"] = ("BF16", [4, 2 * 64, 256], b"".join(
+            one + other for one, other in zip(gate, up)))
+        tensors[f"{mlp}experts.down_proj"] = ("BF16", [4, 256, 64], b"".join(down))
+    if change:
+        change(tensors)
+    write_safetensors(out / "model.safetensors", tensors)
+    return out
+
+
+def test_experts_as_transformers_stacks_them(phimoe_dir, tmp_path):
+    folder = as_classes(phimoe_dir, tmp_path / "stacked")
+    assert values(folder, tmp_path / "stacked.gguf") == values(phimoe_dir, tmp_path / "right.gguf")
+    assert phid("generate", folder, *ASK) == phid("generate", phimoe_dir, *ASK)
+
+
+@pytest.mark.parametrize("name, shape, said", [
+    ("gate_up_proj", [8, 64, 256], "has shape [8, 64, 256]; [4, 128, 256] is right"),
+    ("down_proj", [4, 64, 256], "has shape [4, 64, 256]; [4, 256, 64] is right"),
+    ("gate_up_proj", None, "is missing"),
+])
+def test_stacks_of_transformers_that_do_not_fit_are_named(phimoe_dir, name, shape, said, tmp_path):
+    name = f"model.layers.1.mlp.experts.{name}"
+
+    def change(tensors):
+        dtype, _, data = tensors.pop(name)
+        if shape:
+            tensors[name] = dtype, shape, data
+
+    told = phid("inspect", as_classes(phimoe_dir, tmp_path / "stacked", change), fails=True)
+    assert said in told
+    assert ("experts.0.w1.weight" if shape is None else name) in told
+
+
 @pytest.mark.parametrize("shape, said", [
     ([2, 8 * 16, 256], "has shape [2, 128, 256]; [4, 64, 256] is right"),
     ([4 * 64, 256], "has shape [256, 256]; [4, 64, 256] is right"),

@@ -4,10 +4,12 @@ wants it. Weights are rounded to the nearest code wherever an exporter can be to
 
 import contextlib
 import ctypes
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import unittest.mock
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
              "generation_config.json")
@@ -72,22 +74,25 @@ def mlx_convert(source, path, bits=None, group=None, dtype=None):
                        q_group_size=group, dtype=dtype)
 
 
-def save_pretrained(source, path, dtype):
-    """transformers', in several files."""
+def save_pretrained(source, path, dtype, original=True):
+    """transformers', in several files; under the names of the published models, or of its classes."""
     import torch
     import transformers
     transformers.AutoModelForCausalLM.from_pretrained(
-        source.path, dtype=getattr(torch, dtype)).save_pretrained(path, max_shard_size="1MB")
+        source.path, dtype=getattr(torch, dtype)).save_pretrained(path, max_shard_size="1MB",
+                                                                  save_original_format=original)
     _with_tokenizer(source, path)
 
 
 def auto_round(source, path, form, bits, group, sym):
     """auto-round's export in another ecosystem's form."""
     import auto_round
-    rounder = auto_round.AutoRound(str(source.path), scheme=f"W{bits}A16", group_size=group, sym=sym,
-                                   iters=0, device_map="cpu", disable_opt_rtn=True)
     made = path.parent / "auto_round"
-    rounder.quantize_and_save(str(made), format=form)
+    # Without, it does not find phimoe's experts when it comes to them.
+    with unittest.mock.patch.dict(os.environ, {"AR_DISABLE_META_LOAD": "1"}):
+        rounder = auto_round.AutoRound(str(source.path), scheme=f"W{bits}A16", group_size=group, sym=sym,
+                                       iters=0, device_map="cpu", disable_opt_rtn=True)
+        rounder.quantize_and_save(str(made), format=form)
     [config] = made.rglob("config.json")
     shutil.move(config.parent, path)
     _with_tokenizer(source, path)

@@ -238,8 +238,17 @@ class AutoRound(Transformers):
     """A GPTQ folder, by transformers with auto-round's kernels, which run on CPUs."""
     name = "transformers with auto-round"
     packages = ("auto-round",)
-    # Of phimoe's experts it looks for codes under names that no published model has.
+    # Of phimoe's experts it looks for codes under names of its own, which no published model has.
     unknown = ("phimoe",)
+
+    def __init__(self, path, source):
+        # It takes from transformers, for the rest of the process, what puts experts together.
+        from transformers import conversion_mapping
+        names = conversion_mapping.get_checkpoint_conversion_mapping(source.architecture)
+        super().__init__(path, source)
+        if names is not None:
+            conversion_mapping.register_checkpoint_conversion_mapping(source.architecture, names,
+                                                                      overwrite=True)
 
     def options(self):
         import transformers

@@ -43,7 +43,7 @@ def by_llama_cpp(source, path, *arguments):
     exporters.llama_quantize(source, path, fp32, *arguments)
 
 
-# Why phimoe is with transformers only is said in docs/formats.md.
+# Why phimoe is with transformers and auto-round only is said in docs/formats.md.
 RANDOM = tuple(name for name in sources.CASES if name != "phimoe")
 # Of llama.cpp's types: the file's, and that of embedding and head where all matrices of the layers have
 # one type (Q4_0 would make embedding and head Q6_K); without, llama.cpp's mix.
@@ -56,7 +56,8 @@ LLAMA_KINDS = {
     "Q4_K_M": ("MOSTLY_Q4_K_M",), "Q5_K_M": ("MOSTLY_Q5_K_M",), "Q6_K": ("MOSTLY_Q6_K",),
     "MXFP4": ("MOSTLY_MXFP4_MOE", "MXFP4"),
 }
-FLOATS = {"F32": "fp32", "F16": "fp16", "fp32": "fp32", "fp16": "fp16", "bf16": "fp16"}
+FLOATS = {"F32": "fp32", "F16": "fp16", "fp32": "fp32", "fp16": "fp16", "bf16": "fp16",
+          "bf16 under its classes' names": "fp16"}
 
 EXPORTERS = {
     "llama.cpp": Exporter(
@@ -87,8 +88,9 @@ EXPORTERS = {
          **{name: ("4 bits by 64",) for name in RANDOM}}),
     "transformers": Exporter(
         "transformers", ("transformers",), runtimes.Transformers, exporters.save_pretrained,
-        {"fp32": ("float32",), "bf16": ("bfloat16",)},
-        {name: ("fp32", "bf16") for name in sources.NAMES}),
+        {"fp32": ("float32",), "bf16": ("bfloat16",), "bf16 under its classes' names": ("bfloat16", False)},
+        {**{name: ("fp32", "bf16") for name in sources.NAMES},
+         "phimoe": ("fp32", "bf16", "bf16 under its classes' names")}),
     "compressed-tensors": Exporter(
         "compressed-tensors", ("compressed-tensors",), runtimes.CompressedTensors,
         exporters.compressed_tensors,
@@ -99,7 +101,8 @@ EXPORTERS = {
     "gptq": Exporter(
         "auto-round, as GPTQ", ("auto-round",), runtimes.AutoRound, exporters.auto_round,
         {"int4 by 32": ("auto_gptq", 4, 32, True), "int8 by 64": ("auto_gptq", 8, 64, True)},
-        {"sample": ("int4 by 32", "int8 by 64"), "longrope": ("int4 by 32",)}),
+        {"sample": ("int4 by 32", "int8 by 64"), "longrope": ("int4 by 32",),
+         "phimoe": ("int4 by 32",)}),
 }
 CASES = [(name, model, kind) for name, about in EXPORTERS.items()
          for model, kinds in about.models.items() for kind in kinds]

@@ -107,8 +107,8 @@ static const part_names table[PHI_PART_COUNT] = {
 };
 
 /* What tools call phimoe's tensors that the published models, and this table, call otherwise:
- * auto-round 0.16 in the folders of every format, and transformers 5 where save_original_format is
- * false, which has the others in gate_up_proj (phi_part_half_name). */
+ * auto-round 0.16 and llm-compressor 0.14, and transformers 5 where save_original_format is false,
+ * which has the others in gate_up_proj (phi_part_half_name). */
 static const struct {
     const char *usual;
     const char *other;

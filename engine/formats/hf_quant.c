@@ -64,6 +64,48 @@ static phi_status read_awq(const phi_fields *fields, phi_hf_quant *out, phi_err 
     return status;
 }
 
+/* auto-round's own: GPTQ's arrays or AWQ's, as "packing_format" says. */
+static phi_status read_auto_round(const phi_fields *fields, phi_hf_quant *out, phi_err *err)
+{
+    static const struct {
+        const char *name;
+        phi_hf_method method;
+        int32_t zero_point_add;
+    } packings[] = {
+        {"auto_round:auto_gptq", PHI_HF_GPTQ, 1},
+        {"auto_round:gptqmodel", PHI_HF_GPTQ, 0},
+        {"auto_round", PHI_HF_GPTQ, 0},
+        {"auto_round:auto_awq", PHI_HF_AWQ, 0},
+    };
+    /* Of weights that are turned the activations would have to be turned as well. */
+    static const char *const refused[] = {"rotation_config", "spinquant_config"};
+    const char *packing = "";
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        if (phi_fields_get(fields, refused[i])) {
+            return phi_fail(err, PHI_E_UNSUPPORTED,
+                            CONFIG ": field \"quantization_config.%s\" is not supported",
+                            refused[i]);
+        }
+    }
+    phi_status status = phi_fields_require(fields, "packing_format", err);
+    status = status ? status : phi_fields_string(fields, "packing_format", &packing, err);
+    status = status ? status : phi_fields_require(fields, "bits", err);
+    status = status ? status : phi_fields_u32(fields, "bits", 8, &out->bits, err);
+    for (size_t i = 0; i < sizeof packings / sizeof *packings && !status; i++) {
+        if (strcmp(packing, packings[i].name) == 0) {
+            out->method = packings[i].method;
+            out->zero_point_add = packings[i].zero_point_add;
+            return PHI_OK;
+        }
+    }
+    return status ? status
+                  : phi_fail(err, PHI_E_UNSUPPORTED,
+                             CONFIG ": field \"quantization_config.packing_format\" is \"%.40s\"; "
+                                    "supported: \"auto_round\", \"auto_round:auto_gptq\", "
+                                    "\"auto_round:gptqmodel\", \"auto_round:auto_awq\"",
+                             packing);
+}
+
 /* One group of layers of compressed-tensors: how wide its codes are. */
 static phi_status read_config_group(const char *name, const json_t *group, uint32_t *bits,
                                     bool *all_asymmetric, phi_err *err)
@@ -157,10 +199,13 @@ static phi_status read_method(const phi_fields *fields, phi_hf_quant *out, phi_e
     if (strcmp(method, "compressed-tensors") == 0) {
         return read_compressed(fields, out, err);
     }
+    if (strcmp(method, "auto-round") == 0) {
+        return read_auto_round(fields, out, err);
+    }
     return phi_fail(err, PHI_E_UNSUPPORTED,
                     CONFIG ": field \"quantization_config.quant_method\" is \"%.40s\"; supported: "
-                           "\"gptq\", \"awq\", \"compressed-tensors\", and MLX's; or use the "
-                           "original in F32, F16 or BF16",
+                           "\"gptq\", \"awq\", \"compressed-tensors\", \"auto-round\", and MLX's; "
+                           "or use the original in F32, F16 or BF16",
                     method);
 }
 

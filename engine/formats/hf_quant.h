@@ -1,6 +1,6 @@
 /*
  * Purpose: what config.json says of quantized weights, and the arrays that one of them is made of:
- *          MLX, GPTQ, AWQ and compressed-tensors.
+ *          MLX, GPTQ, AWQ, auto-round and compressed-tensors.
  * Owns:    nothing; a found phi_coded is the caller's (phi_coded_done).
  * Threads: any.
  * Errors:  a method, format or width that is not supported is PHI_E_UNSUPPORTED and named with what
@@ -8,12 +8,21 @@
  * Limits:  PHI_LIMIT_CONFIG_JSON_BYTES.
  *
  * Layouts:
- *   MLX    X.weight uint32 [N, K b / 32], X.scales and X.biases [N, K / g] (mlx.core.quantize);
- * mode "mxfp4": scales uint8 and no biases. Width and group follow from the shapes, so that layers
- * may differ. GPTQ   X.qweight int32 [K b / 32, N], X.qzeros int32 [K / g, N b / 32] (one less than
- * the zero point, but in "gptq_v2"), X.scales [K / g, N], X.g_idx int32 [K] (AutoGPTQ). AWQ
- * X.qweight int32 [K, N / 8], X.qzeros int32 [K / g, N / 8], X.scales [K / g, N] (AutoAWQ, version
- * "gemm"). compressed-tensors  X.weight_packed int32 [N, ceil(K b / 32)] with 2^(b - 1) added,
+ *
+ * MLX  X.weight uint32 [N, K b / 32], X.scales and X.biases [N, K / g] (mlx.core.quantize); mode
+ * "mxfp4": scales uint8 and no biases. Width and group follow from the shapes, so that layers may
+ * differ.
+ *
+ * GPTQ  X.qweight int32 [K b / 32, N], X.qzeros int32 [K / g, N b / 32] (one less than the zero
+ * point, but in "gptq_v2"), X.scales [K / g, N], X.g_idx int32 [K] (AutoGPTQ).
+ *
+ * AWQ  X.qweight int32 [K, N / 8], X.qzeros int32 [K / g, N / 8], X.scales [K / g, N] (AutoAWQ,
+ * version "gemm").
+ *
+ * auto-round  One of these two; its "packing_format" says which, and whether qzeros are one less
+ * (auto_round/inference/backend.py).
+ *
+ * compressed-tensors  X.weight_packed int32 [N, ceil(K b / 32)] with 2^(b - 1) added,
  * X.weight_scale [N, K / g], X.weight_g_idx ("pack-quantized"); or X.weight int8 with
  * X.weight_scale [N, 1] or [1] ("int-quantized", "naive-quantized"). Asymmetric ones have
  * X.weight_zero_point: int32 [ceil(N b / 32), K / g], words over the rows with 2^(b - 1) added, or

@@ -1,4 +1,4 @@
-"""Hugging Face folders whose weights are quantized: MLX, GPTQ, AWQ, compressed-tensors.
+"""Hugging Face folders whose weights are quantized: MLX, GPTQ, AWQ, auto-round, compressed-tensors.
 
 Each is packed here, by numpy, from codes made of the sample model's weights; the values that phid reads must
 be the very values that the codes stand for, and the model must answer as it does.
@@ -89,7 +89,7 @@ def mlx(stem, weight, bits, group):
     return {stem + "weight": words(q, bits), stem + "scales": scales, stem + "biases": biases}, value
 
 
-def gptq(stem, weight, bits, group, order=None):
+def gptq(stem, weight, bits, group, order=None, less=1):
     q, scales, zeros = encode(weight, bits, group, False)
     zeros = numpy.maximum(zeros, 1)
     index = numpy.arange(weight.shape[1]) // group
@@ -97,7 +97,7 @@ def gptq(stem, weight, bits, group, order=None):
         index = index[order]
     value = ((q - zeros[:, index]) * scales.astype(numpy.float64)[:, index]).astype(numpy.float32)
     return {stem + "qweight": words(q, bits).T.astype(numpy.uint32).view(numpy.int32),
-            stem + "qzeros": words((zeros - 1).T, bits).view(numpy.int32),
+            stem + "qzeros": words((zeros - less).T, bits).view(numpy.int32),
             stem + "scales": scales.T, stem + "g_idx": index.astype(numpy.int32)}, value
 
 
@@ -156,6 +156,15 @@ LAYOUTS = {
                    {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True}, "GPTQ", False),
     "awq": (lambda s, w: awq(s, w, 64), "quantization_config",
             {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm"}, "AWQ", False),
+    "auto-round-gptq": (lambda s, w: gptq(s, w, 4, 128), "quantization_config",
+                        {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4},
+                        "GPTQ", False),
+    "auto-round-zeros": (lambda s, w: gptq(s, w, 8, 64, less=0), "quantization_config",
+                         {"quant_method": "auto-round", "packing_format": "auto_round", "bits": 8},
+                         "GPTQ", False),
+    "auto-round-awq": (lambda s, w: awq(s, w, 64), "quantization_config",
+                       {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq", "bits": 4},
+                       "AWQ", False),
     "compressed-4": (lambda s, w: compressed(s, w, 4, 128), "quantization_config",
                      {"quant_method": "compressed-tensors", "format": "pack-quantized",
                       "config_groups": config_groups(4)}, "compressed-tensors", False),

@@ -103,6 +103,11 @@ EXPORTERS = {
         {"int4 by 32": ("auto_gptq", 4, 32, True), "int8 by 64": ("auto_gptq", 8, 64, True)},
         {"sample": ("int4 by 32", "int8 by 64"), "longrope": ("int4 by 32",),
          "phimoe": ("int4 by 32",)}),
+    "auto-round": Exporter(
+        "auto-round", ("auto-round",), runtimes.AutoRound, exporters.auto_round,
+        {"int4 by 32": ("auto_round", 4, 32, True), "int4 by 64 with zero points": ("auto_round", 4, 64, False),
+         "int8 by 64": ("auto_round", 8, 64, True)},
+        {"sample": ("int4 by 32", "int4 by 64 with zero points", "int8 by 64"), "phi2": ("int4 by 32",)}),
 }
 CASES = [(name, model, kind) for name, about in EXPORTERS.items()
          for model, kinds in about.models.items() for kind in kinds]

@@ -28,6 +28,8 @@ static int teardown(void **state)
 }
 
 #define CONFIG(body) "{\"quantization_config\":{" body "}}"
+#define AUTO_ROUND(packing)                                                                        \
+    "\"quant_method\":\"auto-round\",\"bits\":4,\"packing_format\":\"" packing "\""
 #define COMPRESSED "\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\","
 
 static void test_methods(void **state)
@@ -48,6 +50,9 @@ static void test_methods(void **state)
         {CONFIG("\"quant_method\":\"awq\",\"version\":\"gemm\""), PHI_HF_AWQ, 4, 0},
         {CONFIG(COMPRESSED "\"config_groups\":{\"group_0\":{\"weights\":{\"num_bits\":8}}}"),
          PHI_HF_COMPRESSED, 8, 0},
+        {CONFIG(AUTO_ROUND("auto_round:auto_gptq")), PHI_HF_GPTQ, 4, 1},
+        {CONFIG(AUTO_ROUND("auto_round")), PHI_HF_GPTQ, 4, 0},
+        {CONFIG(AUTO_ROUND("auto_round:auto_awq")), PHI_HF_AWQ, 4, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         phi_hf_quant quant;
@@ -80,6 +85,14 @@ static void test_wrong_fields(void **state)
         {CONFIG("\"quant_method\":\"gptq\",\"bits\":4,\"checkpoint_format\":\"marlin\""),
          PHI_E_UNSUPPORTED, "\"marlin\""},
         {CONFIG("\"quant_method\":\"awq\",\"version\":\"gemv\""), PHI_E_UNSUPPORTED, "\"gemv\""},
+        {CONFIG("\"quant_method\":\"auto-round\",\"bits\":4"), PHI_E_FORMAT,
+         "packing_format\" is missing"},
+        {CONFIG("\"quant_method\":\"auto-round\",\"packing_format\":\"auto_round\""), PHI_E_FORMAT,
+         "bits\" is missing"},
+        {CONFIG(AUTO_ROUND("auto_round:fp8_static")), PHI_E_UNSUPPORTED,
+         "\"auto_round:fp8_static\""},
+        {CONFIG(AUTO_ROUND("auto_round") ",\"rotation_config\":{\"block_size\":32}"),
+         PHI_E_UNSUPPORTED, "rotation_config\" is not supported"},
         {CONFIG("\"quant_method\":\"compressed-tensors\",\"config_groups\":{}"), PHI_E_UNSUPPORTED,
          "\"pack-quantized\""},
         {CONFIG("\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\""),

@@ -34,34 +34,36 @@ class Format:
     name: str
     runtime: type
     kinds: dict
-    few: tuple  # the kinds that the random models are written in
 
 
+def of(kinds, *names):
+    return {name: kinds[name] for name in names}
+
+
+FLOATS = {"fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
 CODED = {"int8": ["--precision", "int8"], "int4": ["--precision", "int4"],
          "int4 with zero points": ["--precision", "int4", "--asymmetric"],
          "int4 by 128": ["--precision", "int4", "--group-size", "128"]}
-FLOATS = {"fp32": ["--precision", "fp32"], "fp16": ["--precision", "fp16"]}
-FEW = ("fp32", "int4")
-BLOCKS = ("q5_0", "q5_1", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k")
+INT8 = {"int8 with zero points": ["--precision", "int8", "--asymmetric"],
+        "int8 by row": ["--precision", "int8", "--group-size", "-1"],
+        "int8 by row with zero points": ["--precision", "int8", "--group-size", "-1", "--asymmetric"]}
+BLOCKS = ("q5_0", "q5_1", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
 FORMATS = {
     "gguf": Format("GGUF", runtimes.LlamaCpp,
-                   {**FLOATS, **CODED, **{kind: ["--type", kind] for kind in BLOCKS}},
-                   (*FEW, "q4_k_m")),
-    "onnx": Format("ONNX", runtimes.OnnxGenAI, {**FLOATS, **CODED}, FEW),
-    "openvino": Format("OpenVINO", runtimes.OpenVino, {**FLOATS, **CODED}, FEW),
+                   {**FLOATS, **CODED, **{kind: ["--type", kind] for kind in BLOCKS}}),
+    "onnx": Format("ONNX", runtimes.OnnxGenAI, {**FLOATS, **CODED, **of(INT8, "int8 with zero points")}),
+    "openvino": Format("OpenVINO", runtimes.OpenVino, {**FLOATS, **CODED, **INT8}),
     # Its codes always have offsets.
-    "mlx": Format("MLX", runtimes.MlxLm,
-                  {**FLOATS, **{kind: CODED[kind] for kind in ("int8", "int4", "int4 by 128")}}, FEW),
-    "safetensors": Format("safetensors", runtimes.Transformers, FLOATS, ("fp32", "fp16")),
-    "compressed-tensors": Format("compressed-tensors", runtimes.CompressedTensors, CODED, ("int4",)),
+    "mlx": Format("MLX", runtimes.MlxLm, {**FLOATS, **of(CODED, "int8", "int4", "int4 by 128")}),
+    "safetensors": Format("safetensors", runtimes.Transformers, FLOATS),
+    "compressed-tensors": Format("compressed-tensors", runtimes.CompressedTensors, {**CODED, **INT8}),
     # The kernels for CPUs have no zero points.
     "gptq": Format("GPTQ", runtimes.AutoRound,
-                   {kind: CODED[kind] for kind in ("int8", "int4", "int4 by 128")}, ("int4",)),
+                   {**of(CODED, "int8", "int4", "int4 by 128"), **of(INT8, "int8 by row")}),
 }
 CASES = [(form, model, kind) for form, about in FORMATS.items()
-         for model in sources.names_for(about.runtime)
-         for kind in (about.kinds if model == "sample" else about.few)]
+         for model in sources.names_for(about.runtime) for kind in about.kinds]
 
 
 def precision_of(kind):
@@ -110,11 +112,9 @@ def test_the_table_says_so():
         pytest.skip("not all cases have run, or not all agree")
     rows = []
     for form, about in FORMATS.items():
-        def models_of(kind):
-            return sum(case[0] == form and case[2] == kind for case in AGREED)
-        same = [f"{kind}: {models_of(kind)}" for kind in about.kinds if precision_of(kind) == "fp32"]
-        near = [f"{kind}: {models_of(kind)}" for kind in about.kinds if precision_of(kind) != "fp32"]
-        rows.append([about.name, runtimes.version(*about.runtime.packages), ", ".join(same) or "-",
-                     ", ".join(near)])
+        same, near = [", ".join(kind for kind in about.kinds if (precision_of(kind) == "fp32") == is_exact) or "-"
+                      for is_exact in (True, False)]
+        count = len({model for name, model, _ in AGREED if name == form})
+        rows.append([about.name, runtimes.version(*about.runtime.packages), str(count), same, near])
     tables.check_table("docs/formats.md", "runtimes", tables.table(
-        ["format", "run by", "same tokens: models", "same but within rounding: models"], rows))
+        ["format", "run by", "models", "same tokens", "same but within rounding"], rows))

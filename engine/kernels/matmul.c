@@ -21,6 +21,8 @@
 /* Runs are at least this long: what the side arrays have room for. */
 #define RUN_MIN 16U
 #define PART_ALIGN 64U
+/* Rows that a thread is woken for: fewer are done sooner than it is. */
+#define FILL_ROWS 4U
 
 /* ---- scratch ---- */
 
@@ -115,18 +117,50 @@ typedef struct matmul_job {
     const phi_kernels *kernels;
     const phi_weight *weight;
     const float *x; /* [n_tok, cols] */
+    const phi_fill *fill;
     float *y;
     float *packed; /* where the quads of x go */
     phi_act act;
 } matmul_job;
 
+/* [team] Writes the tokens of tile `tile` into x, if they are not there. */
+static void fill_tile(const phi_fill *fill, size_t tile, size_t tile_tokens, size_t n_tok,
+                      unsigned worker)
+{
+    size_t begin = tile * tile_tokens;
+    if (fill && begin < n_tok) {
+        size_t end = n_tok - begin < tile_tokens ? n_tok : begin + tile_tokens;
+        fill->rows(fill->arg, fill->first + begin, fill->first + end, worker);
+    }
+}
+
+/* [team] Rows [begin, end) of x. */
+static void fill_slice(void *arg, size_t begin, size_t end, unsigned worker)
+{
+    const phi_fill *fill = arg;
+    fill->rows(fill->arg, fill->first + begin, fill->first + end, worker);
+}
+
+/* Where tiles would leave threads idle x is written by rows, now; else with the tiles. Returns what
+ * the tiles are to write. */
+static const phi_fill *fill_few(const phi_compute *compute, const phi_fill *fill, size_t n_tok,
+                                size_t tile_tokens)
+{
+    if (!fill || n_tok > tile_tokens * (phi_team_size(compute->team) - 1)) {
+        return fill;
+    }
+    phi_fill copy = *fill;
+    phi_team_run(compute->team, compute->priority, n_tok, FILL_ROWS, fill_slice, &copy);
+    return NULL;
+}
+
 /* [team] Tiles [begin, end) of tokens as codes. */
 static void quantize_tiles(void *arg, size_t begin, size_t end, unsigned worker)
 {
-    (void)worker;
     const matmul_job *job = arg;
     size_t tile_cells = (size_t)job->act.tile * job->act.cols;
     for (size_t i = begin; i < end; i++) {
+        fill_tile(job->fill, i, job->act.tile, job->act.n_tok, worker);
         job->kernels->quantize_tile(job->x + i * tile_cells, (uint32_t)i, &job->act);
     }
 }
@@ -134,10 +168,11 @@ static void quantize_tiles(void *arg, size_t begin, size_t end, unsigned worker)
 /* [team] Tiles [begin, end) of tokens as floats, four tokens column by column. */
 static void pack_tiles(void *arg, size_t begin, size_t end, unsigned worker)
 {
-    (void)worker;
     const matmul_job *job = arg;
     size_t cols = job->act.cols;
-    for (size_t first = begin * PHI_ACT_QUAD; first < end * PHI_ACT_QUAD; first += PHI_ACT_QUAD) {
+    for (size_t i = begin; i < end; i++) {
+        size_t first = i * PHI_ACT_QUAD;
+        fill_tile(job->fill, i, PHI_ACT_QUAD, job->act.n_tok, worker);
         size_t left = first < job->act.n_tok ? job->act.n_tok - first : 0;
         size_t width = left < PHI_ACT_QUAD ? left : PHI_ACT_QUAD;
         const float *from = job->x + first * cols;
@@ -189,8 +224,9 @@ static void prepare(const phi_compute *compute, matmul_job *job, phi_matmul_scra
 {
     phi_act *act = &job->act;
     const phi_weight *weight = job->weight;
+    act->tile = weight->group ? (uint32_t)compute->kernels->act_tile : PHI_ACT_QUAD;
+    job->fill = fill_few(compute, job->fill, act->n_tok, act->tile);
     if (weight->group) {
-        act->tile = (uint32_t)compute->kernels->act_tile;
         act->run = weight->group < 32 ? 16 : 32;
         act->centre = phi_weight_centre(weight);
         act->codes = scratch->codes;
@@ -202,7 +238,6 @@ static void prepare(const phi_compute *compute, matmul_job *job, phi_matmul_scra
                      job);
         return;
     }
-    act->tile = PHI_ACT_QUAD;
     act->x = job->x;
     if (act->n_tok > 1) {
         job->packed = scratch->x;
@@ -210,13 +245,15 @@ static void prepare(const phi_compute *compute, matmul_job *job, phi_matmul_scra
         phi_team_run(compute->team, compute->priority,
                      act->n_tok / PHI_ACT_QUAD + (act->n_tok % PHI_ACT_QUAD != 0), 1, pack_tiles,
                      job);
+    } else {
+        fill_tile(job->fill, 0, PHI_ACT_QUAD, act->n_tok, 0);
     }
 }
 
 void phi_matmul(const phi_compute *compute, const phi_weight *weight, const float *x,
-                uint32_t n_tok, float *y, phi_matmul_scratch *scratch)
+                const phi_fill *fill, uint32_t n_tok, float *y, phi_matmul_scratch *scratch)
 {
-    matmul_job job = {.kernels = compute->kernels, .weight = weight, .x = x, .y = y};
+    matmul_job job = {.kernels = compute->kernels, .weight = weight, .x = x, .fill = fill, .y = y};
     if (n_tok == 0) {
         return;
     }
@@ -242,6 +279,7 @@ typedef struct bulk_job {
     const phi_bulk *bulk;
     const phi_weight *weight;
     const float *x;
+    const phi_fill *fill;
     float *y;
     float *work;
     size_t work_floats; /* of a thread */
@@ -252,9 +290,9 @@ typedef struct bulk_job {
 /* [team] Tiles [begin, end) of tokens. */
 static void bulk_tiles(void *arg, size_t begin, size_t end, unsigned worker)
 {
-    (void)worker;
     const bulk_job *job = arg;
     for (size_t i = begin; i < end; i++) {
+        fill_tile(job->fill, i, PHI_BULK_TILE, job->act.n_tok, worker);
         job->bulk->pack(job->x, (uint32_t)i, &job->act);
     }
 }
@@ -281,11 +319,11 @@ static void bulk_slices(void *arg, size_t begin, size_t end, unsigned worker)
 }
 
 void phi_matmul_prompt(const phi_compute *compute, const phi_weight *weight, const float *x,
-                       uint32_t n_tok, float *y, phi_matmul_scratch *scratch)
+                       const phi_fill *fill, uint32_t n_tok, float *y, phi_matmul_scratch *scratch)
 {
     const phi_bulk *bulk = compute->kernels->bulk;
     if (!bulk || n_tok == 0) {
-        phi_matmul(compute, weight, x, n_tok, y, scratch);
+        phi_matmul(compute, weight, x, fill, n_tok, y, scratch);
         return;
     }
     PHI_ASSERT(n_tok <= scratch->sizes.n_tok_max && weight->cols <= scratch->sizes.cols_max);
@@ -293,6 +331,7 @@ void phi_matmul_prompt(const phi_compute *compute, const phi_weight *weight, con
     bulk_job job = {.bulk = bulk,
                     .weight = weight,
                     .x = x,
+                    .fill = fill_few(compute, fill, n_tok, PHI_BULK_TILE),
                     .y = y,
                     .work = scratch->work,
                     .work_floats = PHI_BULK_WORK(scratch->sizes.n_tok_max),

@@ -46,15 +46,24 @@ void phi_matmul_scratch_done(phi_matmul_scratch *scratch);
 /* What phi_matmul_scratch_init allocates; 0 if it is too large to be counted. */
 uint64_t phi_matmul_scratch_bytes(const phi_matmul_sizes *sizes);
 
-/* y [n_tok, W.rows] = x [n_tok, W.cols] W^T. INT kinds quantize x on the fly. At inference priority
- * a row of y does not depend on n_tok or on the number of threads, and nothing is allocated; at
- * background priority OpenBLAS may sum the FP kinds in another order. */
+/* Rows of x that are not there yet. A thread makes a few and turns them into what the kernels read
+ * while they are in its cache: a norm needs no pass of its own. */
+typedef struct phi_fill {
+    phi_team_fn rows; /* [team] writes the rows [begin, end) that `arg` tells; each once */
+    void *arg;
+    size_t first; /* what row 0 of x is among them */
+} phi_fill;
+
+/* y [n_tok, W.rows] = x [n_tok, W.cols] W^T. With `fill` (NULL: x is there) it writes x first. INT
+ * kinds quantize x on the fly. At inference priority a row of y does not depend on n_tok or on the
+ * number of threads, and nothing is allocated; at background priority OpenBLAS may sum the FP kinds
+ * in another order. */
 void phi_matmul(const phi_compute *compute, const phi_weight *weight, const float *x,
-                uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
+                const phi_fill *fill, uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
 /* The same for tokens of prompts: with the set's bulk products, where it has them. Whether a token
  * is multiplied by this or by phi_matmul has to be a property of the token, as the two round
  * differently; then what it is computed with still changes no bit. */
 void phi_matmul_prompt(const phi_compute *compute, const phi_weight *weight, const float *x,
-                       uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
+                       const phi_fill *fill, uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
 
 #endif

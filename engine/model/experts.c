@@ -167,12 +167,15 @@ static uint32_t list_tokens(const expert_job *job, uint32_t expert)
 
 /* Rows of generated tokens, then of prompts, each with their kind of product. */
 static void multiply(const phi_compute *compute, const phi_weight *weight, const float *x,
-                     uint32_t n_tok, uint32_t n_prompt, float *y, phi_matmul_scratch *products)
+                     const phi_fill *fill, uint32_t n_tok, uint32_t n_prompt, float *y,
+                     phi_matmul_scratch *products)
 {
     uint32_t n = n_tok - n_prompt;
-    phi_matmul(compute, weight, x, n, y, products);
-    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, n_prompt,
-                      y + (size_t)n * weight->rows, products);
+    phi_fill of_prompts = fill ? *fill : (phi_fill){0};
+    of_prompts.first += n;
+    phi_matmul(compute, weight, x, fill, n, y, products);
+    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, fill ? &of_prompts : NULL,
+                      n_prompt, y + (size_t)n * weight->rows, products);
 }
 
 static void run_expert(const phi_compute *compute, expert_job *job, uint32_t expert, uint32_t count,
@@ -189,11 +192,11 @@ static void run_expert(const phi_compute *compute, expert_job *job, uint32_t exp
     while (n_prompt < count && scratch->tokens[count - 1 - n_prompt] >= e->n_tok - e->n_prompt) {
         n_prompt++;
     }
-    phi_over_rows(compute, count, gather_slice, job);
-    multiply(compute, &gate, scratch->gathered, count, n_prompt, e->gate_rows, products);
-    multiply(compute, &up, scratch->gathered, count, n_prompt, e->up_rows, products);
-    phi_over_rows(compute, count, swiglu_slice, job);
-    multiply(compute, &down, e->ffn_rows, count, n_prompt, scratch->gathered, products);
+    const phi_fill gather = {.rows = gather_slice, .arg = job};
+    const phi_fill swiglu = {.rows = swiglu_slice, .arg = job};
+    multiply(compute, &gate, scratch->gathered, &gather, count, n_prompt, e->gate_rows, products);
+    multiply(compute, &up, scratch->gathered, NULL, count, n_prompt, e->up_rows, products);
+    multiply(compute, &down, e->ffn_rows, &swiglu, count, n_prompt, scratch->gathered, products);
     phi_over_rows(compute, count, scatter_slice, job);
 }
 
@@ -203,7 +206,8 @@ uint32_t phi_experts_run(const phi_compute *compute, const phi_experts *experts,
     const phi_description *d = experts->description;
     expert_job job = {experts, compute->kernels, scratch};
     /* What decides is computed one way for all. */
-    phi_matmul(compute, experts->router, experts->x, experts->n_tok, scratch->scores, products);
+    phi_matmul(compute, experts->router, experts->x, experts->fill, experts->n_tok, scratch->scores,
+               products);
     phi_over_rows(compute, experts->n_tok, route_slice, &job);
     memset(experts->out, 0, (size_t)experts->n_tok * d->n_embd * sizeof(float));
     uint32_t used = 0;

@@ -54,12 +54,13 @@ typedef struct phi_experts {
     const phi_weight *up;     /* [n_expert * F, E] */
     const phi_weight *down;   /* [n_expert * E, F] */
     uint32_t n_tok;
-    uint32_t n_prompt; /* the last of them, which are multiplied as prompts are */
-    const float *x;    /* [n_tok, E] */
-    float *gate_rows;  /* [n_tok, F] work space, as are the next two */
-    float *up_rows;    /* [n_tok, F] */
-    float *ffn_rows;   /* [n_tok, F] */
-    float *out;        /* [n_tok, E] */
+    uint32_t n_prompt;    /* the last of them, which are multiplied as prompts are */
+    const float *x;       /* [n_tok, E] */
+    const phi_fill *fill; /* writes x; NULL: it is there */
+    float *gate_rows;     /* [n_tok, F] work space, as are the next two */
+    float *up_rows;       /* [n_tok, F] */
+    float *ffn_rows;      /* [n_tok, F] */
+    float *out;           /* [n_tok, E] */
 } phi_experts;
 
 /* Returns how many of the experts had a token. */

@@ -279,27 +279,29 @@ typedef struct layer_call {
     bool is_last; /* only what the logits need goes on, once keys and values are stored */
 } layer_call;
 
+/* x is written by `fill` first, unless that is NULL. */
 static void multiply(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call,
-                     const phi_weight *weight, const float *x, float *y)
+                     const phi_weight *weight, const float *x, const phi_fill *fill, float *y)
 {
     uint32_t n = call->n_rows - call->n_prompt;
-    phi_matmul(compute, weight, x, n, y, &ctx->scratch);
-    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, call->n_prompt,
-                      y + (size_t)n * weight->rows, &ctx->scratch);
+    phi_fill of_prompts = fill ? *fill : (phi_fill){0};
+    of_prompts.first += n;
+    phi_matmul(compute, weight, x, fill, n, y, &ctx->scratch);
+    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, fill ? &of_prompts : NULL,
+                      call->n_prompt, y + (size_t)n * weight->rows, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
 }
 
-static void run_norm(phi_forward_ctx *ctx, const phi_compute *compute, const float *x, uint32_t n,
+/* What norm_slice makes ctx->normed with. */
+static stage norm_of(phi_forward_ctx *ctx, const phi_compute *compute, const float *x,
                      const float *weight, const float *bias)
 {
-    stage self = {.ctx = ctx,
-                  .kernels = compute->kernels,
-                  .in = x,
-                  .weight = weight,
-                  .bias = bias,
-                  .out = ctx->normed};
-    phi_over_rows(compute, n, norm_slice, &self);
-    lap(ctx, PHI_FORWARD_REST);
+    return (stage){.ctx = ctx,
+                   .kernels = compute->kernels,
+                   .in = x,
+                   .weight = weight,
+                   .bias = bias,
+                   .out = ctx->normed};
 }
 
 /* Adds what a half-layer made, and its bias. */
@@ -345,8 +347,10 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, laye
 {
     const phi_layer_weights *w = call->layer;
     uint32_t n = call->n_rows;
+    stage norm = norm_of(ctx, compute, call->x, w->attn_norm, w->attn_norm_bias);
+    multiply(ctx, compute, call, &w->qkv, ctx->normed,
+             &(phi_fill){.rows = norm_slice, .arg = &norm}, ctx->qkv);
     show(ctx, PHI_POINT_ATTN_NORM, ctx->normed, n, w->qkv.cols);
-    multiply(ctx, compute, call, &w->qkv, ctx->normed, ctx->qkv);
     stage self = {.ctx = ctx, .kernels = compute->kernels, .bias = w->qkv_bias, .out = ctx->qkv};
     phi_over_rows(compute, n, rope_slice, &self);
     show(ctx, PHI_POINT_QKV, ctx->qkv, n, w->qkv.rows);
@@ -366,7 +370,7 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, laye
     }
     lap(ctx, PHI_FORWARD_ATTENTION);
     show(ctx, PHI_POINT_ATTN, ctx->attn, n, w->out.cols);
-    multiply(ctx, compute, call, &w->out, ctx->attn, ctx->delta);
+    multiply(ctx, compute, call, &w->out, ctx->attn, NULL, ctx->delta);
     show(ctx, PHI_POINT_ATTN_OUT, ctx->delta, n, w->out.rows);
     add_delta(ctx, compute, call, w->out_bias);
     show(ctx, PHI_POINT_ATTN_SUM, call->x, n, w->out.rows);
@@ -377,19 +381,26 @@ static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const laye
     const phi_layer_weights *w = call->layer;
     uint32_t n = call->n_rows;
     bool is_gated = ctx->description.ffn == PHI_FFN_SWIGLU;
+    stage norm = norm_of(ctx, compute, call->x, w->ffn_norm, w->ffn_norm_bias);
     stage self = {.ctx = ctx,
                   .kernels = compute->kernels,
                   .in = ctx->gate,
                   .bias = w->up_bias,
                   .out = ctx->ffn};
-    multiply(ctx, compute, call, &w->up, ctx->normed, is_gated ? ctx->gate : ctx->ffn);
+    const phi_fill fill_norm = {.rows = norm_slice, .arg = &norm};
+    const phi_fill fill_ffn = {.rows = is_gated ? swiglu_slice : gelu_slice, .arg = &self};
+    /* A parallel layer has one norm, and attention has had it written. */
+    bool has_norm = ctx->description.is_parallel;
+    multiply(ctx, compute, call, &w->up, ctx->normed, has_norm ? NULL : &fill_norm,
+             is_gated ? ctx->gate : ctx->ffn);
+    if (!has_norm) {
+        show(ctx, PHI_POINT_FFN_NORM, ctx->normed, n, w->up.cols);
+    }
     if (is_gated) {
         show(ctx, PHI_POINT_UP, ctx->gate, n, w->up.rows);
     }
-    phi_over_rows(compute, n, is_gated ? swiglu_slice : gelu_slice, &self);
+    multiply(ctx, compute, call, &w->down, ctx->ffn, &fill_ffn, ctx->delta);
     show(ctx, PHI_POINT_FFN, ctx->ffn, n, w->down.cols);
-    lap(ctx, PHI_FORWARD_REST);
-    multiply(ctx, compute, call, &w->down, ctx->ffn, ctx->delta);
     show(ctx, PHI_POINT_FFN_OUT, ctx->delta, n, w->down.rows);
     add_delta(ctx, compute, call, w->down_bias);
     show(ctx, PHI_POINT_SUM, call->x, n, w->down.rows);
@@ -398,6 +409,8 @@ static void run_ffn(phi_forward_ctx *ctx, const phi_compute *compute, const laye
 static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call)
 {
     const phi_layer_weights *w = call->layer;
+    stage norm = norm_of(ctx, compute, call->x, w->ffn_norm, w->ffn_norm_bias);
+    const phi_fill fill_norm = {.rows = norm_slice, .arg = &norm};
     const phi_experts experts = {.description = &ctx->description,
                                  .router = &w->router,
                                  .gate = &w->gate,
@@ -406,6 +419,7 @@ static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const 
                                  .n_tok = call->n_rows,
                                  .n_prompt = call->n_prompt,
                                  .x = ctx->normed,
+                                 .fill = &fill_norm,
                                  .gate_rows = ctx->gate,
                                  .up_rows = ctx->gate +
                                             (size_t)ctx->sizes.n_tok_max * ctx->description.n_ffn,
@@ -416,20 +430,15 @@ static void run_experts(phi_forward_ctx *ctx, const phi_compute *compute, const 
         ctx->profile->experts += used;
     }
     lap(ctx, PHI_FORWARD_MATRICES);
+    show(ctx, PHI_POINT_FFN_NORM, ctx->normed, call->n_rows, ctx->description.n_embd);
     add_delta(ctx, compute, call, NULL);
 }
 
 static void run_layer(phi_forward_ctx *ctx, const phi_compute *compute, layer_call *call)
 {
-    const phi_layer_weights *w = call->layer;
-    run_norm(ctx, compute, call->x, call->n_rows, w->attn_norm, w->attn_norm_bias);
     run_attention(ctx, compute, call);
     if (call->n_rows == 0) {
         return;
-    }
-    if (!ctx->description.is_parallel) {
-        run_norm(ctx, compute, call->x, call->n_rows, w->ffn_norm, w->ffn_norm_bias);
-        show(ctx, PHI_POINT_FFN_NORM, ctx->normed, call->n_rows, ctx->description.n_embd);
     }
     if (ctx->description.ffn == PHI_FFN_EXPERTS) {
         run_experts(ctx, compute, call);
@@ -467,8 +476,9 @@ static void prepare_angles(phi_forward_ctx *ctx, uint32_t n_rows, const phi_kv_v
 static void head(phi_forward_ctx *ctx, const phi_compute *compute, const phi_weights *ends,
                  const float *x, uint32_t n_tok, float *out)
 {
-    run_norm(ctx, compute, x, n_tok, ends->final_norm, ends->final_norm_bias);
-    phi_matmul(compute, phi_weights_head(ends), ctx->normed, n_tok, out, &ctx->scratch);
+    stage norm = norm_of(ctx, compute, x, ends->final_norm, ends->final_norm_bias);
+    phi_matmul(compute, phi_weights_head(ends), ctx->normed,
+               &(phi_fill){.rows = norm_slice, .arg = &norm}, n_tok, out, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
     if (ends->head_bias) {
         stage self = {.kernels = compute->kernels,

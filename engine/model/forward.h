@@ -68,9 +68,10 @@ uint64_t phi_forward_ctx_bytes(const phi_forward_ctx *ctx);
 
 /* Where the time of passes goes. */
 typedef enum phi_forward_part {
-    PHI_FORWARD_MATRICES,  /* products, and quantizing activations for them */
+    PHI_FORWARD_MATRICES,  /* products, and what is done to their activations on the way into them:
+                              norms, activation functions, quantizing */
     PHI_FORWARD_ATTENTION, /* storing keys and values, too */
-    PHI_FORWARD_REST,      /* embedding, norms, rotation, activation functions, sums */
+    PHI_FORWARD_REST,      /* embedding, rotation, sums */
     PHI_FORWARD_PARTS,
 } phi_forward_part;
 

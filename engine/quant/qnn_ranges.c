@@ -328,7 +328,7 @@ static phi_status run_block(pass *p, head_pass *h, uint32_t first, uint32_t coun
         phi_checkpoint_read_rows(p->input->checkpoint, h->head, first, count, h->stored, p->err);
     if (!status) {
         phi_tensor_set_rows(h->head, first, count, h->stored, &weight, 0);
-        phi_matmul(p->input->compute, &weight, h->x, h->n_tok, h->logits, &h->scratch);
+        phi_matmul(p->input->compute, &weight, h->x, NULL, h->n_tok, h->logits, &h->scratch);
         take_all(&p->ranges->logit, h->logits, (size_t)h->n_tok * count);
         status = check_go_on(p);
     }

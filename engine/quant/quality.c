@@ -471,7 +471,7 @@ static phi_status run_block(head_pass *pass, uint32_t first, phi_err *err)
     for (uint32_t t = 0; status == PHI_OK && t < tokens; t += pass->chunk) {
         uint32_t n = tokens - t < pass->chunk ? tokens - t : pass->chunk;
         for (int i = 0; i < 2; i++) {
-            phi_matmul(e->compute, &weights[i], e->hidden[i] + (size_t)t * d->n_embd, n,
+            phi_matmul(e->compute, &weights[i], e->hidden[i] + (size_t)t * d->n_embd, NULL, n,
                        pass->logits[i], &pass->scratch);
         }
         head_block block = {

@@ -61,7 +61,8 @@ static double reading_speed(bench *b)
 }
 
 typedef void (*product_fn)(const phi_compute *compute, const phi_weight *weight, const float *x,
-                           uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
+                           const phi_fill *fill, uint32_t n_tok, float *y,
+                           phi_matmul_scratch *scratch);
 
 /* Best time of one product, in seconds. The matrices take turns, so that many do not stay cached.
  */
@@ -72,7 +73,7 @@ static double product_time(bench *b, const phi_weight *weights, size_t n_weights
     uint64_t until_ns = phi_clock_ns() + SECONDS_NS;
     for (size_t i = 0; phi_clock_ns() < until_ns || i < 2 * n_weights; i++) {
         uint64_t start_ns = phi_clock_ns();
-        product(&b->compute, &weights[i % n_weights], b->x, n_tok, b->y, &b->scratch);
+        product(&b->compute, &weights[i % n_weights], b->x, NULL, n_tok, b->y, &b->scratch);
         double seconds = (double)(phi_clock_ns() - start_ns) * 1e-9;
         best = seconds < best ? seconds : best;
     }

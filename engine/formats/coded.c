@@ -356,6 +356,50 @@ static int32_t base_of(const phi_coded *coded)
     return coded->bits == 8 ? 128 : 0;
 }
 
+float phi_zero_of_offset(float offset, float scale)
+{
+    return offset == 0.0F ? 0.0F : -offset / scale;
+}
+
+/* To the nearest number of so many bits. */
+static double round_to_bits(double value, unsigned bits)
+{
+    const unsigned drop = 53 - bits;
+    uint64_t pattern;
+    memcpy(&pattern, &value, sizeof pattern);
+    pattern = (pattern + (UINT64_C(1) << (drop - 1))) >> drop << drop;
+    memcpy(&value, &pattern, sizeof pattern);
+    return value;
+}
+
+/* The offset that codes less a zero point of fp32 have: -zero * scale but for the last bits, in
+ * which many offsets would have the same zero point. */
+static float offset_of_zero(float zero, float scale)
+{
+    /* Of fp16; of a K-quant's products; of those less 128 scales; of the rest. */
+    static const unsigned bits[] = {11, 17, 21};
+    const double exact = -(double)zero * (double)scale;
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        float offset = (float)round_to_bits(exact, bits[i]);
+        if (phi_zero_of_offset(offset, scale) == zero) {
+            return offset;
+        }
+    }
+    return (float)exact;
+}
+
+/* Of zero points that are floats: what codes q - base, of q without a sign, need. */
+static void offsets_of_zeros(const phi_coded *coded, int32_t base, const float *scales, size_t n,
+                             float *zeros)
+{
+    const int32_t more = base - (int32_t)flip_of(coded);
+    for (size_t i = 0; i < n; i++) {
+        zeros[i] = more == 0 && coded->scale_dtype == PHI_DTYPE_F32
+                       ? offset_of_zero(zeros[i], scales[i])
+                       : (float)(((double)more - (double)zeros[i]) * (double)scales[i]);
+    }
+}
+
 /* scales and offsets [count][groups], offsets for codes that are q - base. */
 static phi_status read_params(const phi_coded *coded, uint32_t row, uint32_t count, int32_t base,
                               phi_coded_buffer *buffer, float *scales, float *offsets, phi_err *err)
@@ -376,12 +420,15 @@ static phi_status read_params(const phi_coded *coded, uint32_t row, uint32_t cou
         }
         return PHI_OK;
     case PHI_ZEROS_FLOAT:
+        status = read_numbers(coded, &coded->zeros, false, row, count, buffer, offsets, err);
+        if (!status) {
+            offsets_of_zeros(coded, base, scales, n, offsets);
+        }
+        return status;
     case PHI_ZEROS_OFFSET:
         status = read_numbers(coded, &coded->zeros, false, row, count, buffer, offsets, err);
         for (size_t i = 0; i < n && !status; i++) {
-            offsets[i] = coded->zeros_order == PHI_ZEROS_OFFSET
-                             ? (float)base * scales[i] + offsets[i]
-                             : ((float)base - offsets[i]) * scales[i];
+            offsets[i] = (float)base * scales[i] + offsets[i];
         }
         return status;
     case PHI_ZEROS_BY_ROW:

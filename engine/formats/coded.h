@@ -20,6 +20,10 @@
  *   by line    32-bit words [cols][rows * bits / 32], the first row in a word's lowest bits.
  *              ONNX's DequantizeLinear before a MatMul.
  *
+ * An offset that became a zero point of fp32 (PHI_ZEROS_FLOAT), -offset / scale, was rounded: it is
+ * read as the number of fewest bits that has this zero point. So those of fp16, and a K-quant's
+ * products, which have 17 bits, are read back to the bit.
+ *
  * MXFP4 (OCP Microscaling Formats 1.0): an E2M1 code is 0, .5, 1, 1.5, 2, 3, 4 or 6 with its sign
  * in the top bit, a scale 2^(byte - 127); held as INT8 codes of twice the value.
  */
@@ -55,7 +59,7 @@ typedef enum phi_zero_order {
     PHI_ZEROS_BY_GROUP, /* 32-bit words [groups][rows * bits / 32], low bits first. GPTQ */
     PHI_ZEROS_BY_WORD,  /* 32-bit words [ceil(rows * bits / 32)][groups]. compressed-tensors */
     PHI_ZEROS_AWQ,      /* 32-bit words [groups][rows / 8], in AWQ's order */
-    PHI_ZEROS_FLOAT,    /* [rows][groups] of the scales' type */
+    PHI_ZEROS_FLOAT,    /* [rows][groups] of the scales' type, any numbers */
     PHI_ZEROS_OFFSET,   /* [rows][groups] of the scales' type, to be added: MLX's biases */
 } phi_zero_order;
 
@@ -89,6 +93,9 @@ phi_status phi_coded_settle(phi_coded *coded, phi_err *err) PHI_MUST_CHECK;
 void phi_coded_done(phi_coded *coded);
 /* Bytes of all arrays. */
 uint64_t phi_coded_bytes(const phi_coded *coded);
+
+/* The zero point of fp32 that an offset becomes where a format has no offsets. */
+float phi_zero_of_offset(float offset, float scale);
 
 /* A reader's memory between calls; starts as zeros. */
 typedef struct phi_coded_buffer {

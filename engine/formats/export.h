@@ -25,6 +25,7 @@ typedef enum phi_zero_rule {
     PHI_ZERO_CENTRE,  /* 8 or 128: symmetric */
     PHI_ZERO_INTEGER, /* a code: 0..15 or 0..255 */
     PHI_ZERO_REAL,    /* any number: the format stores an offset, -zero * scale */
+    PHI_ZERO_FLOAT,   /* any number of fp32, for codes of 0..15 or -128..127 */
 } phi_zero_rule;
 
 /* A matrix of the export, in the precision that it gets. */
@@ -48,10 +49,10 @@ typedef struct phi_export {
     const char *source_dir; /* of Hugging Face's files (tokenizer and so on), or NULL */
     void *user;
     /* Rows [row, row + count) as unsigned codes [count][cols] (8 bits: 0..255) with scales [count]
-     * [cols / group] and zeros [count][cols / group]: w = scale * (q - zero), or, PHI_ZERO_REAL,
-     * w = scale * q + zero. With PHI_ZERO_CENTRE zeros are not filled and may be NULL. MXFP4's
-     * codes are E2M1 floats and its scales powers of two (coded.h); scales are half of them, so
-     * that none is beyond fp32: w = 2 * scale * e2m1(q). */
+     * [cols / group] and zeros [count][cols / group]: w = scale * (q - zero); PHI_ZERO_FLOAT with
+     * 8 bits: scale * (q - 128 - zero); PHI_ZERO_REAL: scale * q + zero. With PHI_ZERO_CENTRE zeros
+     * are not filled and may be NULL. MXFP4's codes are E2M1 floats and its scales powers of two
+     * (coded.h); scales are half of them, so that none is beyond fp32: w = 2 * scale * e2m1(q). */
     phi_status (*read_codes)(void *user, const phi_export_tensor *tensor, uint32_t row,
                              uint32_t count, uint8_t *codes, float *scales, float *zeros,
                              phi_err *err);

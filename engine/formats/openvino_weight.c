@@ -3,7 +3,9 @@
  *   Const codes [N, K / g, g] -> Convert -> [Subtract(Convert(Const zeros [N, K / g, 1]))]
  *     -> Multiply(Const scales [N, K / g, 1]) -> Reshape [N, K]
  * or, with one group a row, the same with [N, K] and [N, 1] and without Reshape; Converts may stand
- * anywhere. Experts' matrices are [E, N, K], and have a dimension more in all of this.
+ * anywhere. Zero points are of the codes' type or, which OpenVINO's CPU plugin takes for the same
+ * pattern, of the scales'. Experts' matrices are [E, N, K], and have a dimension more in all of
+ * this.
  */
 #include "engine/formats/openvino_internal.h"
 
@@ -88,15 +90,19 @@ static phi_status read_zeros(const phi_ov_graph *graph, const chain *found, phi_
                              phi_err *err)
 {
     const phi_ov_node *codes = phi_ov_node_of(graph, found->codes);
+    const phi_ov_node *scales = phi_ov_node_of(graph, found->scales);
     const phi_ov_node *zeros = phi_ov_node_of(graph, found->zeros);
+    const bool is_code = zeros->type == codes->type;
     uint8_t byte = 0;
-    if (zeros->type != codes->type) {
+    if (!is_code && zeros->type != scales->type) {
         return phi_ov_fail(graph, found->zeros, PHI_E_UNSUPPORTED, err,
-                           "holds zero points of type %s; %s, the codes' own, is right",
-                           phi_ov_type_name(zeros->type), phi_ov_type_name(codes->type));
+                           "holds zero points of type %s; %s, the codes' own, or %s, the scales', "
+                           "is right",
+                           phi_ov_type_name(zeros->type), phi_ov_type_name(codes->type),
+                           phi_ov_type_name(scales->type));
     }
-    if (phi_ov_elements(zeros) != 1) {
-        coded->zeros_order = PHI_ZEROS_DENSE;
+    if (!is_code || phi_ov_elements(zeros) != 1) {
+        coded->zeros_order = is_code ? PHI_ZEROS_DENSE : PHI_ZEROS_FLOAT;
         coded->zeros = array_of(graph, zeros);
         return fits_groups(codes, zeros)
                    ? PHI_OK

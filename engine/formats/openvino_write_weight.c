@@ -23,8 +23,8 @@ typedef struct piece {
     float *scales;
     float *zeros;
     uint8_t *packed;
-    uint8_t *zero_codes; /* of the whole matrix, one a byte, then packed in place */
-    void *scale_bytes;   /* of the whole matrix */
+    void *zero_bytes;  /* of the whole matrix: fp32, or codes, one a byte, then packed in place */
+    void *scale_bytes; /* of the whole matrix */
 } piece;
 
 static const phi_export_tensor *find(const phi_export *export, phi_part part, uint32_t layer)
@@ -59,8 +59,12 @@ static phi_status check_tensor(const phi_export_tensor *t, uint64_t *bytes, phi_
     }
     if (t->zero_rule == PHI_ZERO_REAL) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
-                        "tensor \"%s\": OpenVINO's zero points are codes, not any numbers",
-                        t->name);
+                        "tensor \"%s\": OpenVINO has zero points, not offsets", t->name);
+    }
+    if (t->zero_rule == PHI_ZERO_FLOAT && t->scale_dtype != PHI_DTYPE_F32) {
+        return phi_fail(err, PHI_E_UNSUPPORTED,
+                        "tensor \"%s\": zero points of fp32 stand beside scales of fp32, not %s",
+                        t->name, phi_dtype_get(t->scale_dtype)->name);
     }
     if (t->group == 0 || t->cols % t->group != 0 || t->cols % 2 != 0) {
         return phi_fail(err, PHI_E_UNSUPPORTED,
@@ -197,10 +201,17 @@ static void write_numbers(phi_ov_writer *w, const phi_export_tensor *t, range nu
 
 /* ---- codes ---- */
 
-/* Two nibbles a byte, the first in the low one; symmetric codes become two's complement. */
-static void pack(const uint8_t *codes, size_t count, uint32_t bits, bool is_signed, uint8_t *out)
+/* Without zero points; and of 8 bits beside those that are any numbers, which are the smaller and
+ * so the more exact for it. */
+static bool is_signed(const phi_export_tensor *t)
 {
-    uint8_t flip = (uint8_t)(is_signed ? 1U << (bits - 1) : 0);
+    return t->zero_rule == PHI_ZERO_CENTRE || (t->zero_rule == PHI_ZERO_FLOAT && t->bits == 8);
+}
+
+/* Two nibbles a byte, the first in the low one; signed codes become two's complement. */
+static void pack(const uint8_t *codes, size_t count, uint32_t bits, bool with_sign, uint8_t *out)
+{
+    uint8_t flip = (uint8_t)(with_sign ? 1U << (bits - 1) : 0);
     if (bits == 8) {
         for (size_t i = 0; i < count; i++) {
             out[i] = codes[i] ^ flip;
@@ -228,6 +239,10 @@ static bool take_params(phi_ov_writer *w, const phi_export_tensor *t, const piec
             continue;
         }
         float zero = p->zeros[i];
+        if (t->zero_rule == PHI_ZERO_FLOAT) {
+            ((float *)p->zero_bytes)[first + i] = zero;
+            continue;
+        }
         if (!(zero >= 0.0F) || zero > (float)((1U << t->bits) - 1) || zero != floorf(zero)) {
             return keep_status(w,
                                phi_fail(&err, PHI_E_INTERNAL,
@@ -236,7 +251,7 @@ static bool take_params(phi_ov_writer *w, const phi_export_tensor *t, const piec
                                         t->name, (double)zero, t->bits),
                                &err);
         }
-        p->zero_codes[first + i] = (uint8_t)zero;
+        ((uint8_t *)p->zero_bytes)[first + i] = (uint8_t)zero;
     }
     return true;
 }
@@ -256,7 +271,7 @@ static void write_codes(phi_ov_writer *w, const phi_export_tensor *t, range rows
         if (!keep_status(w, status, &err) || !take_params(w, t, p, row * groups, count * groups)) {
             return;
         }
-        pack(p->codes, n, t->bits, centre, p->packed);
+        pack(p->codes, n, t->bits, is_signed(t), p->packed);
         phi_ov_bin_append(&w->out, p->packed, n * t->bits / 8);
         if (!goes_on(w, n * t->bits / 8)) {
             return;
@@ -266,6 +281,11 @@ static void write_codes(phi_ov_writer *w, const phi_export_tensor *t, range rows
 
 /* ---- memory of a matrix ---- */
 
+static size_t zero_size(const phi_export_tensor *t)
+{
+    return t->zero_rule == PHI_ZERO_FLOAT ? sizeof(float) : 1;
+}
+
 static void piece_done(piece *p)
 {
     phi_free(p->codes);
@@ -273,7 +293,7 @@ static void piece_done(piece *p)
     phi_free(p->scales);
     phi_free(p->zeros);
     phi_free(p->packed);
-    phi_free(p->zero_codes);
+    phi_free(p->zero_bytes);
     phi_free(p->scale_bytes);
 }
 
@@ -288,13 +308,13 @@ static bool piece_init(phi_ov_writer *w, const phi_export_tensor *t, bool coded,
         p->codes = phi_try_alloc(n);
         p->scales = phi_try_alloc(at_once * groups * sizeof *p->scales);
         p->zeros = phi_try_alloc(at_once * groups * sizeof *p->zeros);
-        p->zero_codes = phi_try_alloc(t->rows * groups);
+        p->zero_bytes = phi_try_alloc(t->rows * groups * zero_size(t));
         p->scale_bytes = phi_try_alloc(t->rows * groups * sizeof(float));
     } else {
         p->floats = phi_try_alloc(n * sizeof *p->floats);
     }
     if (!p->packed ||
-        (coded ? !p->codes || !p->scales || !p->zeros || !p->zero_codes || !p->scale_bytes
+        (coded ? !p->codes || !p->scales || !p->zeros || !p->zero_bytes || !p->scale_bytes
                : !p->floats)) {
         return keep_status(
             w, phi_fail(&err, PHI_E_NO_MEMORY, "not enough memory to write tensor \"%s\"", t->name),
@@ -329,6 +349,30 @@ static phi_ov_ref with_dims(phi_ov_ref shape, const char *type, int64_t dim, int
     return shape;
 }
 
+/* The zero points, which are held since the codes were written: `x` less them. */
+static phi_ov_ref write_zeros(phi_ov_writer *w, const phi_export_tensor *t, const matrix *m,
+                              piece *p, phi_ov_ref params, phi_ov_ref x)
+{
+    char part[NAME_BYTES];
+    phi_ov_out *out = &w->out;
+    const bool is_float = t->zero_rule == PHI_ZERO_FLOAT;
+    const size_t count = (size_t)m->rows.count * (t->cols / t->group);
+    const size_t bytes = is_float ? count * sizeof(float) : (count * t->bits + 7) / 8;
+    if (!is_float) {
+        pack(p->zero_bytes, count, t->bits, false, p->zero_bytes);
+    }
+    uint64_t offset = phi_ov_bin_begin(out);
+    phi_ov_bin_append(out, p->zero_bytes, bytes);
+    (void)snprintf(part, sizeof part, "%.256s/zero_point", m->name);
+    phi_ov_ref zero = phi_ov_constant_at(out, part, params, offset, bytes);
+    if (!is_float) {
+        (void)snprintf(part, sizeof part, "%.256s/zero_point/convert", m->name);
+        zero = phi_ov_convert(out, part, zero, x.type);
+    }
+    (void)snprintf(part, sizeof part, "%.256s/zero_point/subtract", m->name);
+    return phi_ov_binary(out, "Subtract", part, x, zero);
+}
+
 /* Codes in their file order to floats: see the top of openvino_weight.c. */
 static phi_ov_ref write_coded(phi_ov_writer *w, const phi_export_tensor *t, const matrix *m,
                               piece *p, uint32_t at_once)
@@ -336,39 +380,29 @@ static phi_ov_ref write_coded(phi_ov_writer *w, const phi_export_tensor *t, cons
     char part[NAME_BYTES];
     phi_ov_out *out = &w->out;
     const char *name = m->name;
-    bool centre = t->zero_rule == PHI_ZERO_CENTRE;
     bool grouped = t->group != t->cols;
     size_t n_params = (size_t)m->rows.count * (t->cols / t->group);
-    const char *type = t->bits == 4 ? (centre ? "i4" : "u4") : (centre ? "i8" : "u8");
+    const char *type = t->bits == 4 ? (is_signed(t) ? "i4" : "u4") : (is_signed(t) ? "i8" : "u8");
     const char *wide = t->scale_dtype == PHI_DTYPE_F16 ? "f16" : "f32";
     phi_ov_ref shape = grouped ? with_dims(m->shape, type, t->cols / t->group, t->group)
                                : with_dims(m->shape, type, t->cols, 0);
-    phi_ov_ref params = grouped ? with_dims(m->shape, type, t->cols / t->group, 1)
-                                : with_dims(m->shape, type, 1, 0);
+    phi_ov_ref params = grouped ? with_dims(m->shape, wide, t->cols / t->group, 1)
+                                : with_dims(m->shape, wide, 1, 0);
     uint64_t offset = phi_ov_bin_begin(out);
     write_codes(w, t, m->rows, p, at_once);
     phi_ov_ref x = phi_ov_constant_at(out, name, shape, offset,
                                       (uint64_t)m->rows.count * t->cols * t->bits / 8);
     (void)snprintf(part, sizeof part, "%.256s/convert", name);
     x = phi_ov_convert(out, part, x, wide);
-    if (!centre) {
-        size_t bytes = (n_params * t->bits + 7) / 8;
-        pack(p->zero_codes, n_params, t->bits, false, p->zero_codes);
-        offset = phi_ov_bin_begin(out);
-        phi_ov_bin_append(out, p->zero_codes, bytes);
-        (void)snprintf(part, sizeof part, "%.256s/zero_point", name);
-        phi_ov_ref zero = phi_ov_constant_at(out, part, params, offset, bytes);
-        (void)snprintf(part, sizeof part, "%.256s/zero_point/convert", name);
-        zero = phi_ov_convert(out, part, zero, wide);
-        (void)snprintf(part, sizeof part, "%.256s/zero_point/subtract", name);
-        x = phi_ov_binary(out, "Subtract", part, x, zero);
+    if (t->zero_rule != PHI_ZERO_CENTRE) {
+        bool is_float = t->zero_rule == PHI_ZERO_FLOAT;
+        x = write_zeros(w, t, m, p, is_float ? params : named(params, type), x);
     }
     size_t scale_size = t->scale_dtype == PHI_DTYPE_F16 ? sizeof(uint16_t) : sizeof(float);
     offset = phi_ov_bin_begin(out);
     phi_ov_bin_append(out, p->scale_bytes, n_params * scale_size);
     (void)snprintf(part, sizeof part, "%.256s/scale", name);
-    phi_ov_ref scale =
-        phi_ov_constant_at(out, part, named(params, wide), offset, n_params * scale_size);
+    phi_ov_ref scale = phi_ov_constant_at(out, part, params, offset, n_params * scale_size);
     (void)snprintf(part, sizeof part, "%.256s/fq_weights_1", name);
     x = phi_ov_binary(out, "Multiply", part, x, scale);
     if (grouped) {

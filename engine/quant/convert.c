@@ -104,12 +104,17 @@ static uint32_t bits_of(const phi_form *form)
 static phi_code_target kept_target(const conversion *c, const phi_form *form,
                                    const phi_recode_scan *scan)
 {
-    return (phi_code_target){
+    phi_code_target target = {
         .bits = bits_of(form),
         .group = fitting_group(c, scan->group),
         .zero_rule = zero_rule(c, scan->centred && scan->whole_zeros),
         .scale_dtype = scale_dtype(c, scan),
     };
+    if (c->options->format == PHI_CONVERT_OPENVINO && !scan->whole_zeros) {
+        target.zero_rule = PHI_ZERO_FLOAT;
+        target.scale_dtype = PHI_DTYPE_F32;
+    }
+    return target;
 }
 
 static uint32_t asked_bits(const conversion *c, const phi_tensor *tensor)

@@ -10,10 +10,11 @@
  *
  * Without a precision each matrix keeps its own. A matrix of codes goes over exactly when the
  * format has its width, its groups (or smaller ones, which repeat the scale) and its zero points.
- * ONNX, OpenVINO, GPTQ and compressed-tensors store them as codes, so an offset that is no whole
- * number of scales (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its
- * values. MLX stores offsets. GPTQ and compressed-tensors have the layers' matrices in codes, all
- * alike; the embedding and the head are floats there. QNN's graphs have one scale for each row.
+ * ONNX, GPTQ and compressed-tensors store them as codes, so an offset that is no whole number of
+ * scales (Q4_1, the K-quants, MLX) has none, and such a matrix is coded anew from its values. In
+ * OpenVINO it gets zero points of fp32; MLX stores offsets. GPTQ and compressed-tensors have the
+ * layers' matrices in codes, all alike; the embedding and the head are floats there. QNN's graphs
+ * have one scale for each row.
  *
  * A GGUF's tokenizer, template and configuration become the files that a folder has them in.
  */

@@ -205,6 +205,8 @@ bool phi_group_encode(const phi_code_target *target, const float *x, size_t n, u
     bool thorough = target->bits == 4;
     bool searched = thorough && n <= PHI_GROUP_MAX && n % PHI_BLOCK_ELEMENTS == 0;
     phi_group_fit fit;
+    /* Which is for offsets that are there. */
+    PHI_ASSERT(target->zero_rule != PHI_ZERO_FLOAT);
     for (size_t i = 0; i < n; i++) {
         if (!(fabsf(x[i]) < FLT_MAX / 4)) {
             return false;

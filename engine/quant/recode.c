@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "engine/formats/coded.h"
 #include "engine/formats/tensor_rows.h"
 #include "engine/tensor/half.h"
 
@@ -108,6 +109,17 @@ static float real_of(const own_row *row, size_t g, uint8_t add)
     float offset = row->form.has_offsets ? row->offsets[g] : 0.0F;
     float centre = !is_int4 ? 128.0F : row->form.has_offsets ? 0.0F : 8.0F;
     return offset - (centre + (float)add) * row->scales[g];
+}
+
+/* What a target's codes are more than the form's. */
+static uint8_t added_to(const phi_form *form, const phi_code_target *target)
+{
+    if (form->kind != PHI_WEIGHT_INT4) {
+        return 128;
+    }
+    /* INT8's codes are signed where their zero points are floats. */
+    bool is_shifted = target->zero_rule == PHI_ZERO_FLOAT && target->bits == 8;
+    return is_shifted && form->has_offsets ? 128 : shift_of(form, target->bits);
 }
 
 static bool is_half(float value)
@@ -225,10 +237,11 @@ phi_recode_fit phi_recode_fits(const phi_form *form, const phi_recode_scan *scan
         return PHI_FIT_EXACT;
     }
     bool real = target->zero_rule == PHI_ZERO_REAL;
+    bool any = real || target->zero_rule == PHI_ZERO_FLOAT;
     bool fits = form->group && (form->kind == PHI_WEIGHT_INT4 || target->bits == 8) &&
                 scan->group % target->group == 0;
     bool zeros =
-        real || (scan->whole_zeros && (scan->centred || target->zero_rule == PHI_ZERO_INTEGER));
+        any || (scan->whole_zeros && (scan->centred || target->zero_rule == PHI_ZERO_INTEGER));
     if (!fits || !zeros) {
         return PHI_FIT_NONE;
     }
@@ -283,17 +296,33 @@ static void move_mx_row(const own_row *row, uint32_t cols, uint8_t *codes, float
     memcpy(scales, row->scales, cols / row->form.group * sizeof *scales);
 }
 
+/* One group with PHI_ZERO_FLOAT. A scale of 0 leaves the offset alone, which no zero point gives:
+ * all codes become 0, less 1, times the offset. */
+static void move_float(const own_row *row, size_t from, const phi_code_target *target,
+                       uint8_t *codes, float *scale, float *zero)
+{
+    const uint8_t centre = target->bits == 8 ? 128 : 0;
+    if (!row->form.has_offsets) {
+        *zero = row->form.kind == PHI_WEIGHT_INT4 && target->bits == 4 ? 8.0F : 0.0F;
+    } else if (*scale == 0.0F && row->offsets[from] != 0.0F) {
+        memset(codes, centre, target->group);
+        *scale = -row->offsets[from];
+        *zero = 1.0F;
+    } else {
+        *zero = phi_zero_of_offset(row->offsets[from], *scale);
+    }
+}
+
 static void move_row(const own_row *row, const phi_code_target *target, uint32_t cols,
                      uint8_t *codes, float *scales, float *zeros)
 {
-    bool is_int4 = row->form.kind == PHI_WEIGHT_INT4;
     PHI_ASSERT(zeros || target->zero_rule == PHI_ZERO_CENTRE);
     if (target->is_mx) {
         move_mx_row(row, cols, codes, scales);
         return;
     }
     uint8_t shift = shift_of(&row->form, target->bits);
-    uint8_t add = is_int4 ? shift : 128;
+    uint8_t add = added_to(&row->form, target);
     for (uint32_t k = 0; k < cols; k++) {
         codes[k] = (uint8_t)(row->codes[k] + add);
     }
@@ -304,6 +333,8 @@ static void move_row(const own_row *row, const phi_code_target *target, uint32_t
             zeros[g] = zero_of(row, from) + shift;
         } else if (target->zero_rule == PHI_ZERO_REAL) {
             zeros[g] = real_of(row, from, shift);
+        } else if (target->zero_rule == PHI_ZERO_FLOAT) {
+            move_float(row, from, target, codes + g * target->group, &scales[g], &zeros[g]);
         }
     }
 }

@@ -7,7 +7,8 @@ STRING, ARRAY, U32, F32, BOOL = 8, 9, 4, 6, 7
 
 
 class Gguf:
-    """`values` maps a key to (type, its bytes as stored); tensors and data stay as they are."""
+    """`values` maps a key to (type, its bytes as stored), `offsets` a tensor's name to its place in `data`;
+    tensors stay as they are."""
 
     def __init__(self, path):
         self.bytes = path.read_bytes()
@@ -20,10 +21,12 @@ class Gguf:
             kind = struct.unpack("<I", self.take(4))[0]
             self.values[key] = (kind, self.value(kind))
         begin = self.at
+        self.offsets = {}
         for _ in range(self.n_tensors):
-            self.string()
+            name = self.string()[8:].decode()
             dims = struct.unpack("<I", self.take(4))[0]
-            self.take(8 * dims + 12)
+            self.take(8 * dims + 4)
+            self.offsets[name] = struct.unpack("<Q", self.take(8))[0]
         self.infos = self.bytes[begin:self.at]
         self.data = self.bytes[self.at + -self.at % 32:] if self.n_tensors else b""
 

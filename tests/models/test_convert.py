@@ -5,13 +5,14 @@ import json
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from gguf_file import without  # noqa: E402
+from gguf_file import Gguf, without  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "models" / "phi-sample"
@@ -351,19 +352,50 @@ def test_gguf_becomes_a_folder(form, kind, ggufs, tmp_path):
 
 
 # How many of the 18 matrices of Q4_K (INT4 by 32 with offsets), Q5_K (INT8, the same) and Q6_K (INT8
-# by 16) a format takes over as they are, and how many it codes anew. Of the last two formats the
-# embedding and the head are floats.
+# by 16) a format takes over as they are, and how many it codes anew. OpenVINO has zero points of fp32 for
+# the offsets. Of the last two formats the embedding and the head are floats.
 @pytest.mark.parametrize("form, exact, anew", [
-    ("openvino", 3, 15), ("onnx", 3, 15), ("mlx", 15, 3), ("safetensors", 18, 0), ("gptq", 2, 16),
+    ("openvino", 18, 0), ("onnx", 3, 15), ("mlx", 15, 3), ("safetensors", 18, 0), ("gptq", 2, 16),
     ("compressed-tensors", 2, 16)])
 def test_mixed_types_of_gguf(form, exact, anew, ggufs, tmp_path):
     said = convert(ggufs / "q4_k_m.gguf", tmp_path / "out", form)
     assert (said["exact"], said["requantized"]) == (exact, anew)
     assert said["weight_rmse"] < 0.1
     assert phid("generate", tmp_path / "out", *ASK).startswith(" is in the ")
-    if form == "safetensors":
-        assert values(tmp_path / "out", tmp_path / "out.gguf") == \
-            values(ggufs / "q4_k_m.gguf", tmp_path / "in.gguf")
+    if anew == 0:
+        assert same_values(tmp_path / "out", ggufs / "q4_k_m.gguf", tmp_path)
+
+
+@pytest.mark.parametrize("options", [CODINGS["int4-offset"], ["--type", "q5_1"], ["--type", "q5_k_m"]],
+                         ids=lambda options: options[1])
+def test_offsets_through_openvino(options, tmp_path):
+    """Zero points of fp32 give back every offset: the values are the source's own, and what is written
+    again is the same file."""
+    source, there, again = (tmp_path / name for name in ("a.gguf", "there", "again"))
+    convert(SAMPLE, source, "gguf", *options)
+    assert convert(source, there, "openvino")["exact"] == 18
+    assert same_values(there, source, tmp_path)
+    assert convert(there, again, "openvino")["exact"] == 18
+    assert (again / "openvino_model.bin").read_bytes() == (there / "openvino_model.bin").read_bytes()
+    if "--type" not in options:
+        assert convert(there, tmp_path / "back.gguf", "gguf")["exact"] == 18
+        assert same_values(tmp_path / "back.gguf", source, tmp_path)
+
+
+def test_groups_that_are_all_offset(tmp_path):
+    """A scale of 0, which llama.cpp's quantizer makes of a group that is one value throughout: no zero
+    point gives its offset. Codes beside it say nothing."""
+    source = tmp_path / "a.gguf"
+    convert(SAMPLE, source, "gguf", "--type", "q4_1")
+    file = Gguf(source)
+    data = bytearray(file.data)
+    start = file.offsets["blk.1.ffn_down.weight"]
+    for block in range(0, 60, 3):  # of 20 bytes: scale, offset, 32 codes
+        data[start + block * 20:start + block * 20 + 4] = struct.pack("<ee", 0.0, 0.01 * (block - 20))
+    file.data = bytes(data)
+    file.write(source)
+    assert convert(source, tmp_path / "out", "openvino")["exact"] == 18
+    assert same_values(tmp_path / "out", source, tmp_path)
 
 
 def test_gguf_config_is_whole(ggufs, tmp_path):
@@ -439,7 +471,7 @@ def test_codes_become_gguf(form, coding, counts, kind, tmp_path):
     assert said["weight_rmse"] < (0.007 if counts[2] else 5e-4)
     assert phid("generate", made, *ASK) == phid("generate", first, *ASK)
     back = convert(made, tmp_path / "back", form)
-    if kind == "Q4_1" and form != "mlx":
+    if kind == "Q4_1" and form not in ("mlx", "openvino"):
         assert back["requantized"] == 16  # rounded offsets are no whole number of scales
     else:
         assert back["requantized"] == 0

@@ -57,6 +57,8 @@ def coded(bits, codes, scales, zeros=None, offsets=None):
         values = values + wide(np.asarray(offsets).astype(np.float64))
     group = "row" if scales.shape[1] == 1 else codes.shape[1] // scales.shape[1]
     more = ", zero points" if zeros is not None else ", offsets" if offsets is not None else ""
+    if zeros is not None and np.asarray(zeros).dtype.kind == "f":
+        more += " of fp32"
     return Matrix(values, f"{bits} bits by {group}{more}", codes, scales)
 
 
@@ -441,7 +443,8 @@ def openvino_matrix(node):
         at = target.get_node()
         if at.get_type_name() == "Subtract":
             of_zero = at.input_value(1).get_node()
-            zeros = constant(of_zero.input_value(0).get_node())
+            is_code = of_zero.get_type_name() == "Convert"
+            zeros = constant(of_zero.input_value(0).get_node() if is_code else of_zero)
         elif at.get_type_name() == "Multiply":
             scales = constant(at.input_value(1).get_node())
         else:

@@ -215,6 +215,39 @@ def test_codes_of_other_architectures(folder, converted, other, precision, optio
     compare_codes(path, MARGIN[precision], share=0.03 if other.name == "phimoe" else 0.0)
 
 
+def constants_of(path):
+    """Sizes and types of what OpenVINO holds in memory when it has compiled a folder."""
+    core = openvino.Core()
+    model = core.compile_model(path / "openvino_model.xml", "CPU", EXACT).get_runtime_model()
+    infos = [(node, node.get_rt_info()) for node in model.get_ops()]
+    return [(int(np.prod(node.get_output_shape(0))), info["runtimePrecision"].astype(str))
+            for node, info in infos if info["layerType"].astype(str) == "Const"]
+
+
+def compare_offsets(folder, source, kind, tmp_path):
+    first, path = tmp_path / "first.gguf", tmp_path / "made"
+    for arguments in (["quantize", source, "--type", kind, "--no-quality", "--out", first],
+                      ["convert", first, path, "--format", "openvino"]):
+        subprocess.run([PHID, *map(str, arguments)], capture_output=True, timeout=300, check=True)
+    compare_values(folder, path)
+    sizes = constants_of(path)
+    assert max(count for count, stored in sizes if stored not in ("u4", "i8")) < 1024 * 256 / 8
+    return path
+
+
+@pytest.mark.parametrize("kind", ["q4_1", "q5_1", "q4_k_m"])
+def test_offsets_stay_beside_codes(folder, kind, tmp_path):
+    """OpenVINO takes zero points that are no codes, and multiplies with the codes as they are: no matrix
+    becomes floats when it is loaded."""
+    compare_codes(compare_offsets(folder, SAMPLE, kind, tmp_path), MARGIN["int4"])
+
+
+@pytest.mark.parametrize("kind", ["q4_1", "q4_k_m"])
+def test_offsets_of_other_architectures(folder, other, kind, tmp_path):
+    """Experts' among them."""
+    compare_offsets(folder, other, kind, tmp_path)
+
+
 @pytest.mark.parametrize("case", [path.parent.name for path in sorted(GOLDEN.glob("*/expected.json"))])
 def test_logits_of_the_reference(folder, case):
     """Of every architecture; grouped heads, windows, partial rotation, LongRoPE on both sides of

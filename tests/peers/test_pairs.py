@@ -107,6 +107,15 @@ def by_way_of(floats, form):
     return make
 
 
+def through(form, *options):
+    """The two layers in a GGUF of the coding that the options say, and from there to the format."""
+    def make(plain, out):
+        gguf = out.with_name("first.gguf")
+        run(PHID, "convert", plain, gguf, "--format", "gguf", *options)
+        run(PHID, "convert", gguf, out, "--format", form)
+    return make
+
+
 def dynamic(**options):
     """By onnxruntime's quantize_dynamic, of the graph in fp32."""
     def make(plain, out):
@@ -215,6 +224,8 @@ SOURCES = [
     ("openvino", "int4", converted("openvino", *INT4, "128", "--asymmetric")),
     ("openvino", "int4-64", converted("openvino", *INT4, "64", "--asymmetric")),
     ("openvino", "int4-sym", converted("openvino", *INT4, "128")),
+    ("openvino", "offsets", through("openvino", *INT4, "32", "--asymmetric")),
+    ("openvino", "k-quants", through("openvino", "--type", "q4_k_m")),
     ("openvino", "int4-sym-row", by_program("openvino_folder", "int4-sym", first=["write"])),
 ]
 # Column, format and options.

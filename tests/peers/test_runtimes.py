@@ -47,13 +47,16 @@ CODED = {"int8": ["--precision", "int8"], "int4": ["--precision", "int4"],
 INT8 = {"int8 with zero points": ["--precision", "int8", "--asymmetric"],
         "int8 by row": ["--precision", "int8", "--group-size", "-1"],
         "int8 by row with zero points": ["--precision", "int8", "--group-size", "-1", "--asymmetric"]}
-BLOCKS = ("q5_0", "q5_1", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
+TYPES = {kind: ["--type", kind] for kind in (
+    "q4_1", "q5_0", "q5_1", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")}
 
 FORMATS = {
     "gguf": Format("GGUF", runtimes.LlamaCpp,
-                   {**FLOATS, **CODED, **{kind: ["--type", kind] for kind in BLOCKS}}),
+                   {**FLOATS, **CODED, **of(TYPES, "q5_0", "q5_1", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_s",
+                                            "q5_k_m", "q6_k")}),
     "onnx": Format("ONNX", runtimes.OnnxGenAI, {**FLOATS, **CODED, **of(INT8, "int8 with zero points")}),
-    "openvino": Format("OpenVINO", runtimes.OpenVino, {**FLOATS, **CODED, **INT8}),
+    # Of a GGUF it has the codes too, and for their offsets zero points of fp32.
+    "openvino": Format("OpenVINO", runtimes.OpenVino, {**FLOATS, **CODED, **INT8, **of(TYPES, "q4_1", "q4_k_m")}),
     # Its codes always have offsets.
     "mlx": Format("MLX", runtimes.MlxLm, {**FLOATS, **of(CODED, "int8", "int4", "int4 by 128")}),
     "safetensors": Format("safetensors", runtimes.Transformers, FLOATS),
@@ -79,6 +82,10 @@ def write(form, source, kind, path):
     options = FORMATS[form].kinds[kind]
     if form == "gguf":
         programs.phid("quantize", source.path, *options, "--no-quality", "--out", path)
+    elif "--type" in options:
+        first = path.with_name("first.gguf")
+        programs.phid("quantize", source.path, *options, "--no-quality", "--out", first)
+        programs.phid("convert", first, path, "--format", form)
     else:
         programs.phid("convert", source.path, path, "--format", form, *options)
 

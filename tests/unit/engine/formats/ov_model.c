@@ -165,9 +165,12 @@ static int coded(ov_model *m, ov_tensor *t, const char *name)
     uint8_t *zeros = phi_alloc_zero(groups, 1);
     uint16_t *scales = phi_alloc_zero(groups, sizeof *scales);
     float *zero_values = phi_alloc_zero(groups, sizeof *zero_values);
+    uint16_t *zero_halves = phi_alloc_zero(groups, sizeof *zero_halves);
     for (size_t i = 0; i < groups; i++) {
         scales[i] = phi_half_of_float((float)(random_u32(m) % 100 + 1) / 1024.0F);
         zero_values[i] = o->zeros ? (float)draw(m, nibbles, is_signed, zeros, i) : 0.0F;
+        zero_values[i] += o->float_zeros ? (float)(random_u32(m) % 8) / 8.0F : 0.0F;
+        zero_halves[i] = phi_half_of_float(zero_values[i]);
     }
     for (size_t i = 0; i < count; i++) {
         t->values[i] = ((float)draw(m, nibbles, is_signed, codes, i) - zero_values[i / group]) *
@@ -186,8 +189,10 @@ static int coded(ov_model *m, ov_tensor *t, const char *name)
         m, constant(m, name, type_names[o->weights], shape, codes, (count + per - 1) / per));
     if (o->zeros) {
         (void)snprintf(text, sizeof text, "%s/zero_point", name);
-        int zero = convert(
-            m, constant(m, text, type_names[o->weights], params, zeros, (groups + per - 1) / per));
+        int zero = o->float_zeros
+                       ? constant(m, text, "f16", params, zero_halves, groups * sizeof *zero_halves)
+                       : convert(m, constant(m, text, type_names[o->weights], params, zeros,
+                                             (groups + per - 1) / per));
         at = layer(m, "Subtract", "subtract", NULL, 1, 2, at, zero);
     }
     (void)snprintf(text, sizeof text, "%s/scale", name);
@@ -201,6 +206,7 @@ static int coded(ov_model *m, ov_tensor *t, const char *name)
     phi_free(zeros);
     phi_free(scales);
     phi_free(zero_values);
+    phi_free(zero_halves);
     return convert(m, at);
 }
 

@@ -20,9 +20,10 @@ typedef enum ov_weights { OV_F16, OV_F32, OV_BF16, OV_U4, OV_I4, OV_U8, OV_I8 } 
 
 typedef struct ov_options {
     ov_weights weights;
-    uint32_t group; /* of codes; 0: one a row, without Reshape */
-    bool zeros;     /* zero points of each group; else none, as nncf has it for i4 and i8 */
-    bool split;     /* q, k, v, gate and up apart */
+    uint32_t group;   /* of codes; 0: one a row, without Reshape */
+    bool zeros;       /* zero points of each group; else none, as nncf has it for i4 and i8 */
+    bool float_zeros; /* these are numbers of the scales' type, and no codes */
+    bool split;       /* q, k, v, gate and up apart */
     bool tied;
     bool long_rope;
     bool lost_context;  /* config.json with the original context, as from_pretrained leaves it */

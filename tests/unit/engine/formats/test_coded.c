@@ -469,6 +469,72 @@ static void test_equal_zeros(void **state)
     phi_file_close(&file);
 }
 
+/* A number of fp16, of both signs and many sizes. */
+static float random_half(void)
+{
+    float value;
+    do {
+        value = phi_half_to_float((uint16_t)random_u32());
+    } while (!(fabsf(value) > 1e-4F && fabsf(value) < 100.0F));
+    return value;
+}
+
+/* As Q4_1 and MLX have scales and offsets, and as the K-quants do: products of fp16 and 6 bits. */
+static float random_param(bool is_product)
+{
+    return random_half() * (is_product ? (float)(random_u32() % 63 + 1) : 1.0F);
+}
+
+/* Offsets that a file has as zero points of fp32 are read back to the bit. */
+static void test_offsets_as_zero_points(void **state)
+{
+    (void)state;
+    static float numbers[ROWS][GROUPS];
+    static uint8_t got[ROWS][COLS];
+    static float s[ROWS][GROUPS];
+    static float o[ROWS][GROUPS];
+    for (uint32_t kind = 0; kind < 4; kind++) {
+        const bool is_signed = kind / 2;
+        const uint32_t bits = is_signed ? 8 : 4;
+        phi_coded_buffer buffer = {0};
+        phi_err err;
+        used = 0;
+        make_values(bits);
+        for (uint32_t r = 0; r < ROWS; r++) {
+            for (uint32_t g = 0; g < GROUPS; g++) {
+                scales[r][g] = random_param(kind % 2);
+                offsets[r][g] = (r + g) % 9 ? random_param(kind % 2) : 0.0F;
+                numbers[r][g] = -offsets[r][g] / scales[r][g];
+            }
+        }
+        phi_coded coded = {.rows = ROWS,
+                           .cols = COLS,
+                           .bits = bits,
+                           .group = GROUP,
+                           .is_signed = is_signed,
+                           .scale_dtype = PHI_DTYPE_F32,
+                           .zeros_order = PHI_ZEROS_FLOAT,
+                           .codes = put_codes(PHI_CODES_BY_ROW, bits),
+                           .scales = put_numbers(scales, PHI_DTYPE_F32, false),
+                           .zeros = put_numbers(numbers, PHI_DTYPE_F32, false)};
+        open_data();
+        assert_int_equal(phi_coded_settle(&coded, &err), PHI_OK);
+        assert_true(coded.form.has_offsets && coded.form.wide);
+        assert_int_equal(phi_coded_read_codes(&coded, 0, ROWS, &buffer, got[0], s[0], o[0], &err),
+                         PHI_OK);
+        assert_memory_equal(got, codes, sizeof got);
+        assert_memory_equal(s, scales, sizeof s);
+        for (uint32_t r = 0; r < ROWS; r++) {
+            for (uint32_t g = 0; g < GROUPS; g++) {
+                assert_true(o[r][g] == offsets[r][g]);
+            }
+        }
+        phi_coded_buffer_done(&buffer);
+        phi_coded_done(&coded);
+        phi_file_close(&file);
+    }
+}
+
 /* Columns in the order of their importance: each says its group. */
 static void test_group_index(void **state)
 {
@@ -551,6 +617,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_layouts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_equal_zeros, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_offsets_as_zero_points, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
     };

@@ -54,6 +54,7 @@ static void test_refused(void **state)
          "1 groups a row"},
         {{.bits = 4, .group = 64}, "\"blk.0.ffn_down.weight\""}, /* 96 columns */
         {{.bits = 4, .group = 32, .rule = PHI_ZERO_REAL}, "zero points"},
+        {{.bits = 4, .group = 32, .rule = PHI_ZERO_FLOAT}, "zero points"},
         {{.bits = 3, .group = 32}, "4 or 8 bits"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -104,11 +104,12 @@ static void test_codes(void **state)
     static const uint32_t groups[] = {0, 8, 16, 32};
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
         for (int weights = OV_U4; weights <= OV_I8; weights++) {
-            for (int zeros = 0; zeros < 2; zeros++) {
+            for (int zeros = 0; zeros < 3; zeros++) {
                 check_values(&(ov_options){.weights = (ov_weights)weights,
                                            .group = groups[i],
-                                           .zeros = zeros,
-                                           .split = zeros,
+                                           .zeros = zeros > 0,
+                                           .float_zeros = zeros > 1,
+                                           .split = zeros == 1,
                                            .tied = i == 1});
             }
         }
@@ -263,10 +264,10 @@ static const damage lies[] = {
      "numbers of model.norm.weight belong"},
 };
 
-static void check_damages(const damage *damages, size_t count)
+static void check_damages(const ov_options *options, const damage *damages, size_t count)
 {
     ov_model model;
-    ov_model_make(&model, &(ov_options){.weights = OV_F16});
+    ov_model_make(&model, options);
     ov_model_write(&model, &f);
     for (size_t i = 0; i < count; i++) {
         char *xml = ov_model_xml(&model, damages[i].from, damages[i].to);
@@ -279,13 +280,30 @@ static void check_damages(const damage *damages, size_t count)
 static void test_other_models(void **state)
 {
     (void)state;
-    check_damages(other_models, sizeof other_models / sizeof *other_models);
+    check_damages(&(ov_options){.weights = OV_F16}, other_models,
+                  sizeof other_models / sizeof *other_models);
 }
 
 static void test_lies(void **state)
 {
     (void)state;
-    check_damages(lies, sizeof lies / sizeof *lies);
+    check_damages(&(ov_options){.weights = OV_F16}, lies, sizeof lies / sizeof *lies);
+}
+
+#define FLOAT_ZEROS "zero_point\" type=\"Const\" version=\"opset1\"><data element_type=\"f16\" "
+
+/* Zero points are of the codes' type or of the scales', one for each group. */
+static void test_other_zero_points(void **state)
+{
+    (void)state;
+    static const damage others[] = {
+        {FLOAT_ZEROS, "zero_point\" type=\"Const\" version=\"opset1\"><data element_type=\"bf16\" ",
+         PHI_E_UNSUPPORTED, "of type bf16; u4, the codes' own, or f16, the scales', is right"},
+        {FLOAT_ZEROS "shape=\"96, 2, 1\"", FLOAT_ZEROS "shape=\"96, 1, 2\"", PHI_E_FORMAT,
+         "zero points in a shape that is not that of the groups"},
+    };
+    check_damages(&(ov_options){.weights = OV_U4, .group = 16, .zeros = true, .float_zeros = true},
+                  others, sizeof others / sizeof *others);
 }
 
 static void test_other_arithmetic(void **state)
@@ -429,6 +447,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_lost_context, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_models, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lies, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_other_zero_points, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_arithmetic, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nesting, setup, teardown),
         cmocka_unit_test_setup_teardown(test_outside, setup, teardown),

@@ -131,6 +131,7 @@ static void add(const phi_export_tensor *like, phi_part part, uint32_t layer)
     for (uint32_t i = 0; t->bits <= 8 && i < rows * (cols / t->group); i++) {
         data->scales[i] = (float)(random_u32() % 1000 + 1) / 1024.0F;
         data->zeros[i] = (float)(random_u32() % codes);
+        data->zeros[i] *= t->zero_rule == PHI_ZERO_FLOAT ? 0.7F : 1.0F;
     }
 }
 
@@ -188,23 +189,29 @@ static void check_codes(const phi_stored *stored, const phi_export_tensor *t, ui
     const float *right_scales = data->scales + row * per_row;
     const float *right_zeros = data->zeros + row * per_row;
     bool centre = t->zero_rule == PHI_ZERO_CENTRE;
+    bool is_float = t->zero_rule == PHI_ZERO_FLOAT;
+    bool is_signed = centre || (is_float && t->bits == 8);
     assert_int_equal(stored->kind, PHI_STORED_CODED);
     assert_int_equal(coded->bits, t->bits);
     assert_int_equal(coded->group, t->group);
-    assert_int_equal(coded->is_signed, centre);
+    assert_int_equal(coded->is_signed, is_signed);
     assert_int_equal(coded->scale_dtype, t->scale_dtype);
     uint8_t *codes = bytes_of(&coded->codes);
     uint8_t *scales = bytes_of(&coded->scales);
     uint8_t *zeros = centre ? NULL : bytes_of(&coded->zeros);
     for (size_t i = 0; i < (size_t)stored->rows * t->cols; i++) {
-        assert_int_equal(code_at(codes, t->bits, centre, i), right_codes[i]);
+        assert_int_equal(code_at(codes, t->bits, is_signed, i), right_codes[i]);
     }
     for (size_t i = 0; i < groups; i++) {
         float scale;
         phi_dtype_widen(t->scale_dtype, scales + i * (t->scale_dtype == PHI_DTYPE_F32 ? 4 : 2), 1,
                         &scale);
         assert_true(scale == right_scales[i]);
-        assert_true(centre || code_at(zeros, t->bits, false, i) == (uint8_t)right_zeros[i]);
+        if (is_float) {
+            assert_memory_equal(zeros + i * sizeof scale, &right_zeros[i], sizeof scale);
+        } else {
+            assert_true(centre || code_at(zeros, t->bits, false, i) == (uint8_t)right_zeros[i]);
+        }
     }
     phi_free(codes);
     phi_free(scales);
@@ -288,6 +295,8 @@ static void write_and_read(const phi_export_tensor *like)
 
 /* ---- tests ---- */
 
+static const phi_zero_rule rules[] = {PHI_ZERO_CENTRE, PHI_ZERO_INTEGER, PHI_ZERO_FLOAT};
+
 static void test_codings(void **state)
 {
     (void)state;
@@ -295,11 +304,12 @@ static void test_codings(void **state)
     fixture_tiny_description(&m.description);
     for (uint32_t bits = 4; bits <= 8; bits += 4) {
         for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
-            for (int rule = PHI_ZERO_CENTRE; rule <= PHI_ZERO_INTEGER; rule++) {
-                write_and_read(&(phi_export_tensor){.bits = bits,
-                                                    .group = groups[g],
-                                                    .zero_rule = (phi_zero_rule)rule,
-                                                    .scale_dtype = PHI_DTYPE_F16});
+            for (size_t r = 0; r < sizeof rules / sizeof *rules; r++) {
+                write_and_read(&(phi_export_tensor){
+                    .bits = bits,
+                    .group = groups[g],
+                    .zero_rule = rules[r],
+                    .scale_dtype = rules[r] == PHI_ZERO_FLOAT ? PHI_DTYPE_F32 : PHI_DTYPE_F16});
             }
         }
     }
@@ -347,7 +357,10 @@ static void test_refusals(void **state)
     (void)state;
     fixture_tiny_description(&m.description);
     check_refused(&(phi_export_tensor){.bits = 4, .zero_rule = PHI_ZERO_REAL}, PHI_E_UNSUPPORTED,
-                  "\"token_embd.weight\": OpenVINO's zero points are codes");
+                  "\"token_embd.weight\": OpenVINO has zero points, not offsets");
+    check_refused(
+        &(phi_export_tensor){.bits = 4, .zero_rule = PHI_ZERO_FLOAT, .scale_dtype = PHI_DTYPE_F16},
+        PHI_E_UNSUPPORTED, "beside scales of fp32, not F16");
     check_refused(&(phi_export_tensor){.bits = 6}, PHI_E_UNSUPPORTED, "4 and 8 bits, not 6");
     check_refused(&(phi_export_tensor){.bits = 4, .group = 24}, PHI_E_UNSUPPORTED,
                   "groups of 24 do not divide its 32 columns");
@@ -376,11 +389,12 @@ static void write_codings(void)
     write_and_read(&(phi_export_tensor){.bits = 16});
     for (uint32_t bits = 4; bits <= 8; bits += 4) {
         for (uint32_t group = 0; group <= 16; group += 16) {
-            for (int rule = PHI_ZERO_CENTRE; rule <= PHI_ZERO_INTEGER; rule++) {
-                write_and_read(&(phi_export_tensor){.bits = bits,
-                                                    .group = group,
-                                                    .zero_rule = (phi_zero_rule)rule,
-                                                    .scale_dtype = PHI_DTYPE_F16});
+            for (size_t r = 0; r < sizeof rules / sizeof *rules; r++) {
+                write_and_read(&(phi_export_tensor){
+                    .bits = bits,
+                    .group = group,
+                    .zero_rule = rules[r],
+                    .scale_dtype = rules[r] == PHI_ZERO_FLOAT ? PHI_DTYPE_F32 : PHI_DTYPE_F16});
             }
         }
     }

@@ -338,10 +338,11 @@ def test_broken_form_leaves_nothing(start_daemon):
 
 
 def test_two_writers_of_one_upload(daemon):
+    before = incoming(daemon)
     with socket.create_connection(("127.0.0.1", daemon.port)) as connection:
         connection.sendall(b"PUT /v1/files?filename=both&purpose=model HTTP/1.1\r\nHost: x\r\n"
-                           b"Content-Length: 4000000\r\n\r\n" + b"x" * 1000)
-        time.sleep(0.3)
+                           b"Content-Length: 4000000\r\n\r\n" + bytes(2 * MIB))
+        wait_until(lambda: incoming(daemon) != before)
         error_of(daemon.request("PUT", "/v1/files?filename=both&purpose=model", data=b"y" * 10),
                  409)
 

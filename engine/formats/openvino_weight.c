@@ -217,6 +217,13 @@ static phi_status read_coded(phi_openvino *o, const chain *found, const shape *r
 
 /* ---- names ---- */
 
+/* Whether a name is the right one, or what OpenVINO calls it where it rounded fp32 to fp16. */
+static bool is_same_name(const char *name, const char *right)
+{
+    return phi_str_starts(name, right) &&
+           (name[strlen(right)] == '\0' || strcmp(name + strlen(right), "_compressed") == 0);
+}
+
 /* optimum-intel calls a constant after the parameter: "self.NAME.weight", or
  * "self.NAME._openvino_orig_weight" where the exporter replaced it; so it does with biases. Such a
  * name must be the right one; other names say nothing. */
@@ -225,9 +232,9 @@ static bool is_named(const char *name, const char *right)
     static const char replaced[] = "_openvino_orig_";
     const char *last = strrchr(right, '.');
     size_t stem = last ? (size_t)(last + 1 - right) : 0;
-    return strcmp(name, right) == 0 ||
+    return is_same_name(name, right) ||
            (stem && strncmp(name, right, stem) == 0 && phi_str_starts(name + stem, replaced) &&
-            strcmp(name + stem + strlen(replaced), right + stem) == 0);
+            is_same_name(name + stem + strlen(replaced), right + stem));
 }
 
 static phi_status check_name(const phi_openvino *o, phi_ov_value constant, const phi_ov_role *role,

@@ -214,8 +214,9 @@ static int matrix(ov_model *m, const char *name, uint32_t rows, uint32_t cols)
 {
     char own[120];
     ov_tensor *t = new_tensor(m, name, rows, cols);
-    (void)snprintf(own, sizeof own, "self.%.*s._openvino_orig_weight",
-                   (int)(strlen(name) - strlen(".weight")), name);
+    (void)snprintf(own, sizeof own, "self.%.*s._openvino_orig_weight%s",
+                   (int)(strlen(name) - strlen(".weight")), name,
+                   m->options.weights == OV_F16 ? "_compressed" : "");
     return m->options.weights <= OV_BF16 ? plain(m, t, own) : coded(m, t, own);
 }
 

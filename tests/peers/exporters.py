@@ -4,6 +4,8 @@ wants it. Weights are rounded to the nearest code wherever an exporter can be to
 
 import contextlib
 import ctypes
+import gc
+import json
 import os
 import pathlib
 import shutil
@@ -38,31 +40,58 @@ def llama_quantize(source, path, fp32, file_type, ends_type=None):
     assert failed == 0
 
 
-def _run(*command):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+class _Process:
+    """One that exports models in turn (export_process.py)."""
+
+    def __init__(self):
+        self.process = None
+
+    def run(self, *call):
+        """Calls one of that file's functions."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, pathlib.Path(__file__).with_name("export_process.py")],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process.stdin.write(json.dumps(list(map(str, call))) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, f"{call[1]} ended its process"
+        wrong = json.loads(answer)
+        assert wrong is None, wrong[-2000:]
+
+    def close(self):
+        if self.process:
+            self.process.communicate()
+            self.process = None
 
 
-def onnx_builder(source, path, precision):
+_builder, _optimum = _Process(), _Process()
+
+
+def close():
+    """Ends the processes in which exporters run."""
+    _builder.close()
+    _optimum.close()
+
+
+def onnx_builder(source, path, precision, *options):
     """onnxruntime-genai's, for the CPU."""
-    _run(sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", "none", "-i", source.path,
-         "-o", path, "-p", precision, "-e", "cpu", "-c", path.parent / "cache")
+    _builder.run("module", "onnxruntime_genai.models.builder", "-m", "none", "-i", source.path, "-o", path,
+                 "-p", precision, "-e", "cpu", "-c", path.parent / "cache",
+                 *(["--extra_options", *options] if options else []))
 
 
 def optimum_intel(source, path, *options):
-    """optimum-intel's, with nncf where weights become codes; in a process of its own, because nncf
-    changes how others log."""
-    _run(pathlib.Path(sys.executable).with_name("optimum-cli"), "export", "openvino", "--model",
-         source.path, "--task", "text-generation-with-past", "--disable-convert-tokenizer",
-         "--weight-format", *options, path)
+    """optimum-intel's, with nncf where weights become codes."""
+    _optimum.run("module", "optimum.commands.optimum_cli", "export", "openvino", "--model", source.path,
+                 "--task", "text-generation-with-past", "--disable-convert-tokenizer", "--weight-format",
+                 *options, path)
     _with_tokenizer(source, path)
 
 
 def optimum_intel_class(source, path):
     """optimum-intel's too, by the class that loads models: in fp32."""
-    _run(sys.executable, "-c", "import sys; from optimum.intel import OVModelForCausalLM as Model; "
-         "Model.from_pretrained(sys.argv[1], export=True, load_in_8bit=False, compile=False)"
-         ".save_pretrained(sys.argv[2])", source.path, path)
+    _optimum.run("optimum_intel_class", source.path, path)
     _with_tokenizer(source, path)
 
 
@@ -88,6 +117,8 @@ def auto_round(source, path, form, bits, group, sym):
     """auto-round's export in another ecosystem's form."""
     import auto_round
     made = path.parent / "auto_round"
+    # It collects garbage again and again, which need not look at all that others have imported.
+    gc.freeze()
     # Without, it does not find phimoe's experts when it comes to them.
     with unittest.mock.patch.dict(os.environ, {"AR_DISABLE_META_LOAD": "1"}):
         rounder = auto_round.AutoRound(str(source.path), scheme=f"W{bits}A16", group_size=group, sym=sym,

@@ -39,12 +39,13 @@ def free_port():
 
 
 class Daemon:
-    """One phid process; `settings` are flags with '_' for '-'."""
+    """One phid process; `settings` are flags with '_' for '-', `isa` the kernel set, or None."""
 
-    def __init__(self, data_dir, settings, limit=None):
+    def __init__(self, data_dir, settings, limit=None, isa=None):
         self.data_dir = pathlib.Path(data_dir)
         self.settings = settings
         self.limit = limit
+        self.isa = isa
         self.process = None
         self.start()
 
@@ -58,6 +59,8 @@ class Daemon:
             command += ["--" + name.replace("_", "-"), str(value)]
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith("PHID_")}
+        if self.isa:
+            environment["PHID_ISA"] = self.isa
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment,
                                             preexec_fn=self.limit)
@@ -140,14 +143,14 @@ class Daemon:
 
 @pytest.fixture(scope="session")
 def start_daemon():
-    """start_daemon(data_dir=None, limit=None, **settings) -> Daemon, stopped at the end."""
+    """start_daemon(data_dir=None, limit=None, isa=None, **settings) -> Daemon, stopped at the end."""
     daemons = []
     root = pathlib.Path(tempfile.mkdtemp(prefix="phid-http-"))
 
-    def start(data_dir=None, limit=None, **settings):
+    def start(data_dir=None, limit=None, isa=None, **settings):
         data_dir = data_dir or tempfile.mkdtemp(dir=root, prefix="data-")
         settings.setdefault("log_level", "debug")
-        daemon = Daemon(data_dir, settings, limit)
+        daemon = Daemon(data_dir, settings, limit, isa)
         daemons.append(daemon)
         return daemon
 

@@ -28,6 +28,13 @@ typedef enum phi_zero_rule {
     PHI_ZERO_FLOAT,   /* any number of fp32, for codes of 0..15 or -128..127 */
 } phi_zero_rule;
 
+/* Whether zero points are codes, all alike or not: other formats' have no place in GPTQ,
+ * compressed-tensors and ONNX. */
+static inline bool phi_zero_rule_is_coded(phi_zero_rule rule)
+{
+    return rule == PHI_ZERO_CENTRE || rule == PHI_ZERO_INTEGER;
+}
+
 /* A matrix of the export, in the precision that it gets. */
 typedef struct phi_export_tensor {
     const char *name; /* canonical */

@@ -114,20 +114,14 @@ static phi_status plan_mlx(const phi_hf_writing *w, const char *stem, phi_hf_ite
     return PHI_OK;
 }
 
-/* Zero points, or offsets, that are no codes. */
-static bool has_any_zeros(const phi_export_tensor *t)
-{
-    return t->zero_rule == PHI_ZERO_FLOAT || t->zero_rule == PHI_ZERO_REAL;
-}
-
 static phi_status plan_gptq(const phi_hf_writing *w, const char *stem, phi_hf_item *item)
 {
     const phi_export_tensor *t = item->tensor;
     phi_hf_arrays *out = &item->arrays;
     uint64_t groups = t->cols / t->group;
     uint64_t words = (uint64_t)item->rows * t->bits / 32;
-    if (has_any_zeros(t) || t->scale_dtype != PHI_DTYPE_F16 || item->rows % (32 / t->bits) != 0 ||
-        t->cols % (32 / t->bits) != 0) {
+    if (!phi_zero_rule_is_coded(t->zero_rule) || t->scale_dtype != PHI_DTYPE_F16 ||
+        item->rows % (32 / t->bits) != 0 || t->cols % (32 / t->bits) != 0) {
         return refuse(w, t, "offsets, scales that are not fp16, or rows that do not fill words");
     }
     add(out, stem, "qweight", "I32", (uint64_t)t->cols * t->bits / 32, item->rows, 4);
@@ -141,7 +135,7 @@ static phi_status plan_compressed(const phi_hf_writing *w, const char *stem, phi
 {
     const phi_export_tensor *t = item->tensor;
     phi_hf_arrays *out = &item->arrays;
-    if (has_any_zeros(t) || t->cols % (32 / t->bits) != 0) {
+    if (!phi_zero_rule_is_coded(t->zero_rule) || t->cols % (32 / t->bits) != 0) {
         return refuse(w, t, "offsets, only zero points; nor rows that do not fill words");
     }
     add(out, stem, "weight_packed", "I32", item->rows, (uint64_t)t->cols * t->bits / 32, 4);

@@ -53,7 +53,7 @@ static phi_status check_codes(const phi_onnx_writer *w, const phi_export_tensor 
                         tensor->name, group, cuda ? " on CUDA" : "",
                         cuda ? " or 128" : ", 128 or 256", tensor->cols);
     }
-    if (tensor->zero_rule == PHI_ZERO_FLOAT || tensor->zero_rule == PHI_ZERO_REAL) {
+    if (!phi_zero_rule_is_coded(tensor->zero_rule)) {
         return phi_fail(w->err, PHI_E_UNSUPPORTED,
                         "tensor \"%s\": zero points that are no codes cannot be written exactly as "
                         "ONNX",

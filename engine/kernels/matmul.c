@@ -346,3 +346,16 @@ void phi_matmul_prompt(const phi_compute *compute, const phi_weight *weight, con
     phi_team_run(compute->team, compute->priority,
                  (weight->n_blocks + job.n_blocks - 1) / job.n_blocks, 1, bulk_slices, &job);
 }
+
+void phi_matmul_rows(const phi_compute *compute, const phi_weight *weight, const float *x,
+                     const phi_fill *fill, uint32_t n_tok, uint32_t n_prompt, float *y,
+                     phi_matmul_scratch *scratch)
+{
+    PHI_ASSERT(n_prompt <= n_tok);
+    uint32_t n = n_tok - n_prompt;
+    phi_fill of_prompts = fill ? *fill : (phi_fill){0};
+    of_prompts.first += n;
+    phi_matmul(compute, weight, x, fill, n, y, scratch);
+    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, fill ? &of_prompts : NULL,
+                      n_prompt, y + (size_t)n * weight->rows, scratch);
+}

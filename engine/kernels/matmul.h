@@ -65,5 +65,9 @@ void phi_matmul(const phi_compute *compute, const phi_weight *weight, const floa
  * differently; then what it is computed with still changes no bit. */
 void phi_matmul_prompt(const phi_compute *compute, const phi_weight *weight, const float *x,
                        const phi_fill *fill, uint32_t n_tok, float *y, phi_matmul_scratch *scratch);
+/* Both, for rows of which the last n_prompt are tokens of prompts. */
+void phi_matmul_rows(const phi_compute *compute, const phi_weight *weight, const float *x,
+                     const phi_fill *fill, uint32_t n_tok, uint32_t n_prompt, float *y,
+                     phi_matmul_scratch *scratch);
 
 #endif

@@ -165,19 +165,6 @@ static uint32_t list_tokens(const expert_job *job, uint32_t expert)
     return count;
 }
 
-/* Rows of generated tokens, then of prompts, each with their kind of product. */
-static void multiply(const phi_compute *compute, const phi_weight *weight, const float *x,
-                     const phi_fill *fill, uint32_t n_tok, uint32_t n_prompt, float *y,
-                     phi_matmul_scratch *products)
-{
-    uint32_t n = n_tok - n_prompt;
-    phi_fill of_prompts = fill ? *fill : (phi_fill){0};
-    of_prompts.first += n;
-    phi_matmul(compute, weight, x, fill, n, y, products);
-    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, fill ? &of_prompts : NULL,
-                      n_prompt, y + (size_t)n * weight->rows, products);
-}
-
 static void run_expert(const phi_compute *compute, expert_job *job, uint32_t expert, uint32_t count,
                        phi_matmul_scratch *products)
 {
@@ -194,9 +181,11 @@ static void run_expert(const phi_compute *compute, expert_job *job, uint32_t exp
     }
     const phi_fill gather = {.rows = gather_slice, .arg = job};
     const phi_fill swiglu = {.rows = swiglu_slice, .arg = job};
-    multiply(compute, &gate, scratch->gathered, &gather, count, n_prompt, e->gate_rows, products);
-    multiply(compute, &up, scratch->gathered, NULL, count, n_prompt, e->up_rows, products);
-    multiply(compute, &down, e->ffn_rows, &swiglu, count, n_prompt, scratch->gathered, products);
+    phi_matmul_rows(compute, &gate, scratch->gathered, &gather, count, n_prompt, e->gate_rows,
+                    products);
+    phi_matmul_rows(compute, &up, scratch->gathered, NULL, count, n_prompt, e->up_rows, products);
+    phi_matmul_rows(compute, &down, e->ffn_rows, &swiglu, count, n_prompt, scratch->gathered,
+                    products);
     phi_over_rows(compute, count, scatter_slice, job);
 }
 

@@ -283,12 +283,7 @@ typedef struct layer_call {
 static void multiply(phi_forward_ctx *ctx, const phi_compute *compute, const layer_call *call,
                      const phi_weight *weight, const float *x, const phi_fill *fill, float *y)
 {
-    uint32_t n = call->n_rows - call->n_prompt;
-    phi_fill of_prompts = fill ? *fill : (phi_fill){0};
-    of_prompts.first += n;
-    phi_matmul(compute, weight, x, fill, n, y, &ctx->scratch);
-    phi_matmul_prompt(compute, weight, x + (size_t)n * weight->cols, fill ? &of_prompts : NULL,
-                      call->n_prompt, y + (size_t)n * weight->rows, &ctx->scratch);
+    phi_matmul_rows(compute, weight, x, fill, call->n_rows, call->n_prompt, y, &ctx->scratch);
     lap(ctx, PHI_FORWARD_MATRICES);
 }
 

@@ -143,25 +143,29 @@ def test_loaders_are_told_of_the_routers(phimoe_dir, tmp_path):
     assert [mlx[router] for router in routers] == [False, False]
 
 
-def stacked(folder, out, change=None):
-    """Of a folder with each expert's matrices one as mlx-lm writes it."""
+def rewritten(folder, out, *changes):
+    """A folder whose tensors, by name, are changed."""
     shutil.copytree(folder, out)
     tensors = read_safetensors(folder / "model.safetensors")
+    for change in changes:
+        change(tensors)
+    write_safetensors(out / "model.safetensors", tensors)
+    return out
+
+
+def stack(tensors):
+    """Each expert's matrices become one, as mlx-lm writes them."""
     for layer in range(2):
         moe = f"model.layers.{layer}.block_sparse_moe."
         for own, name in (("w1", "gate"), ("w2", "down"), ("w3", "up")):
             parts = [tensors.pop(f"{moe}experts.{expert}.{own}.weight") for expert in range(4)]
             tensors[f"{moe}switch_mlp.{name}_proj.weight"] = (
                 "BF16", [4, *parts[0][1]], b"".join(part[2] for part in parts))
-    if change:
-        change(tensors)
-    write_safetensors(out / "model.safetensors", tensors)
-    return out
 
 
 def test_experts_as_mlx_stacks_them(phimoe_dir, tmp_path):
     right = values(phimoe_dir, tmp_path / "right.gguf")
-    folder = stacked(phimoe_dir, tmp_path / "stacked")
+    folder = rewritten(phimoe_dir, tmp_path / "stacked", stack)
     assert values(folder, tmp_path / "stacked.gguf") == right
     # What is written for MLX is stacked, in codes and in floats, and for others it is not.
     for form, options in (("mlx", ["--precision", "int4"]), ("mlx", ["--precision", "fp32"]),
@@ -181,18 +185,15 @@ def test_experts_as_mlx_stacks_them(phimoe_dir, tmp_path):
     assert values(tmp_path / "mlx-fp32", tmp_path / "again.gguf") == right
 
 
-def as_auto_round(folder, out):
-    """A folder under the names that auto-round gives experts and router."""
-    shutil.copytree(folder, out)
+def name_as_auto_round(tensors):
+    """The names that auto-round gives experts and router."""
     names = {"block_sparse_moe.gate.": "block_sparse_moe.router.", ".w1.": ".gate_proj.",
              ".w2.": ".down_proj.", ".w3.": ".up_proj."}
-    tensors = {}
-    for name, tensor in read_safetensors(folder / "model.safetensors").items():
+    for name in list(tensors):
+        tensor = tensors.pop(name)
         for own, other in names.items():
             name = name.replace(own, other)
         tensors[name] = tensor
-    write_safetensors(out / "model.safetensors", tensors)
-    return out
 
 
 @pytest.mark.parametrize("form, options", [
@@ -200,7 +201,7 @@ def as_auto_round(folder, out):
 ])
 def test_experts_as_auto_round_names_them(phimoe_dir, form, options, tmp_path):
     phid("convert", phimoe_dir, tmp_path / "ours", "--format", form, *options)
-    folder = as_auto_round(tmp_path / "ours", tmp_path / "theirs")
+    folder = rewritten(tmp_path / "ours", tmp_path / "theirs", name_as_auto_round)
     assert values(folder, tmp_path / "theirs.gguf") == values(tmp_path / "ours", tmp_path / "ours.gguf")
     # What is written of it has the names of the published models.
     phid("convert", folder, tmp_path / "again", "--format", form)
@@ -208,10 +209,8 @@ def test_experts_as_auto_round_names_them(phimoe_dir, form, options, tmp_path):
     assert again == ours
 
 
-def as_classes(folder, out, change=None):
+def stack_as_classes(tensors):
     """As transformers 5 calls and stacks them in its own classes: save_original_format=False."""
-    shutil.copytree(folder, out)
-    tensors = read_safetensors(folder / "model.safetensors")
     for layer in range(2):
         moe, mlp = (f"model.layers.{layer}.{name}." for name in ("block_sparse_moe", "mlp"))
         gate, down, up = ([tensors.pop(f"{moe}experts.{expert}.{own}.weight")[2] for expert in range(4)]
@@ -220,14 +219,10 @@ def as_classes(folder, out, change=None):
         tensors[f"{mlp}experts.gate_up_proj"] = ("BF16", [4, 2 * 64, 256], b"".join(
             one + other for one, other in zip(gate, up)))
         tensors[f"{mlp}experts.down_proj"] = ("BF16", [4, 256, 64], b"".join(down))
-    if change:
-        change(tensors)
-    write_safetensors(out / "model.safetensors", tensors)
-    return out
 
 
 def test_experts_as_transformers_stacks_them(phimoe_dir, tmp_path):
-    folder = as_classes(phimoe_dir, tmp_path / "stacked")
+    folder = rewritten(phimoe_dir, tmp_path / "stacked", stack_as_classes)
     assert values(folder, tmp_path / "stacked.gguf") == values(phimoe_dir, tmp_path / "right.gguf")
     assert phid("generate", folder, *ASK) == phid("generate", phimoe_dir, *ASK)
 
@@ -245,7 +240,7 @@ def test_stacks_of_transformers_that_do_not_fit_are_named(phimoe_dir, name, shap
         if shape:
             tensors[name] = dtype, shape, data
 
-    told = phid("inspect", as_classes(phimoe_dir, tmp_path / "stacked", change), fails=True)
+    told = phid("inspect", rewritten(phimoe_dir, tmp_path / "stacked", stack_as_classes, change), fails=True)
     assert said in told
     assert ("experts.0.w1.weight" if shape is None else name) in told
 
@@ -261,7 +256,7 @@ def test_stacks_that_do_not_fit_are_named(phimoe_dir, shape, said, tmp_path):
         dtype, _, data = tensors[name]
         tensors[name] = dtype, shape, data
 
-    folder = stacked(phimoe_dir, tmp_path / "stacked", change)
+    folder = rewritten(phimoe_dir, tmp_path / "stacked", stack, change)
     assert f'tensor "{name}" {said}' in phid("inspect", folder, fails=True)
 
 

@@ -13,19 +13,21 @@
 
 #define BLOCK PHI_WEIGHT_BLOCK
 #define QUAD PHI_ACT_QUAD
-/* Tokens, and blocks, of the largest tile. */
+/* Tokens of the largest tile: its integer sums and its outputs fill the registers. A second block
+ * beside the first would share the loads of codes, which are not short, and keep outputs in memory,
+ * where each run's stores cost as much as its multiply-adds. */
 #define TOKENS_MAX 12
-#define BLOCKS_MAX 2
-#define CELLS_MAX (TOKENS_MAX * BLOCKS_MAX)
-/* From so many tokens on, blocks go in pairs that share the loads of codes; below, one block is one
- * stream from memory. */
-#define PAIR_TOKENS 5U
+/* The same with runs of 16, whose units have two integer sums. */
+#define TOKENS_BY_16 8
 /* Columns of a unit: what INT4's low and high nibbles make up together. */
 #define UNIT 32U
-/* How far ahead of their use codes are fetched, in bytes: what one core needs in flight. They go
- * into the second-level cache, which can wait for three times as many lines as the first. */
-#define AHEAD_INT4 4096U
-#define AHEAD_INT8 2048U
+/* How far ahead of their use codes are fetched, in bytes: what one core needs in flight, and what
+ * hides that it computes meanwhile. They go into the second-level cache, which can wait for three
+ * times as many lines as the first. */
+#define AHEAD 8192U
+/* INT8 of so few tokens is nothing but reading, and further ahead than this no faster. */
+#define AHEAD_READING 2048U
+#define READING_TOKENS 3
 /* Codes of blocks, and of tokens, that share the second-level cache while a slice is computed. */
 #define BLOCKS_BYTES (512U << 10)
 #define TOKENS_BYTES (768U << 10)
@@ -40,8 +42,6 @@ typedef struct int_call {
 /* What a tile is stamped out for; all of it constant once inlined. */
 typedef struct tile_shape {
     phi_int_kind kind;
-    int n_blocks;
-    int width; /* of a quad: 4, unless it is the last, narrower one */
     int n_tok;
 } tile_shape;
 
@@ -89,61 +89,61 @@ PHI_STAMP __m512i spread_codes(const int8_t *codes)
     return _mm512_set1_epi32(word);
 }
 
+/* Token t's item of those that a quad has side by side, `index` of each token before them. */
+PHI_STAMP size_t at_in_quad(size_t index, int t, tile_shape s)
+{
+    const int first = t / (int)QUAD * (int)QUAD;
+    const int width = s.n_tok - first < (int)QUAD ? s.n_tok - first : (int)QUAD;
+    return index * (size_t)width + (size_t)(t - first);
+}
+
 /* Adds four columns' products: `word` counts the words of the unit. */
-PHI_STAMP void add_word(const __m512i *w, const tile_view *view, size_t word, tile_shape s,
-                        __m512i *acc)
+PHI_STAMP void add_word(__m512i w, const tile_view *view, size_t word, tile_shape s, __m512i *acc)
 {
     PHI_UNROLL
     for (int t = 0; t < s.n_tok; t++) {
-        __m512i x = spread_codes(view->codes + (size_t)(t / s.width) * view->quad_codes +
-                                 (word * (size_t)s.width + (size_t)(t % s.width)) * 4);
-        PHI_UNROLL
-        for (int b = 0; b < s.n_blocks; b++) {
-            acc[t * s.n_blocks + b] = _mm512_dpbusd_epi32(acc[t * s.n_blocks + b], w[b], x);
-        }
+        const int8_t *quad = view->codes + (size_t)(t / (int)QUAD) * view->quad_codes;
+        __m512i x = spread_codes(quad + at_in_quad(word, t, s) * 4);
+        acc[t] = _mm512_dpbusd_epi32(acc[t], w, x);
     }
 }
 
 /* The integer sums of unit `unit`; with runs of 16 the second run's go to `second`. */
-PHI_STAMP void dot_unit(const uint8_t *codes, size_t block_bytes, const tile_view *view,
-                        size_t unit, tile_shape s, __m512i *acc, __m512i *second)
+PHI_STAMP void dot_unit(const uint8_t *codes, const tile_view *view, size_t unit, tile_shape s,
+                        __m512i *acc, __m512i *second)
 {
     const __m512i low = _mm512_set1_epi8(15);
     size_t word = unit * 8;
     PHI_UNROLL
     for (size_t j = 0; j < 4; j++) {
-        __m512i w[BLOCKS_MAX];
-        __m512i high[BLOCKS_MAX];
-        PHI_UNROLL
-        for (int b = 0; b < s.n_blocks; b++) {
-            const uint8_t *at = codes + (size_t)b * block_bytes + j * 64;
-            w[b] = load_codes(at);
-            high[b] = s.kind.is_int4 ? _mm512_and_si512(_mm512_srli_epi16(w[b], 4), low)
-                                     : load_codes(at + 4 * 64);
-            w[b] = s.kind.is_int4 ? _mm512_and_si512(w[b], low) : w[b];
-        }
-        add_word(w, view, word + j, s, acc);
-        add_word(high, view, word + j + 4, s, second);
+        const __m512i both = load_codes(codes + j * 64);
+        add_word(s.kind.is_int4 ? _mm512_and_si512(both, low) : both, view, word + j, s, acc);
+        add_word(s.kind.is_int4 ? _mm512_and_si512(_mm512_srli_epi16(both, 4), low)
+                                : load_codes(codes + (j + 4) * 64),
+                 view, word + j + 4, s, second);
     }
 }
 
-/* Scales the integer sums of run `run` and adds them to the outputs. */
-PHI_STAMP void add_run(const __m512i *dots, const tile_view *view, size_t run, const __m512 *scale,
-                       const __m512 *offset, tile_shape s, __m512 *sums)
+/* Where a token's number of a run lies among scales, starts and shifts. */
+PHI_STAMP size_t side_at(const tile_view *view, size_t run, int t, tile_shape s)
 {
+    return (size_t)(t / (int)QUAD) * view->quad_runs + at_in_quad(run, t, s);
+}
+
+/* Scales the integer sums of run `run` and adds them to the outputs. */
+PHI_STAMP void add_run(const __m512i *dots, const tile_view *view, size_t run, phi_sides sides,
+                       tile_shape s, __m512 *sums)
+{
+    const __m512 scale = load_side(sides.scales, s.kind);
+    const __m512 offset =
+        s.kind.has_offsets ? load_side(sides.offsets, s.kind) : _mm512_setzero_ps();
     PHI_UNROLL
     for (int t = 0; t < s.n_tok; t++) {
-        size_t at =
-            (size_t)(t / s.width) * view->quad_runs + run * (size_t)s.width + (size_t)(t % s.width);
-        __m512 x = _mm512_set1_ps(view->scales[at]);
-        PHI_UNROLL
-        for (int b = 0; b < s.n_blocks; b++) {
-            int i = t * s.n_blocks + b;
-            sums[i] =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i]), _mm512_mul_ps(scale[b], x), sums[i]);
-            if (s.kind.has_offsets) {
-                sums[i] = _mm512_fmadd_ps(offset[b], _mm512_set1_ps(view->shifts[at]), sums[i]);
-            }
+        size_t at = side_at(view, run, t, s);
+        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(view->scales[at]));
+        sums[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t]), both, sums[t]);
+        if (s.kind.has_offsets) {
+            sums[t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(view->shifts[at]), sums[t]);
         }
     }
 }
@@ -152,106 +152,110 @@ PHI_STAMP void start_dots(const tile_view *view, size_t run, tile_shape s, __m51
 {
     PHI_UNROLL
     for (int t = 0; t < s.n_tok; t++) {
-        __m512i start =
-            _mm512_set1_epi32(view->starts[(size_t)(t / s.width) * view->quad_runs +
-                                           run * (size_t)s.width + (size_t)(t % s.width)]);
-        PHI_UNROLL
-        for (int b = 0; b < s.n_blocks; b++) {
-            dots[t * s.n_blocks + b] = start;
-        }
-    }
-}
-
-/* Those of a tile's blocks, `stride` bytes apart. */
-PHI_STAMP void load_sides(phi_sides from, size_t stride, tile_shape s, __m512 *scale,
-                          __m512 *offset)
-{
-    PHI_UNROLL
-    for (int b = 0; b < s.n_blocks; b++) {
-        scale[b] = load_side(from.scales + (size_t)b * stride, s.kind);
-        if (s.kind.has_offsets) {
-            offset[b] = load_side(from.offsets + (size_t)b * stride, s.kind);
-        }
+        dots[t] = _mm512_set1_epi32(view->starts[side_at(view, run, t, s)]);
     }
 }
 
 PHI_STAMP void store_tile(const int_call *call, uint32_t block, uint32_t token, tile_shape s,
                           const __m512 *sums)
 {
+    uint32_t left = call->weight->rows - block * BLOCK;
+    __mmask16 mask = (__mmask16)(left >= BLOCK ? 0xFFFFU : (1U << left) - 1);
+    float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
     PHI_UNROLL
-    for (int b = 0; b < s.n_blocks; b++) {
-        uint32_t row = (block + (uint32_t)b) * BLOCK;
-        uint32_t left = call->weight->rows - row;
-        __mmask16 mask = (__mmask16)(left >= BLOCK ? 0xFFFFU : (1U << left) - 1);
-        float *y = call->y + token * call->ldy + row;
-        PHI_UNROLL
-        for (int t = 0; t < s.n_tok; t++) {
-            _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, sums[t * s.n_blocks + b]);
-        }
+    for (int t = 0; t < s.n_tok; t++) {
+        _mm512_mask_storeu_ps(y + (size_t)t * call->ldy, mask, sums[t]);
     }
 }
 
 /* What a tile will write is far apart, a line of each token: asked for before the work, it is there
  * after it. */
-PHI_STAMP void fetch_tile(const int_call *call, uint32_t block, uint32_t token, tile_shape s)
+PHI_STAMP void fetch_outputs(const int_call *call, uint32_t block, uint32_t token, tile_shape s)
 {
     const float *y = call->y + token * call->ldy + (size_t)block * BLOCK;
     PHI_UNROLL
     for (int t = 0; t < s.n_tok; t++) {
-        PHI_UNROLL
-        for (int b = 0; b < s.n_blocks; b++) {
-            __builtin_prefetch(y + (size_t)t * call->ldy + b * (int)BLOCK, 1);
-        }
+        __builtin_prefetch(y + (size_t)t * call->ldy, 1);
     }
 }
 
-/* `s.n_blocks` blocks times `n_quads` quads of `s.width` tokens (4, unless it is the last, narrower
- * one). */
-PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, tile_shape s)
+/* What a tile asks memory for, while it computes. */
+typedef struct tile_fetch {
+    const uint8_t *from;
+    size_t lines; /* for each unit of its own */
+} tile_fetch;
+
+PHI_STAMP size_t unit_lines(tile_shape s)
+{
+    return (s.kind.is_int4 ? 256 : 512) / 64;
+}
+
+/* The only tile of a block reads its codes from memory, and fetches what it will read itself and
+ * then the next block's beginning. Of several, the first ones fetch the whole next block together,
+ * and the first block of all is waited for. */
+PHI_STAMP tile_fetch fetch_of(const int_call *call, const uint8_t *codes, uint32_t tile,
+                              uint32_t n_tiles, tile_shape s)
+{
+    if (n_tiles == 1) {
+        bool reading = !s.kind.is_int4 && s.n_tok <= READING_TOKENS;
+        return (tile_fetch){codes + (reading ? AHEAD_READING : AHEAD), unit_lines(s)};
+    }
+    size_t lines = (unit_lines(s) + n_tiles - 1) / n_tiles;
+    size_t before = tile * lines;
+    size_t units = call->weight->cols / UNIT;
+    return (tile_fetch){codes + call->weight->block_bytes + before * units * 64,
+                        before < unit_lines(s) ? lines : 0};
+}
+
+/* Asks for a unit's share. A unit's own lines are asked for one by one, for a loop over so few
+ * takes time where reading binds. */
+PHI_STAMP void fetch_unit(tile_fetch *fetch, tile_shape s)
+{
+    if (fetch->lines == unit_lines(s)) {
+        PHI_UNROLL
+        for (size_t i = 0; i < unit_lines(s); i++) {
+            _mm_prefetch((const char *)fetch->from + i * 64, _MM_HINT_T1);
+        }
+        fetch->from += unit_lines(s) * 64;
+        return;
+    }
+    for (size_t i = 0; i < fetch->lines; i++, fetch->from += 64) {
+        _mm_prefetch((const char *)fetch->from, _MM_HINT_T1);
+    }
+}
+
+/* Tile `tile` of a block's `n_tiles`: `s.n_tok` tokens from `token` on. */
+PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, uint32_t tile,
+                        uint32_t n_tiles, tile_shape s)
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, token);
     const size_t unit_bytes = s.kind.is_int4 ? 256 : 512;
     const size_t group_bytes = phi_side_bytes(BLOCK, s.kind);
-    const size_t stride = weight->cols / weight->group * group_bytes;
     const size_t units_per_group = s.kind.by_16 ? 1 : weight->group / UNIT;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;
     phi_sides sides = phi_sides_of(weight, block, s.kind);
-    /* Blocks follow one another: what comes after these is fetched by the tiles together. */
-    const uint8_t *ahead = codes + (size_t)s.n_blocks * weight->block_bytes +
-                           (size_t)token / TOKENS_MAX * (weight->cols / UNIT / 2 * 64);
-    const size_t ahead_bytes = s.kind.is_int4 ? AHEAD_INT4 : AHEAD_INT8;
+    tile_fetch fetch = fetch_of(call, codes, tile, n_tiles, s);
     size_t left_in_group = units_per_group;
-    fetch_tile(call, block, token, s);
-    __m512 sums[CELLS_MAX];
+    fetch_outputs(call, block, token, s);
+    __m512 sums[TOKENS_MAX];
     PHI_UNROLL
-    for (int i = 0; i < s.n_tok * s.n_blocks; i++) {
+    for (int i = 0; i < s.n_tok; i++) {
         sums[i] = _mm512_setzero_ps();
     }
     for (size_t unit = 0; unit < weight->cols / UNIT; unit++, codes += unit_bytes) {
         const size_t run = s.kind.by_16 ? unit * 2 : unit;
-        __m512i dots[CELLS_MAX];
-        __m512i second[CELLS_MAX];
-        __m512 scale[BLOCKS_MAX];
-        __m512 offset[BLOCKS_MAX];
-        if (s.n_tok < 12) {
-            PHI_UNROLL
-            for (size_t line = 0; line < unit_bytes; line += 64) {
-                _mm_prefetch((const char *)codes + ahead_bytes + line, _MM_HINT_T1);
-            }
-        }
-        if (s.n_tok == TOKENS_MAX && unit % 2 == 0) {
-            _mm_prefetch((const char *)ahead + unit / 2 * 64, _MM_HINT_T1);
-        }
+        __m512i dots[TOKENS_MAX];
+        __m512i second[TOKENS_MAX];
+        fetch_unit(&fetch, s);
         start_dots(&view, run, s, dots);
         if (s.kind.by_16) {
             start_dots(&view, run + 1, s, second);
         }
-        dot_unit(codes, (size_t)weight->block_bytes, &view, unit, s, dots,
-                 s.kind.by_16 ? second : dots);
-        for (size_t half = 0; half < (s.kind.by_16 ? 2 : 1); half++) {
-            load_sides(phi_sides_at(sides, half * group_bytes, s.kind), stride, s, scale, offset);
-            add_run(half ? second : dots, &view, run + half, scale, offset, s, sums);
+        dot_unit(codes, &view, unit, s, dots, s.kind.by_16 ? second : dots);
+        add_run(dots, &view, run, sides, s, sums);
+        if (s.kind.by_16) {
+            add_run(second, &view, run + 1, phi_sides_at(sides, group_bytes, s.kind), s, sums);
         }
         if (--left_in_group == 0) {
             left_in_group = units_per_group;
@@ -261,74 +265,63 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ti
     store_tile(call, block, token, s, sums);
 }
 
-#define TILE(n_blocks, width, n_tok)                                                               \
-    int_tile(call, block, token, (tile_shape){kind, (n_blocks), (width), (n_tok)})
+#define LAST_TILE(n)                                                                               \
+    case n:                                                                                        \
+        int_tile(call, block, end - (n), n_tiles - 1, n_tiles, (tile_shape){kind, (n)});           \
+        break
 
-/* A block times the last, narrower quad of tokens. */
-PHI_STAMP void last_quad(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                         phi_int_kind kind)
-{
-    if (end - token == 3) {
-        TILE(1, 3, 3);
-    } else if (end - token == 2) {
-        TILE(1, 2, 2);
-    } else if (end - token == 1) {
-        TILE(1, 1, 1);
-    }
-}
-
-/* A block times tokens [token, end), in tiles as large as there are; runs of 16, which few models
- * have, make do with small ones. */
+/* A block times tokens [token, end), at least one: whole tiles, and one of the tokens left. */
 PHI_STAMP void one_block(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
                          phi_int_kind kind)
 {
-    for (; !kind.by_16 && token + 8 <= end; token += 8) {
-        TILE(1, 4, 8);
+    const uint32_t whole = kind.by_16 ? TOKENS_BY_16 : TOKENS_MAX;
+    const uint32_t n_tiles = (end - token + whole - 1) / whole;
+    for (uint32_t tile = 0; tile + 1 < n_tiles; tile++, token += whole) {
+        int_tile(call, block, token, tile, n_tiles, (tile_shape){kind, (int)whole});
     }
-    for (; token + 4 <= end; token += 4) {
-        TILE(1, 4, 4);
+    switch (end - token) {
+        LAST_TILE(1);
+        LAST_TILE(2);
+        LAST_TILE(3);
+        LAST_TILE(4);
+        LAST_TILE(5);
+        LAST_TILE(6);
+        LAST_TILE(7);
+        LAST_TILE(8);
+    default:
+        break;
     }
-    last_quad(call, block, token, end, kind);
+    if (kind.by_16) {
+        return;
+    }
+    switch (end - token) {
+        LAST_TILE(9);
+        LAST_TILE(10);
+        LAST_TILE(11);
+        LAST_TILE(12);
+    default:
+        break;
+    }
 }
 
-/* Two blocks times tokens [token, end). */
-PHI_STAMP void two_blocks(const int_call *call, uint32_t block, uint32_t token, uint32_t end,
-                          phi_int_kind kind)
-{
-    for (; token + 12 <= end; token += 12) {
-        TILE(2, 4, 12);
-    }
-    for (; token + 8 <= end; token += 8) {
-        TILE(2, 4, 8);
-    }
-    for (; token + 4 <= end; token += 4) {
-        TILE(2, 4, 4);
-    }
-    for (uint32_t i = 0; i < 2; i++) {
-        last_quad(call, block + i, token, end, kind);
-    }
-}
+typedef void (*block_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
 
-typedef void (*blocks_fn)(const int_call *call, uint32_t block, uint32_t token, uint32_t end);
-
-/* What multiplies a kind of weights. */
+/* What multiplies a kind of weights, by runs of 32 and of 16 columns. */
 typedef struct kind_fns {
-    blocks_fn one;
-    blocks_fn two;
-    blocks_fn by_16;
+    block_fn by_32;
+    block_fn by_16;
 } kind_fns;
 
-#define BLOCKS_FN(name, blocks, is_int4, has_offsets, is_wide, by_16)                              \
+#define BLOCK_FN(name, is_int4, has_offsets, is_wide, by_16)                                       \
     static void name(const int_call *call, uint32_t block, uint32_t token, uint32_t end)           \
     {                                                                                              \
-        blocks(call, block, token, end, (phi_int_kind){is_int4, has_offsets, is_wide, by_16});     \
+        one_block(call, block, token, end, (phi_int_kind){is_int4, has_offsets, is_wide, by_16});  \
     }
 #define KIND_FNS(name, is_int4, has_offsets, is_wide)                                              \
-    BLOCKS_FN(name##_one, one_block, is_int4, has_offsets, is_wide, 0)                             \
-    BLOCKS_FN(name##_two, two_blocks, is_int4, has_offsets, is_wide, 0)                            \
-    BLOCKS_FN(name##_by_16, one_block, is_int4, has_offsets, is_wide, 1)
+    BLOCK_FN(name##_by_32, is_int4, has_offsets, is_wide, 0)                                       \
+    BLOCK_FN(name##_by_16, is_int4, has_offsets, is_wide, 1)
 #define KIND_PLACE(name, is_int4, has_offsets, is_wide)                                            \
-    [is_int4][has_offsets][is_wide] = {name##_one, name##_two, name##_by_16},
+    [is_int4][has_offsets][is_wide] = {name##_by_32, name##_by_16},
 
 PHI_INT_KINDS(KIND_FNS)
 static const kind_fns kinds[2][2][2] = {PHI_INT_KINDS(KIND_PLACE)};
@@ -340,20 +333,15 @@ void phi_avx512_rows_int(const phi_weight *weight, uint32_t block_begin, uint32_
                act->centre == phi_weight_centre(weight));
     const int_call call = {weight, act, y, ldy};
     const kind_fns *fns = &PHI_INT_KIND_OF(kinds, weight);
-    const blocks_fn one = act->run == UNIT ? fns->one : fns->by_16;
-    const bool pairs = act->n_tok >= PAIR_TOKENS && act->run == UNIT;
+    const block_fn multiply = act->run == UNIT ? fns->by_32 : fns->by_16;
     uint32_t blocks = (uint32_t)(BLOCKS_BYTES / weight->block_bytes) + 1;
     uint32_t tokens = (TOKENS_BYTES / act->cols / TOKENS_MAX + 1) * TOKENS_MAX;
     for (uint32_t first = block_begin; first < block_end; first += blocks) {
         uint32_t last = block_end - first < blocks ? block_end : first + blocks;
         for (uint32_t token = 0; token < act->n_tok; token += tokens) {
             uint32_t end = act->n_tok - token < tokens ? act->n_tok : token + tokens;
-            uint32_t block = first;
-            for (; pairs && block + 2 <= last; block += 2) {
-                fns->two(&call, block, token, end);
-            }
-            for (; block < last; block++) {
-                one(&call, block, token, end);
+            for (uint32_t block = first; block < last; block++) {
+                multiply(&call, block, token, end);
             }
         }
     }

@@ -185,9 +185,10 @@ typedef struct tile_fetch {
     size_t lines; /* for each unit of its own */
 } tile_fetch;
 
+/* Of codes: 64 bytes each. */
 PHI_STAMP size_t unit_lines(tile_shape s)
 {
-    return (s.kind.is_int4 ? 256 : 512) / 64;
+    return s.kind.is_int4 ? 4 : 8;
 }
 
 /* The only tile of a block reads its codes from memory, and fetches what it will read itself and
@@ -230,7 +231,7 @@ PHI_STAMP void int_tile(const int_call *call, uint32_t block, uint32_t token, ui
 {
     const phi_weight *weight = call->weight;
     const tile_view view = view_of(call->act, token);
-    const size_t unit_bytes = s.kind.is_int4 ? 256 : 512;
+    const size_t unit_bytes = unit_lines(s) * 64;
     const size_t group_bytes = phi_side_bytes(BLOCK, s.kind);
     const size_t units_per_group = s.kind.by_16 ? 1 : weight->group / UNIT;
     const uint8_t *codes = (const uint8_t *)weight->codes + block * weight->block_bytes;

@@ -17,8 +17,10 @@
  * beside the first would share the loads of codes, which are not short, and keep outputs in memory,
  * where each run's stores cost as much as its multiply-adds. */
 #define TOKENS_MAX 12
-/* The same with runs of 16, whose units have two integer sums. */
+/* The same with runs of 16, whose units have two integer sums for each token. Both are whole quads,
+ * so that only the last tile can end in a narrower one. */
 #define TOKENS_BY_16 8
+_Static_assert(TOKENS_MAX % QUAD == 0 && TOKENS_BY_16 % QUAD == 0, "tiles are of whole quads");
 /* Columns of a unit: what INT4's low and high nibbles make up together. */
 #define UNIT 32U
 /* How far ahead of their use codes are fetched, in bytes: what one core needs in flight, and what

@@ -245,11 +245,11 @@ static phi_status sync_parent(const char *path, phi_err *err)
     return status;
 }
 
-phi_status phi_file_writer_commit(phi_file_writer *writer, phi_err *err)
+static phi_status finish(phi_file_writer *writer, bool durable, phi_err *err)
 {
     phi_status status = PHI_OK;
     int fd = writer->fd;
-    if (fsync(fd) != 0) {
+    if (durable && fsync(fd) != 0) {
         status = fail_errno(err, "sync", writer->path);
         goto fail;
     }
@@ -262,12 +262,22 @@ phi_status phi_file_writer_commit(phi_file_writer *writer, phi_err *err)
         status = fail_errno(err, "rename into place", writer->path);
         goto fail;
     }
-    status = sync_parent(writer->path, err);
+    status = durable ? sync_parent(writer->path, err) : PHI_OK;
     writer_free(writer);
     return status;
 fail:
     phi_file_writer_abort(writer);
     return status;
+}
+
+phi_status phi_file_writer_commit(phi_file_writer *writer, phi_err *err)
+{
+    return finish(writer, true, err);
+}
+
+phi_status phi_file_writer_publish(phi_file_writer *writer, phi_err *err)
+{
+    return finish(writer, false, err);
 }
 
 void phi_file_writer_abort(phi_file_writer *writer)

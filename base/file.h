@@ -7,8 +7,9 @@
  * Limits:  none.
  *
  * A writer creates PATH.tmp-XXXXXX, and commit makes it durable (fsync of file and directory) and
- * renames it to PATH, so that nobody ever sees half a file. An abandoned temporary file is removed
- * by abort, or after a crash by whoever sweeps the directory for names that contain ".tmp-".
+ * renames it to PATH, so that nobody ever sees half a file; publish renames it only. An abandoned
+ * temporary file is removed by abort, or after a crash by whoever sweeps the directory for names
+ * that contain ".tmp-".
  */
 #ifndef PHI_BASE_FILE_H
 #define PHI_BASE_FILE_H
@@ -59,6 +60,9 @@ uint64_t phi_file_writer_bytes(const phi_file_writer *writer);
 int phi_file_writer_fd(const phi_file_writer *writer);
 /* Makes the file visible and durable, and destroys the writer either way. */
 phi_status phi_file_writer_commit(phi_file_writer *writer, phi_err *err) PHI_MUST_CHECK;
+/* The same without waiting for the disk: after a crash of the machine the file may be there and
+ * hold anything. For what can be made again, and is checked when it is read. */
+phi_status phi_file_writer_publish(phi_file_writer *writer, phi_err *err) PHI_MUST_CHECK;
 /* Removes the temporary file and destroys the writer; accepts NULL. */
 void phi_file_writer_abort(phi_file_writer *writer);
 

@@ -77,6 +77,10 @@ phi_status phi_checkpoint_read_rows(const phi_checkpoint *checkpoint, const phi_
 phi_status phi_checkpoint_read_rows_f32(const phi_checkpoint *checkpoint, const phi_tensor *tensor,
                                         uint32_t row, uint32_t count, void *scratch, float *out,
                                         phi_err *err) PHI_MUST_CHECK;
+/* The first `rows` rows will not be read again: their part of the file need not stay in the page
+ * cache. Waits for all CPUs at times, so that a few large ranges are better than many small ones.
+ * Advice only; arrays of codes stay. */
+void phi_checkpoint_forget_rows(const phi_tensor *tensor, uint32_t rows);
 /* Where the tokenizer is: the directory of a Hugging Face checkpoint, else NULL ... */
 const char *phi_checkpoint_dir(const phi_checkpoint *checkpoint);
 /* ... or the GGUF whose metadata hold it, else NULL. */

@@ -7,9 +7,6 @@
 #include "base/mem.h"
 #include "engine/formats/tensor_rows.h"
 
-/* From this size on, a read passes through the page cache without staying there. */
-#define FORGET_BYTES_MIN (1U << 20)
-
 /* Says its status plainly, so that a reader (and an analyser) sees that nothing goes on. */
 static phi_status no_memory(phi_err *err, const char *what)
 {
@@ -89,13 +86,21 @@ static phi_status read_piece(const phi_tensor *tensor, uint32_t i, uint32_t row,
         return read_across(tensor, i, row, count, out, err);
     }
     uint64_t offset = tensor->piece_offset[i] + row * row_bytes;
-    uint64_t bytes = count * row_bytes;
-    const phi_file *file = tensor->piece_file[i];
-    phi_status status = phi_file_read_at(file, offset, out, (size_t)bytes, err);
-    if (!status && bytes >= FORGET_BYTES_MIN) {
-        phi_file_forget(file, offset, bytes);
+    return phi_file_read_at(tensor->piece_file[i], offset, out, (size_t)(count * row_bytes), err);
+}
+
+void phi_checkpoint_forget_rows(const phi_tensor *tensor, uint32_t rows)
+{
+    uint32_t first = 0; /* row at which the piece starts */
+    for (uint32_t i = 0; i < tensor->n_pieces && first < rows && tensor->n_dims > 1; i++) {
+        uint32_t left = rows - first;
+        uint32_t count = left < tensor->piece_rows[i] ? left : tensor->piece_rows[i];
+        if (!tensor->piece_coded[i] && !tensor->piece_across[i]) {
+            phi_file_forget(tensor->piece_file[i], tensor->piece_offset[i],
+                            count * phi_tensor_run(tensor, first).row_bytes);
+        }
+        first += tensor->piece_rows[i];
     }
-    return status;
 }
 
 /* A vector: its pieces, one after the other. */

@@ -20,7 +20,7 @@
 /* Tensors begin on a cache line. */
 #define TENSOR_ALIGN 64U
 /* Slices of a round for each thread: few enough to stop soon, enough that a late one is no loss. */
-#define ROUND_SLICES 8U
+#define ROUND_SLICES 32U
 
 /* ---- where things go ---- */
 
@@ -286,6 +286,19 @@ static void pack_slices(void *arg, size_t begin, size_t end, unsigned worker)
     }
 }
 
+/* What the round read. From each tensor's first row on: pages that are part of a larger piece of
+ * the page cache are let go only with all of it. */
+static void forget_round(const filling *self, size_t count)
+{
+    for (size_t i = self->first; i < self->first + count; i++) {
+        const slice *it = &self->slices[i];
+        bool is_last = i + 1 == self->first + count || it[1].tensor != it->tensor;
+        if (is_last) {
+            phi_checkpoint_forget_rows(it->tensor->source, it->row + it->count);
+        }
+    }
+}
+
 static phi_status fill_rounds(filling *self, const phi_pack *pack, const phi_pack_run *run,
                               phi_err *err)
 {
@@ -305,6 +318,7 @@ static phi_status fill_rounds(filling *self, const phi_pack *pack, const phi_pac
             }
             return self->status;
         }
+        forget_round(self, count);
         for (size_t i = self->first; i < self->first + count; i++) {
             const slice *it = &self->slices[i];
             done += phi_tensor_share(it->tensor->source, it->row, it->count);

@@ -27,7 +27,7 @@
 #define PHI_PACK_LAYOUT_VERSION 1U
 /* Source bytes that are read and packed at a time: large enough for the disk, small beside the
  * model. */
-#define PHI_PACK_SLICE_BYTES (2U << 20)
+#define PHI_PACK_SLICE_BYTES (512U << 10)
 
 typedef struct phi_pack_tensor {
     const phi_tensor *source;

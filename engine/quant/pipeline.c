@@ -279,6 +279,7 @@ static phi_status write_tensor(pipeline *p, const phi_tensor *tensor, phi_err *e
     }
     if (status == PHI_OK) {
         account(p, &sums, kept);
+        phi_checkpoint_forget_rows(tensor, tensor->rows);
     }
     return status;
 }

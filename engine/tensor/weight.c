@@ -4,6 +4,7 @@
 #include "base/checked.h"
 #include "base/mem.h"
 #include "engine/tensor/half.h"
+#include "engine/tensor/interleave.h"
 
 #include <string.h>
 
@@ -12,6 +13,8 @@
 /* Bytes of a block's run, and of one row's share of it. */
 #define RUN_BYTES_INT4 256U
 #define RUN_BYTES_INT8 512U
+/* q + 128 of four codes at once, by XOR. */
+#define INT8_FLIP 0x80808080U
 /* Columns that are converted at a time: whole blocks of every file type. */
 #define PIECE ((size_t)PHI_SUPER_BLOCK_ELEMENTS)
 /* Planes begin on a cache line. */
@@ -291,8 +294,7 @@ static void put_int8(uint8_t *run, size_t lane, const uint8_t *codes)
     for (size_t j = 0; j < 8; j++) {
         uint32_t word;
         memcpy(&word, codes + j * 4, 4);
-        /* q + 128 of four codes at once. */
-        word ^= 0x80808080U;
+        word ^= INT8_FLIP;
         memcpy(run + j * 64 + lane * 4, &word, 4);
     }
 }
@@ -305,23 +307,32 @@ static void put_file_blocks(phi_weight *weight, phi_dtype dtype, uint32_t row, u
     size_t file_block = phi_dtype_get(dtype)->block_bytes;
     size_t head_bytes = dtype == PHI_DTYPE_Q4_1 ? 4 : 2;
     size_t n_runs = weight->cols / RUN;
+    size_t stride = n_runs * file_block;
     size_t lane = row % PHI_WEIGHT_BLOCK;
+    bool is_int4 = weight->kind == PHI_WEIGHT_INT4;
     uint8_t *codes = block_of(weight, row);
     uint16_t *scales = weight->scales + scale_index(weight, row);
     uint16_t *offsets = weight->offsets ? weight->offsets + scale_index(weight, row) : NULL;
-    for (size_t run = 0; run < n_runs; run++) {
+    for (size_t run = 0; run < n_runs; run++, src += file_block) {
         for (size_t r = 0; r < count; r++) {
-            const uint8_t *from = src + (r * n_runs + run) * file_block;
-            memcpy(&scales[run * PHI_WEIGHT_BLOCK + r], from, 2);
+            memcpy(&scales[run * PHI_WEIGHT_BLOCK + r], src + r * stride, 2);
             if (offsets) {
-                memcpy(&offsets[run * PHI_WEIGHT_BLOCK + r], from + 2, 2);
-            }
-            if (weight->kind == PHI_WEIGHT_INT4) {
-                put_int4(codes + run * RUN_BYTES_INT4, lane + r, from + head_bytes);
-            } else {
-                put_int8(codes + run * RUN_BYTES_INT8, lane + r, from + head_bytes);
+                memcpy(&offsets[run * PHI_WEIGHT_BLOCK + r], src + r * stride + 2, 2);
             }
         }
+        const uint8_t *from = src + head_bytes;
+        if (count == PHI_WEIGHT_BLOCK) {
+            phi_interleave_words(from, stride, is_int4 ? 4 : 8, is_int4 ? 0 : INT8_FLIP, codes);
+        } else {
+            for (size_t r = 0; r < count; r++) {
+                if (is_int4) {
+                    put_int4(codes, lane + r, from + r * stride);
+                } else {
+                    put_int8(codes, lane + r, from + r * stride);
+                }
+            }
+        }
+        codes += is_int4 ? RUN_BYTES_INT4 : RUN_BYTES_INT8;
     }
 }
 
@@ -330,16 +341,17 @@ static void put_floats(phi_weight *weight, uint32_t row, uint32_t count, const u
     size_t bytes = code_bits(weight->kind) / 8;
     size_t cols = weight->cols;
     uint8_t *to = block_of(weight, row) + row % PHI_WEIGHT_BLOCK * bytes;
+    if (count == PHI_WEIGHT_BLOCK && bytes == 2) {
+        phi_interleave_halves(src, cols * bytes, cols, to);
+        return;
+    }
+    if (count == PHI_WEIGHT_BLOCK) {
+        phi_interleave_words(src, cols * bytes, cols, 0, to);
+        return;
+    }
     for (size_t k = 0; k < cols; k++) {
         for (size_t r = 0; r < count; r++) {
-            uint8_t *out = to + (k * PHI_WEIGHT_BLOCK + r) * bytes;
-            const uint8_t *from = src + (r * cols + k) * bytes;
-            /* Constant sizes become single moves. */
-            if (bytes == 2) {
-                memcpy(out, from, 2);
-            } else {
-                memcpy(out, from, 4);
-            }
+            memcpy(to + (k * PHI_WEIGHT_BLOCK + r) * bytes, src + (r * cols + k) * bytes, bytes);
         }
     }
 }

@@ -96,6 +96,10 @@ static void test_replaced_whole(void **state)
     struct stat info;
     assert_int_equal(stat(in_dir("a"), &info), 0);
     assert_int_equal(info.st_mode & 0777, 0640);
+    assert_int_equal(phi_file_writer_create(in_dir("a"), &writer, &err), PHI_OK);
+    assert_int_equal(phi_file_writer_append(writer, "newer", 5, &err), PHI_OK);
+    assert_int_equal(phi_file_writer_publish(writer, &err), PHI_OK);
+    check_text("a", "newer");
     assert_int_equal(count_files(), 1);
 }
 

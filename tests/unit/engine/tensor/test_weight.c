@@ -117,12 +117,14 @@ static void test_round_trips(void **state)
     for (size_t i = 0; i < PHI_DTYPE_COUNT * 6 * 6; i++) {
         phi_dtype dtype = (phi_dtype)(i / 36);
         uint32_t n_rows = rows[i / 6 % 6];
+        /* Of what has no blocks, a number that no vector divides. */
+        uint32_t cols = phi_dtype_get(dtype)->block_elements == 1 ? 291 : cols_of(dtype);
         uint64_t row_bytes = 0;
-        assert_true(phi_dtype_row_bytes(dtype, cols_of(dtype), &row_bytes));
+        assert_true(phi_dtype_row_bytes(dtype, cols, &row_bytes));
         fill(dtype, file + 1, n_rows * row_bytes);
         phi_weight weight;
         phi_err err;
-        assert_int_equal(phi_weight_init(&weight, dtype, n_rows, cols_of(dtype), &err), PHI_OK);
+        assert_int_equal(phi_weight_init(&weight, dtype, n_rows, cols, &err), PHI_OK);
         assert_int_equal(weight.kind, phi_form_of(dtype).kind);
         assert_int_equal((uintptr_t)weight.codes % 64, 0);
         assert_int_equal((uintptr_t)weight.scales % 64, 0);

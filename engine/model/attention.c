@@ -511,6 +511,18 @@ static uint32_t item_rows(const task *self, uint32_t row, uint32_t n_rows)
     return rows;
 }
 
+/* False for rows whose results nobody reads. */
+static bool is_needed(const task *self, const phi_attention_item *item)
+{
+    const phi_attention *at = self->at;
+    uint32_t last = item->row + (item->first_row + item->n_rows - 1) / self->group;
+    bool needed = !at->only_wanted || item->n_tokens > 0;
+    for (uint32_t row = item->row + item->first_row / self->group; row <= last && !needed; row++) {
+        needed = at->rows[row].want_logits;
+    }
+    return needed;
+}
+
 static void plan_rows(task *self, uint32_t row, uint32_t n_tokens)
 {
     uint32_t n_rows = n_tokens * self->group;
@@ -525,6 +537,10 @@ static void plan_rows(task *self, uint32_t row, uint32_t n_tokens)
                                      .n_rows = left < rows ? left : rows,
                                      .slot = NO_SLOT,
                                      .n_tokens = is_stored_by_item(self, n_tokens)};
+        if (!is_needed(self, item)) {
+            self->n_items--;
+            continue;
+        }
         visible(self->at, item, self->group, &from, &end);
         item->run_begin = from / PHI_ATTEND_RUN_TOKENS;
         item->run_end = (end - 1) / PHI_ATTEND_RUN_TOKENS + 1;

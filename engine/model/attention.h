@@ -18,6 +18,7 @@
 #include "engine/formats/description.h"
 #include "engine/kernels/matmul.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct phi_row;
@@ -43,6 +44,7 @@ typedef struct phi_attention {
     const struct phi_kv_view *views;
     const float *qkv; /* [n_rows, (H + 2 Hkv) d], rotated */
     float *out;       /* [n_rows, H d] */
+    bool only_wanted; /* rows that get no logits may be left out: `out` of them is undefined */
 } phi_attention;
 
 phi_status phi_attention_scratch_init(phi_attention_scratch *scratch,

@@ -317,7 +317,7 @@ static void move_row(float *values, size_t cols, uint32_t from, uint32_t to)
 }
 
 /* Leaves the rows that get logits, in their order: of a prompt that is served its last one, and the
- * others are spared three quarters of a layer. */
+ * others are spared three quarters of a layer, and the attention before that. */
 static void keep_wanted(phi_forward_ctx *ctx, layer_call *call)
 {
     const phi_description *desc = &ctx->description;
@@ -357,7 +357,8 @@ static void run_attention(phi_forward_ctx *ctx, const phi_compute *compute, laye
                                .n_rows = n,
                                .views = call->views,
                                .qkv = ctx->qkv,
-                               .out = ctx->attn};
+                               .out = ctx->attn,
+                               .only_wanted = call->is_last};
     phi_attention_run(compute, &attention, &ctx->attention);
     if (call->is_last) {
         keep_wanted(ctx, call);

@@ -316,6 +316,9 @@ PHI_STAMP void sum_tile(const tile_run *run, phi_kv_type type)
         if (r + PV_ROWS <= run->n_rows && same_spans(run, r, PV_ROWS)) {
             sum_rows(run, r, PV_ROWS, PV_LANES, type);
             r += PV_ROWS;
+        } else if (PV_ROWS > 3 && r + 3 <= run->n_rows && same_spans(run, r, 3)) {
+            sum_rows(run, r, 3, PV_LANES, type);
+            r += 3;
         } else if (PV_ROWS > 2 && r + 2 <= run->n_rows && same_spans(run, r, 2)) {
             sum_rows(run, r, 2, PV_LANES, type);
             r += 2;

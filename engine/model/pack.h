@@ -25,8 +25,8 @@
 
 #define PHI_PACK_LAYOUT "blocks16"
 #define PHI_PACK_LAYOUT_VERSION 1U
-/* Source bytes that are read and packed at a time: large enough for the disk, small beside the
- * model. */
+/* Source bytes that are read and packed at a time: large enough for the disk, and small enough to
+ * be in the second-level cache still when they are packed. */
 #define PHI_PACK_SLICE_BYTES (512U << 10)
 
 typedef struct phi_pack_tensor {
